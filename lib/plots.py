@@ -1,0 +1,251 @@
+"""Figures: Axes in, Axes out; one palette, one colour per model everywhere."""
+
+import re
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.ticker import FuncFormatter, PercentFormatter
+
+# Okabe and Ito's colours, which people with any common colour-vision deficiency can tell apart.
+GENUINE, FRAUD, INK, FAINT = "#3B6A8F", "#C8402F", "#22262B", "#9AA3AD"
+MODEL_COLOURS = {
+    "isolation_forest": "#0072B2",
+    "autoencoder": "#D55E00",
+    "gaussian_mixture": "#009E73",
+    "fusion": "#CC79A7",
+    "few_labels": "#B8860B",
+    "supervised_boosting": "#4D4D4D",
+    "max_abs_z": "#56B4E9",
+    "amount": "#8C8C8C",
+    "random": "#BDBDBD",
+}
+_STYLE = {
+    "figure.constrained_layout.use": True,
+    "figure.dpi": 110,
+    "savefig.dpi": 160,
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "axes.grid": True,
+    "grid.color": "#E6E9EC",
+    "grid.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "svg.hashsalt": "fraud",
+}
+
+
+def figure(n_rows=1, n_columns=1, width=7.0, height=3.4, **kwargs):
+    """A figure in the house style, sized in inches -> (Figure, Axes or array of Axes)."""
+    plt.rcParams.update(_STYLE)
+    return plt.subplots(n_rows, n_columns, figsize=(width, height), **kwargs)
+
+
+def save(fig, folder, name):
+    """Write `name`.png and `name`.svg into `folder`, each whole or not at all -> path of the PNG."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for suffix, metadata in ((".svg", {"Date": None}), (".png", None)):
+        partial = folder / f".{name}.part{suffix}"
+        fig.savefig(partial, metadata=metadata)
+        path = partial.replace(folder / f"{name}{suffix}")
+    return path
+
+
+def colour(model):
+    """The one colour of a candidate; variants such as `autoencoder@latent=4` share their family's."""
+    return MODEL_COLOURS.get(model.split("@")[0], INK)
+
+
+def label(model):
+    """A candidate's name as people read it: `gaussian_mixture` -> `Gaussian mixture`."""
+    family, _, variant = model.partition("@")
+    words = {"gaussian_mixture": "Gaussian mixture", "max_abs_z": "largest |z|", "amount": "amount alone"}
+    text = words.get(family, family.replace("_", " "))
+    text = text if family in {"random", "max_abs_z", "amount"} else text[0].upper() + text[1:]
+    return f"{text} ({variant.replace('train_on=all', 'no labels')})" if variant else text
+
+
+def _line(model):
+    dashed = "@" in model or model in {"random", "amount", "max_abs_z", "supervised_boosting"}
+    return {"color": colour(model), "linestyle": "--" if dashed else "-", "linewidth": 1.4 if dashed else 2.0}
+
+
+def spread_labels(positions, gap):
+    """Positions moved apart to at least `gap`, order kept, so that direct labels don't overlap."""
+    order = np.argsort(positions, kind="stable")
+    moved = np.asarray(positions, dtype=float)[order]
+    for _ in range(200):
+        short = gap - np.diff(moved)
+        if not (short > 1e-9).any():
+            break
+        push = np.clip(short, 0, None) / 2
+        moved[:-1] -= push
+        moved[1:] += push
+    result = np.empty_like(moved)
+    result[order] = moved
+    return result
+
+
+def _name_lines(ax, ends, gap=0.055):
+    """Write each line's name beside the right edge; `ends`: {model: y in axes fraction}."""
+    heights = spread_labels(list(ends.values()), gap)
+    for model, y in zip(ends, heights, strict=True):
+        ax.annotate(label(model), (1.01, y), xycoords="axes fraction", color=colour(model), va="center", fontsize=9)
+
+
+def rhythm(ax, time_s, weight, y=None):
+    """Transactions an hour over the whole file (line) and known frauds (ticks at the bottom)."""
+    hours = (time_s - time_s.min()) / 3600
+    edges = np.linspace(0, max(1.0, np.ceil(hours.max())), int(min(400, max(1, np.ceil(hours.max())))) + 1)
+    counts, _ = np.histogram(hours, edges, weights=weight)
+    ax.stairs(counts / np.diff(edges), edges, fill=True, color=GENUINE, alpha=0.85)
+    if y is not None:
+        ax.plot(hours[y == 1], np.zeros((y == 1).sum()), "|", color=FRAUD, markersize=14, clip_on=False)
+        ax.annotate("| one fraud", (0.99, 0.93), xycoords="axes fraction", color=FRAUD, ha="right")
+    ax.set(xlabel="hours since the first transaction", ylabel="transactions an hour", ylim=(0, None))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
+    return ax
+
+
+def by_class(ax, values, y, weight, xlabel="", bins=60, log_x=False):
+    """Weighted share of each class over `values`, each class summing to one."""
+    finite = values[np.isfinite(values)]
+    low, high = np.quantile(finite, [0.001, 0.999])
+    if log_x:
+        low = max(low, 0.01)
+        edges = np.geomspace(low, max(high, low * 1.01), bins + 1)
+        ax.set_xscale("log")
+    else:
+        edges = np.linspace(low, high if high > low else low + 1, bins + 1)
+    clipped = np.clip(values, edges[0], edges[-1])
+    for cls, name, hue in ((0, "genuine", GENUINE), (1, "fraud", FRAUD)):
+        rows = y == cls
+        if rows.any():
+            share, _ = np.histogram(clipped[rows], edges, weights=weight[rows] / weight[rows].sum())
+            ax.stairs(
+                share, edges, color=hue, fill=cls == 0, alpha=0.45 if cls == 0 else 1.0, linewidth=1.6, label=name
+            )
+    ax.set(xlabel=f"{xlabel} (log scale)" if log_x else xlabel, ylabel="share of the class")
+    ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    return ax
+
+
+def heatmap(ax, matrix, names, limit=1.0):
+    """A square matrix in [-limit, limit], zero white; names are thinned where there are many."""
+    image = ax.imshow(matrix, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+    step = max(1, len(names) // 30)
+    ax.set_xticks(range(0, len(names), step), names[::step], rotation=90, fontsize=7)
+    ax.set_yticks(range(0, len(names), step), names[::step], fontsize=7)
+    ax.grid(False)
+    ax.spines[:].set_visible(False)
+    ax.figure.colorbar(image, ax=ax, shrink=0.8, label="correlation")
+    return ax
+
+
+def bars(ax, names, values, xlabel, threshold=None, hue=GENUINE):
+    """Horizontal bars, the largest on top; a dashed line marks the threshold."""
+    order = np.argsort(values)
+    ax.barh([names[i] for i in order], np.asarray(values)[order], color=hue, height=0.7)
+    if threshold is not None:
+        ax.axvline(threshold, color=FRAUD, linestyle="--", linewidth=1.2)
+    ax.set(xlabel=xlabel)
+    ax.grid(axis="y", visible=False)
+    return ax
+
+
+def learning_curves(ax, history):
+    """Loss by epoch; `history`: one {"train": [...], "validation": [...]} a member. The best epoch is marked."""
+    for i, curve in enumerate(history):
+        epochs = np.arange(1, len(curve["validation"]) + 1)
+        best = int(np.argmin(curve["validation"]))
+        ax.plot(epochs, curve["train"], color=FAINT, linewidth=1.2, label="reference" if i == 0 else None)
+        ax.plot(epochs, curve["validation"], color=MODEL_COLOURS["autoencoder"], label="validation" if i == 0 else None)
+        ax.plot(epochs[best], curve["validation"][best], "o", color=MODEL_COLOURS["autoencoder"], markersize=5)
+    ax.set(xlabel="epoch", ylabel="loss (log scale)", yscale="log")
+    ax.legend(title="● = weights kept")
+    return ax
+
+
+def scores(ax, anomaly_score, y, weight, threshold=None):
+    """Calibrated scores by class on an axis that stretches the last thousandths."""
+    nines = -np.log10(np.clip(1 - anomaly_score, 1e-6, 1))
+    by_class(ax, nines, y, weight, bins=50)
+    ticks = [0, 1, 2, 3, 4, 5, 6]
+    ax.set_xticks(ticks, ["0", "0.9", "0.99", "0.999", "0.9999", "0.99999", "1"][: len(ticks)])
+    ax.set(
+        xlabel="anomaly score (logarithmic in 1 − score)", xlim=(0, 6), yscale="log", ylabel="share of the class (log)"
+    )
+    if threshold is not None:
+        x = -np.log10(max(1 - threshold, 1e-6))
+        ax.axvline(x, color=INK, linestyle="--", linewidth=1.2)
+        ax.annotate(f"threshold {threshold:.4f}", (x, 0.97), xycoords=("data", "axes fraction"), xytext=(5, 0),
+                    textcoords="offset points", va="top", color=INK)  # fmt: skip
+    ax.legend(loc="upper right")
+    return ax
+
+
+def precision_recall(ax, curves, prevalence):
+    """Precision over recall; `curves`: {model: (recall, precision)}; the dotted line is a random ranking."""
+    ends = {}
+    for model, (recall, precision) in curves.items():
+        ax.plot(recall, precision, drawstyle="steps-pre", **_line(model))
+        ends[model] = float(np.clip(precision[-1], 0, 1))
+    ax.axhline(prevalence, color=FAINT, linestyle=":", linewidth=1.6)
+    ax.annotate(f"prevalence {prevalence:.2%}", (0.005, prevalence), xytext=(2, 3), textcoords="offset points",
+                color="#5F6872", fontsize=8)  # fmt: skip
+    ax.set(xlabel="recall (share of frauds found)", ylabel="precision (share of alerts that are fraud)",
+           xlim=(0, 1), ylim=(0, 1.02))  # fmt: skip
+    _name_lines(ax, ends)
+    return ax
+
+
+def money(ax, curves, budgets=()):
+    """Share of fraud money caught over share reviewed; `curves`: {model: (share reviewed, money share)}."""
+    ends = {}
+    for model, (reviewed, caught) in curves.items():
+        ax.plot(reviewed, caught, **_line(model))
+        ends[model] = float(np.interp(0.1, reviewed, caught))
+    for budget in budgets:
+        ax.axvline(budget, color=FAINT, linestyle=":", linewidth=1)
+    ax.set(xscale="log", xlim=(1e-4, 0.1), ylim=(0, 1.02), xlabel="share of transactions reviewed (log scale)",
+           ylabel="share of fraud money caught")  # fmt: skip
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.0%}" if v >= 0.01 else f"{v:.2%}"))
+    _name_lines(ax, ends)
+    return ax
+
+
+def intervals(ax, values, xlabel, reference=None):
+    """A dot and its 95 % interval a model, best on top; `values`: {model: {"value", "low", "high"}}."""
+    shown = {m: v for m, v in values.items() if v["value"] is not None}
+    order = sorted(shown, key=lambda m: shown[m]["value"])
+    for row, model in enumerate(order):
+        v = shown[model]
+        if v["low"] is not None:
+            ax.plot(
+                [v["low"], v["high"]], [row, row], color=colour(model), linewidth=3, alpha=0.35, solid_capstyle="round"
+            )
+        ax.plot(v["value"], row, "o", color=colour(model), markersize=7)
+        ax.annotate(
+            f"{v['value']:.3f}", (v["value"], row), xytext=(0, 7), textcoords="offset points", ha="center", fontsize=8
+        )
+    ax.set_yticks(range(len(order)), [label(m) for m in order])
+    ax.set(xlabel=xlabel, xlim=(0, 1), ylim=(-0.6, len(order) - 0.2))
+    if reference is not None:
+        ax.axvline(reference, color=FAINT, linestyle=":", linewidth=1.6)
+    ax.grid(axis="y", visible=False)
+    return ax
+
+
+def slug(name):
+    """A name as a file may carry it: `autoencoder@latent=4` -> `autoencoder-latent-4`."""
+    return re.sub(r"[^a-zA-Z0-9_.]+", "-", name).strip("-")
