@@ -1,0 +1,137 @@
+"""ONNX graphs written by hand: a builder, the scaling in front of every detector, tree ensembles.
+
+Every graph maps ``features`` float32 [n, d], raw, to one output; the same calls give the same bytes.
+"""
+
+import numpy as np
+from onnx import TensorProto, checker, helper, numpy_helper
+
+from lib.scaling import CLIP
+
+OPSETS = (("", 17), ("ai.onnx.ml", 3))
+IR_VERSION = 9
+
+
+class Graph:
+    """A graph under construction; each method adds nodes and returns the name of what they compute.
+
+    Parameters
+    ----------
+    n_features : int
+        Width d of the input ``features``.
+
+    Examples
+    --------
+    >>> graph = Graph(2)
+    >>> total = graph.add("ReduceSum", "features", graph.constant([1], np.int64), keepdims=0)
+    >>> model = graph.finish(total)
+    """
+
+    def __init__(self, n_features):
+        self.n_features = n_features
+        self._nodes, self._constants = [], {}
+
+    def constant(self, values, dtype=np.float32):
+        """Store an array and return its name; equal arrays share one."""
+        array = np.ascontiguousarray(np.asarray(values, dtype=dtype))
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self._constants:
+            self._constants[key] = (f"c{len(self._constants)}", array)
+        return self._constants[key][0]
+
+    def add(self, op, *inputs, domain="", **attributes):
+        """Add a node and return the name of its only output.
+
+        Inputs are names; arrays and numbers become float32 constants.
+        """
+        names = [each if isinstance(each, str) else self.constant(each) for each in inputs]
+        output = f"{op.lower()}_{len(self._nodes)}"
+        self._nodes.append(helper.make_node(op, names, [output], name=output, domain=domain, **attributes))
+        return output
+
+    def imputed(self, median, features="features"):
+        """``features`` with NaN replaced by median (d,)."""
+        return self.add("Where", self.add("IsNaN", features), np.asarray(median)[None, :], features)
+
+    def scaled(self, scaler, features="features"):
+        """What :meth:`lib.scaling.Scaler.transform` returns, float32 [n, d]."""
+        x = self.imputed(scaler.median_, features)
+        t = self.add("Mul", self.add("Sub", x, scaler.shift_), 1 / scaler.unit_)
+        if scaler.logged_.any():
+            size = self.add("Log", self.add("Add", self.add("Abs", t), 1.0))
+            logged = self.add("Mul", self.add("Sign", t), size)
+            t = self.add("Where", self.constant(scaler.logged_, bool), logged, t)
+        z = self.add("Mul", self.add("Sub", t, scaler.centre_), 1 / scaler.scale_)
+        return self.add("Clip", z, -CLIP, CLIP)
+
+    def flat(self, values):
+        """Reshape [n, 1] to [n]."""
+        return self.add("Reshape", values, self.constant([-1], np.int64))
+
+    def tree_sum(self, trees, features="features"):
+        """Sum over trees of the value of the leaf that each row reaches, float32 [n, 1].
+
+        Parameters
+        ----------
+        trees : list of dict
+            Arrays of one length per tree: ``left``, ``right`` (child positions, -1 at a leaf), ``feature``,
+            ``threshold`` (a row goes left if x <= threshold; float64) and ``value`` (at leaves).
+        """
+        return self.add("TreeEnsembleRegressor", features, domain="ai.onnx.ml", **_tree_attributes(trees))
+
+    def finish(self, output, name="raw_score"):
+        """Close the graph with `output` under the name ``raw_score`` [n] or ``contributions`` [n, d]; return bytes."""
+        self._nodes.append(helper.make_node("Identity", [output], [name], name=name))
+        shape = ["n", self.n_features] if name == "contributions" else ["n"]
+        graph = helper.make_graph(
+            self._nodes,
+            "detector",
+            [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", self.n_features])],
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)],
+            [numpy_helper.from_array(array, key) for key, array in self._constants.values()],
+        )
+        opsets = [helper.make_opsetid(domain, version) for domain, version in OPSETS]
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="fraud-pipeline")
+        checker.check_model(model)
+        return model.SerializeToString(deterministic=True)
+
+
+def round_down(threshold):
+    """Largest float32 that is <= threshold (float64).
+
+    For float32 x, ``x <= threshold`` and ``x <= round_down(threshold)`` are the same, so a graph branches as
+    scikit-learn does.
+    """
+    threshold = np.asarray(threshold, dtype=np.float64)
+    with np.errstate(over="ignore"):
+        rounded = threshold.astype(np.float32)
+    above = rounded.astype(np.float64) > threshold
+    return np.where(above, np.nextafter(rounded, np.float32(-np.inf)), rounded).astype(np.float32)
+
+
+def _tree_attributes(trees):
+    """Attributes of one TreeEnsembleRegressor that adds up the leaves of all trees."""
+    sizes = [len(tree["left"]) for tree in trees]
+    tree_id = np.repeat(np.arange(len(trees)), sizes)
+    node_id = np.concatenate([np.arange(size) for size in sizes])
+    left, right, feature, threshold, value = (
+        np.concatenate([np.asarray(tree[key]) for tree in trees])
+        for key in ("left", "right", "feature", "threshold", "value")
+    )
+    leaf = left < 0
+    return {
+        "n_targets": 1,
+        "aggregate_function": "SUM",
+        "post_transform": "NONE",
+        "nodes_treeids": tree_id.tolist(),
+        "nodes_nodeids": node_id.tolist(),
+        "nodes_modes": [b"LEAF" if each else b"BRANCH_LEQ" for each in leaf],
+        "nodes_featureids": np.where(leaf, 0, feature).tolist(),
+        "nodes_values": np.where(leaf, 0, round_down(threshold)).astype(np.float32).tolist(),
+        "nodes_truenodeids": np.where(leaf, 0, left).tolist(),
+        "nodes_falsenodeids": np.where(leaf, 0, right).tolist(),
+        "target_treeids": tree_id[leaf].tolist(),
+        "target_nodeids": node_id[leaf].tolist(),
+        "target_ids": [0] * int(leaf.sum()),
+        "target_weights": value[leaf].astype(np.float32).tolist(),
+    }
