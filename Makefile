@@ -1,0 +1,92 @@
+# Each target sets up what it needs: a .venv with exactly what requirements.txt locks, made once.
+# On a machine with more than one Python:      make test PYTHON=python3.12
+# For a CPU build of torch, at first set-up:   make test TORCH_INDEX=<address of the package index with CPU builds>
+
+ARGS  ?=
+JOBS  ?= 2
+IMAGE ?= anomaly-detection:v1
+RAW   ?=
+TORCH_INDEX ?=
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+
+PY    := .venv/bin/python
+READY := .venv/ready
+TORCH  = $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
+UV     = $(shell sed -n 's/^\(uv==[^ ]*\).*/\1/p' requirements.txt)
+LOCK   = $(PY) -m uv pip compile pyproject.toml --universal --python-version 3.11 --fork-strategy fewest \
+	--generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-emit-package torch --quiet
+
+MAKEFLAGS += --no-print-directory
+unexport PYTHONDONTWRITEBYTECODE  # imports of the big packages take twice as long without compiled files
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: help setup pipeline test check lab serve mlflow report image bench fuzz lint format lock
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
+
+setup: $(READY)  ## only make the environment, .venv
+
+pipeline: $(READY)  ## raw transactions to an exported model; ARGS="…" goes to run_pipeline.py
+	@$(PY) run_pipeline.py $(ARGS)
+
+test: $(READY)  ## all tests that need pip only; ARGS="…" goes to pytest, JOBS=2 processes
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
+
+check: test  ## make test, then what needs chromium, Docker or many minutes
+	@for tool in chromium docker; do command -v $$tool >/dev/null || echo "make check needs $$tool, which is not here"; done
+	@echo "These take many minutes: $$($(PY) -m pytest -m check --collect-only | grep -c ::) tests"
+	@$(PY) -m pytest -m check $(ARGS)
+
+lab: $(READY)  ## JupyterLab on the notebooks
+	@$(PY) -m jupyterlab $(ARGS) notebooks/01_eda.ipynb
+
+serve: $(READY)  ## the prediction API on port 8000, with the bundle in serve/model
+	@$(PY) -m uvicorn serve.app:app --port 8000 $(ARGS)
+
+mlflow: $(READY)  ## MLflow's pages on mlflow.db, port 5000
+	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(PY) -m mlflow ui --backend-store-uri sqlite:///mlflow.db --port 5000 $(ARGS)
+
+report: $(READY)  ## open the newest run's page and print where it is
+	@test -e reports/latest/index.html || { echo "no run yet: make pipeline"; exit 1; }
+	@echo "$(CURDIR)/reports/latest/index.html"
+	@$(PY) -m webbrowser "file://$(CURDIR)/reports/latest/index.html" >/dev/null 2>&1 || true
+
+image:  ## build and try the container; needs Docker and an exported bundle
+	@docker build -t $(IMAGE) -f Dockerfile.prod .
+	@docker run --rm --read-only --cap-drop=ALL $(IMAGE) python -c "import serve.app"
+
+bench: $(READY)  ## times and figures of the whole pipeline; RAW=FILE adds the real transactions
+	@$(PY) benchmarks/pipeline.py $(if $(RAW),--raw $(RAW)) $(ARGS)
+
+fuzz: $(READY)  ## broken input for the server and the bundle loader
+	@$(PY) benchmarks/fuzz.py $(ARGS)
+
+lint: $(READY)  ## ruff, notebooks too
+	@$(PY) -m ruff check --quiet
+	@$(PY) -m ruff format --quiet --diff
+
+format: $(READY)  ## let ruff rewrite what make lint complains of
+	@$(PY) -m ruff check --quiet --fix
+	@$(PY) -m ruff format --quiet
+
+lock: $(READY)  ## write the locks and environment.yml anew from pyproject.toml; UPGRADE=1 takes newer versions
+	@$(LOCK) $(if $(UPGRADE),--upgrade) --all-extras --output-file requirements.txt
+	@$(LOCK) --constraint requirements.txt --output-file requirements-serve.txt
+	@$(PY) .ci/environment.py > environment.yml.part && mv environment.yml.part environment.yml
+	@$(MAKE) setup
+
+# A set-up that was interrupted left no file `ready`: it starts over. With a new lock only what differs is installed.
+$(READY): requirements.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it, or name it by PYTHON=…"; exit 1; }
+	@echo "Setting up .venv, once: a few minutes"
+	@test -e $@ || $(PYTHON) -m venv --clear .venv
+	@rm -f $@
+	@$(PY) -m pip install --quiet $(UV) || echo "uv is not to be had here: pip alone takes longer"
+	@$(PY) -m uv pip install --quiet --python $(PY) --compile-bytecode --require-hashes -r requirements.txt \
+		|| $(PY) -m pip install --quiet --require-hashes -r requirements.txt
+	@echo "  … and $(TORCH)"
+	@$(PY) -m pip install --quiet $(TORCH) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+	@$(PY) -c 'import sysconfig, pathlib; pathlib.Path(sysconfig.get_path("purelib"), "project.pth").write_text("../../../..\n")'
+	@touch $@
