@@ -64,8 +64,8 @@ fuzz: $(READY)  ## broken input for the server and the bundle loader
 	@$(PY) benchmarks/fuzz.py $(ARGS)
 
 lint: $(READY)  ## ruff, notebooks too
-	@$(PY) -m ruff check --quiet
-	@$(PY) -m ruff format --quiet --diff
+	@$(PY) -m ruff check --quiet --output-format concise
+	@$(PY) -m ruff format --quiet --check
 
 format: $(READY)  ## let ruff rewrite what make lint complains of
 	@$(PY) -m ruff check --quiet --fix
