@@ -1,0 +1,250 @@
+"""What a detector is worth: weighted metrics, alert budgets, money, and 95 % intervals by a block bootstrap.
+
+Every score is a raw score, higher = more anomalous. Every figure counts weight, not rows: a transaction of
+weight 2 is the same as two rows. Where fraud and genuine transactions tie, the genuine ones are reviewed first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import sparse
+from scipy.special import betaincinv
+
+from lib.calibration import threshold_for_budget
+
+BUDGETS = (0.001, 0.002, 0.005, 0.01)
+FPR = 0.01  # of recall_at_fpr_0.01
+MIN_BLOCKS, MIN_FRAUDS = 20, 10  # with fewer, a bootstrap interval would pretend to a precision it lacks
+CHUNK = 4_000_000  # numbers held at once per array while resampling
+CEILING = "ceiling"  # internal name of the perfect ranking: frauds first, the dearest before the others
+
+
+class _Ranking:
+    """All that the metrics need to know of one model's ranking, block by block.
+
+    With f_1 > … > f_k the distinct scores of frauds, `genuine` (2k + 1, n_blocks) holds genuine weight: rows
+    2j between f_j and f_(j+1), rows 2j + 1 tied with f_(j+1); `fraud` and `money` (k, n_blocks) hold weight
+    and weighted amount of the frauds at f_1 … f_k. A resample of blocks is a product with its multiplicities.
+    """
+
+    def __init__(self, y, raw, weight, amount, block, n_blocks):
+        fraud, genuine = (y == 1) & (weight > 0), y == 0
+        levels = np.unique(raw[fraud])
+        k = levels.size
+        rank = k - 1 - np.searchsorted(levels, raw[fraud])
+        gap = 2 * k - sum(np.searchsorted(levels, raw[genuine], side) for side in ("left", "right"))
+        money = weight * (np.nan if amount is None else np.maximum(amount, 0.0))
+
+        def matrix(values, row, rows, n):
+            return sparse.coo_array((values[rows], (row, block[rows])), shape=(n, n_blocks)).tocsr()
+
+        self.levels = levels[::-1]
+        self.genuine = matrix(weight, gap, genuine, 2 * k + 1)
+        self.fraud, self.money = matrix(weight, rank, fraud, k), matrix(money, rank, fraud, k)
+
+    def evaluate(self, times, budgets):
+        """Metrics (r,), NaN if undefined, for times (n_blocks, r), how often each block is drawn."""
+        reviewed = np.cumsum(self.genuine @ times, axis=0)
+        n_genuine = reviewed[-1]
+        above, at_least = reviewed[:-1:2], reviewed[1::2]  # genuine weight above, and at or above, each f_j
+        fraud = self.fraud @ times
+        caught = np.cumsum(fraud, axis=0)
+        n_fraud = fraud.sum(axis=0)
+        money = self.money @ times
+        with np.errstate(divide="ignore", invalid="ignore"):
+            precision = np.where(caught > 0, caught / (caught + at_least), 0.0)
+            allowed = np.where(n_genuine > 0, at_least <= FPR * (1 + 1e-12) * n_genuine, np.nan)
+            out = {
+                "average_precision": (fraud * precision).sum(axis=0) / n_fraud,
+                "roc_auc": (fraud * (n_genuine - (above + at_least) / 2)).sum(axis=0) / (n_fraud * n_genuine),
+                f"recall_at_fpr_{FPR:g}": (fraud * allowed).sum(axis=0) / n_fraud,
+                "prevalence": n_fraud / (n_fraud + n_genuine),
+            }
+            before = at_least + caught - fraud  # weight reviewed before the frauds of this level
+            for end, budget in budgets.items():
+                size = budget * (n_fraud + n_genuine)
+                found = np.clip(size - before, 0.0, fraud)  # the last transaction counts fractionally
+                saved = money * np.where(fraud > 0, found / fraud, 0.0)
+                out[f"recall_at_budget{end}"] = found.sum(axis=0) / n_fraud
+                out[f"precision_at_budget{end}"] = found.sum(axis=0) / size
+                out[f"amount_recall_at_budget{end}"] = saved.sum(axis=0) / money.sum(axis=0)
+        return out
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Metrics of several models on the same transactions, and on the same resamples of their blocks.
+
+    `metrics[model][metric]` is {"value", "low", "high"}: floats, or None where a figure is undefined;
+    `draws[model][metric]` (n_resamples,) holds the resampled values, empty where they carry no interval.
+    """
+
+    metrics: dict
+    draws: dict
+
+    def difference(self, first, second, metric):
+        """metric of `first` minus metric of `second`, with the 95 % interval of the paired resamples."""
+        values = [self.metrics[model][metric]["value"] for model in (first, second)]
+        value = np.nan if None in values else values[0] - values[1]
+        return _figure(value, self.draws[first][metric] - self.draws[second][metric])
+
+
+def _figure(value, draws=()):
+    draws = np.asarray(draws)[np.isfinite(draws)]  # a resample without any fraud has no recall
+    low, high = np.percentile(draws, [2.5, 97.5]).tolist() if draws.size else (None, None)
+    known = np.isfinite(value)
+    return {"value": float(value) if known else None, "low": low if known else None, "high": high if known else None}
+
+
+def clopper_pearson(share, n):
+    """Exact binomial 95 % interval of an observed share of n trials (Clopper and Pearson, Biometrika 1934).
+
+    n may be an effective number of rows, not a whole one. Returns {"value", "low", "high"}.
+    """
+    hits = min(share, 1.0) * n
+    low = betaincinv(hits, n - hits + 1, 0.025) if hits > 0 else 0.0
+    high = betaincinv(hits + 1, n - hits, 0.975) if hits < n else 1.0
+    return {"value": float(share), "low": float(low), "high": float(high)}
+
+
+def compare(
+    y,
+    raw_scores,
+    weight,
+    time_s,
+    amount=None,
+    *,
+    budgets=BUDGETS,
+    headline_budget=0.002,
+    block_s=600,
+    n_resamples=1000,
+    seed=0,
+):
+    """Score every model on the same transactions; 95 % percentile intervals from resampled blocks of time.
+
+    Parameters
+    ----------
+    y : (n,) int, 1 = fraud, 0 = genuine.
+    raw_scores : dict of model -> (n,) float, higher = more anomalous.
+    weight : (n,) float, inverse sampling probability.
+    time_s : (n,) float, seconds; blocks are [i block_s, (i + 1) block_s), those with transactions are drawn.
+    amount : (n,) float or None: money figures are then None. A negative amount is no loss and counts as 0.
+    budgets : alert budgets, shares of the weight; metrics at `headline_budget` carry no suffix.
+
+    Returns
+    -------
+    Comparison. Metrics, all "higher is better": average_precision, recall_at_budget, precision_at_budget,
+    amount_recall_at_budget (others with _0.001 …), recall_at_fpr_0.01, roc_auc; and as yardsticks the
+    prevalence (average precision of a random ranking) and ceiling_… of the three budget metrics: what the
+    perfect ranking reaches at that budget, the dearest frauds first.
+    With fewer than 20 blocks or 10 frauds the intervals are exact binomial for the shares (recall over the
+    frauds, precision and prevalence over the transactions, both as Kish's effective numbers) and None else.
+
+    Raises ValueError: no weight at all, other lengths, a number that is not finite, a label besides 0 and 1.
+    """
+    y, weight, time_s = np.asarray(y), np.asarray(weight, np.float64), np.asarray(time_s, np.float64)
+    amount = None if amount is None else np.asarray(amount, np.float64)
+    scores = {name: np.asarray(raw, np.float64) for name, raw in raw_scores.items()}
+    _check(y, scores, weight, time_s, amount)
+    budgets = {"" if b == headline_budget else f"_{b:g}": b for b in sorted({*budgets, headline_budget})}
+    block = np.unique(np.floor(time_s / block_s), return_inverse=True)[1]
+    n_blocks = int(block.max()) + 1
+    scores[CEILING] = np.where(y == 1, 0.0 if amount is None else np.maximum(amount, 0.0), -1.0)
+    rankings = {name: _Ranking(y, raw, weight, amount, block, n_blocks) for name, raw in scores.items()}
+    point = {name: r.evaluate(np.ones((n_blocks, 1)), budgets) for name, r in rankings.items()}
+    n_frauds = np.count_nonzero(weight[y == 1])
+    resampled = n_blocks >= MIN_BLOCKS and n_frauds >= MIN_FRAUDS and n_resamples > 0
+    draws = {name: {metric: np.empty(n_resamples * resampled) for metric in point[name]} for name in rankings}
+    rng = np.random.default_rng(seed)
+    step = max(1, CHUNK // max(n_blocks, 2 * n_frauds + 1))
+    for start in range(0, n_resamples * resampled, step):
+        drawn = (rng.integers(n_blocks, size=n_blocks) for _ in range(min(step, n_resamples - start)))
+        times = np.column_stack([np.bincount(d, minlength=n_blocks) for d in drawn]).astype(np.float64)
+        for name, ranking in rankings.items():
+            for metric, values in ranking.evaluate(times, budgets).items():
+                draws[name][metric][start : start + step] = values
+    trials = {} if resampled or n_resamples == 0 else _trials(weight, y, budgets)
+
+    def figure(name, metric):
+        value = float(point[name][metric][0])
+        exact = metric in trials and np.isfinite(value)
+        return clopper_pearson(value, trials[metric]) if exact else _figure(value, draws[name][metric])
+
+    ceiling = {f"ceiling_{metric}": figure(CEILING, metric) for metric in point[CEILING] if "budget" in metric}
+    metrics = {name: {m: figure(name, m) for m in point[name]} | ceiling for name in raw_scores}
+    return Comparison(metrics, {name: draws[name] for name in raw_scores})
+
+
+def _trials(weight, y, budgets):
+    """Number of trials behind each share: Kish's effective rows, (sum w)^2 / sum w^2."""
+    every, frauds = (w.sum() ** 2 / max(np.square(w).sum(), 1e-300) for w in (weight, weight[y == 1]))
+    trials = {"prevalence": every, f"recall_at_fpr_{FPR:g}": frauds}
+    trials |= {f"recall_at_budget{end}": frauds for end in budgets}
+    return trials | {f"precision_at_budget{end}": budget * every for end, budget in budgets.items()}
+
+
+def evaluate(y, raw_scores, weight, time_s, amount=None, **options):
+    """`compare`, when only the table is wanted: dict of model -> metric -> {"value", "low", "high"}."""
+    return compare(y, raw_scores, weight, time_s, amount, **options).metrics
+
+
+def _check(y, scores, weight, time_s, amount):
+    if not weight.sum() > 0:
+        raise ValueError("there is no transaction with weight to evaluate")
+    if not np.isin(y, (0, 1)).all():
+        raise ValueError("labels must be 0 (genuine) or 1 (fraud)")
+    named = {f"raw score of {name}": raw for name, raw in scores.items()} | {"weight": weight, "time_s": time_s}
+    for what, values in (named if amount is None else named | {"amount": amount}).items():
+        if values.shape != y.shape:
+            raise ValueError(f"{what} has shape {values.shape}, the labels have {y.shape}")
+        for row in np.flatnonzero(~np.isfinite(values)):
+            raise ValueError(f"{what} of row {row} is {values[row]}; a finite number is needed")
+
+
+def _levels(y, raw, weight, amount=None):
+    """At each distinct fraud score, descending: genuine weight at or above, fraud weight, fraud money."""
+    arrays = [np.asarray(values, np.float64) for values in (y, raw, weight)]
+    ranking = _Ranking(*arrays, None if amount is None else np.asarray(amount), np.zeros(len(y), dtype=int), 1)
+    at_least = np.cumsum(ranking.genuine.sum(axis=1))
+    return ranking.levels, at_least[1::2], ranking.fraud.sum(axis=1), ranking.money.sum(axis=1)
+
+
+def precision_recall_curve(y, raw, weight):
+    """recall (k,), precision (k,), threshold (k,): one point for each distinct score of a fraud, descending."""
+    threshold, genuine, fraud, _ = _levels(y, raw, weight)
+    caught = np.cumsum(fraud)
+    return caught / caught[-1:], caught / (caught + genuine), threshold
+
+
+def money_curve(y, raw, weight, amount):
+    """share of transactions reviewed, share of fraud money caught: corners of a rising line, 0,0 to 1,1."""
+    _, genuine, fraud, money = _levels(y, raw, weight, amount)
+    before = genuine + np.cumsum(fraud) - fraud
+    x = np.column_stack([before, before + fraud]).ravel() / np.sum(weight)
+    gain = np.column_stack([np.cumsum(money) - money, np.cumsum(money)]).ravel()
+    return np.r_[0.0, x, 1.0], np.r_[0.0, gain, money.sum()] / (money.sum() or 1.0)
+
+
+def pick_threshold(raw, weight, rule="alert_budget", *, budget=0.002, y=None, amount=None, alert_cost_eur=10.0):
+    """Raw score at or above which a transaction is an alert.
+
+    rule : 'alert_budget' alerts at most `budget` of the weight and needs no labels; 'max_f1' has the highest
+        F1; 'min_cost' the lowest sum of `alert_cost_eur` an alert and the amounts of the frauds not alerted.
+    Ties go to the higher threshold, fewer alerts. Where no alert at all is best, the float above the maximum.
+    """
+    if rule == "alert_budget":
+        return threshold_for_budget(raw, weight, budget)
+    if rule not in ("max_f1", "min_cost"):
+        raise ValueError(f"unknown threshold rule '{rule}'; known: alert_budget, max_f1, min_cost")
+    if y is None or not np.any(np.asarray(y) == 1):
+        raise ValueError(f"the threshold rule '{rule}' needs labels with at least one fraud")
+    level, genuine, fraud, money = _levels(y, raw, weight, amount)
+    caught = np.cumsum(fraud)
+    if rule == "max_f1":
+        return float(level[np.argmax(2 * caught / (caught + genuine + caught[-1]))])
+    if amount is None:
+        raise ValueError("the threshold rule 'min_cost' needs amounts; the dataset's description names none")
+    cost = np.r_[money.sum(), alert_cost_eur * (caught + genuine) + money.sum() - np.cumsum(money)]
+    return float(np.r_[np.nextafter(np.max(raw), np.inf), level][np.argmin(cost)])
