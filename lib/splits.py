@@ -1,0 +1,264 @@
+"""Three periods in time order, reference | validation | untouched (in batches), never parting one instant.
+
+`splits.json` says what lies in a split folder; it is written with the Parquet files, all of them or none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lib import periods, rawfile
+from lib.datasets import ROOT, Arrays, DataError, Dataset, find_raw, load_description, prepare, read_transactions
+
+MANIFEST = "splits.json"
+MAKER = "run notebook 02_split, or call lib.splits.ensure, to make it"
+
+
+@dataclass(frozen=True)
+class Split:
+    """A split folder on disk. Print it: a table of its periods."""
+
+    path: Path
+    manifest: dict  # the content of splits.json
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The description that the split was made with."""
+        return Dataset.from_dict(self.manifest["dataset"], str(self.path / MANIFEST))
+
+    @property
+    def source(self) -> str:
+        """'full', 'custom' or 'simulated'."""
+        return self.manifest["source"]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex sha256 of splits.json."""
+        return rawfile.sha256(self.path / MANIFEST)
+
+    @property
+    def batches(self) -> list[str]:
+        """Names of the untouched period's batches, in time order."""
+        return [name for name in self.manifest["periods"] if name.startswith("batch_")]
+
+    def frame(self, period: str) -> pd.DataFrame:
+        """The transactions of 'reference', 'validation', 'untouched' or a batch, in time order."""
+        if period not in self.manifest["periods"]:
+            raise DataError(f"period {period!r} is unknown; there are {', '.join(self.manifest['periods'])}")
+        names = self.batches if period == "untouched" else [period]
+        return pd.concat([_read(_file(self.path, name)) for name in names], ignore_index=True)
+
+    def arrays(self, period: str) -> Arrays:
+        """The same as arrays; see `lib.datasets.Arrays`."""
+        return self.dataset.arrays(self.frame(period))
+
+    def table(self) -> pd.DataFrame:
+        """One row a period, as text for people; shares and fraud rate are weighted."""
+        periods = self.manifest["periods"]
+        total = sum(p["weight"] for name, p in periods.items() if not name.startswith("batch_"))
+        return pd.DataFrame([self._row(name, p, total) for name, p in periods.items()])
+
+    def _row(self, name, period, total):
+        labelled = period["n_frauds"] is not None
+        return {
+            "period": name,
+            "from": self._time(period["start_s"]),
+            "to": self._time(period["end_s"]),
+            "transactions": f"{period['n']:,}",
+            "frauds": f"{period['n_frauds']:,}" if labelled else "unknown",
+            "weight": f"{period['weight']:,.0f}",
+            "share": f"{period['weight'] / total:.1%}",
+            "fraud rate": f"{period['fraud_weight'] / period['weight']:.3%}" if labelled else "unknown",
+        }
+
+    def _time(self, seconds):
+        if self.manifest["time"] == "seconds":
+            return f"{seconds:,.0f} s"
+        return pd.Timestamp(seconds, unit="s").strftime("%Y-%m-%d %H:%M:%S")
+
+    def __str__(self) -> str:
+        return f"{self._title()}\n{self.table().to_string(index=False)}"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{html.escape(self._title())}</p>{self.table().to_html(index=False, border=0)}"
+
+    def _title(self):
+        return f"{self.dataset.name} ({self.source})"
+
+
+def locate(
+    dataset: Dataset, *, source_id: str, reference: float = 0.5, validation: float = 0.2, n_batches: int = 10
+) -> Path:
+    """The folder of a split, a function of the data (`source_id`), their description and the shares."""
+    asked = [dataset.to_dict(), source_id, reference, validation, n_batches]
+    digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+    return ROOT / "data" / dataset.name / f"{reference:g}-{validation:g}-{n_batches}-{digest[:12]}"
+
+
+def ensure(
+    dataset_name: str | Path = "simulated",
+    rows: int = 20_000,
+    seed: int = 0,
+    raw: str | Path = "",
+    *,
+    reference: float = 0.5,
+    validation: float = 0.2,
+    n_batches: int = 10,
+    download: bool = True,
+    progress=None,
+) -> Path:
+    """The split folder of a dataset; what is not there yet is simulated, or found, downloaded and read.
+
+    `rows` and `seed` are for simulated data only, `raw`, `download` and `progress` for all others (`find_raw`).
+    Raises DataError before anything is written. Several processes may call this at once.
+    """
+    dataset = load_description(dataset_name)
+    shares = {"reference": reference, "validation": validation, "n_batches": n_batches}
+    if dataset.simulation is None:
+        path, source = find_raw(dataset, raw, download, progress)
+        raw_sha256 = rawfile.sha256(path)
+        folder = locate(dataset, source_id=raw_sha256, **shares)
+        if not is_whole(folder):
+            make(dataset, read_transactions(dataset, path), folder, source=source, raw_sha256=raw_sha256, **shares)
+        return folder
+    if raw:
+        raise DataError(f"{dataset.name} is simulated and takes no raw file ({raw}); name another dataset with it")
+    from lib import simulation  # only here: real data do not need it
+
+    drift = dataset.simulation.get("drift", True)
+    code = rawfile.sha256(Path(simulation.__file__))  # another simulator, other transactions
+    folder = locate(dataset, source_id=f"simulated-{rows}-{seed}-{drift}-{code}", **shares)
+    if not is_whole(folder):
+        simulated = simulation.simulate(rows=rows, seed=seed, drift=drift)
+        frame = prepare(dataset, simulated, f"{dataset.name} (rows={rows}, seed={seed})")
+        digest = hashlib.sha256(pd.util.hash_pandas_object(frame, index=False).to_numpy().tobytes()).hexdigest()
+        make(dataset, frame, folder, source="simulated", raw_sha256=digest, seed=seed, **shares)
+    return folder
+
+
+def make(
+    dataset: Dataset,
+    frame: pd.DataFrame,
+    folder: Path,
+    *,
+    source: str,
+    raw_sha256: str | None,
+    reference: float = 0.5,
+    validation: float = 0.2,
+    n_batches: int = 10,
+    seed: int | None = None,
+) -> Split:
+    """Cut a checked frame in time order (`read_transactions`, `prepare`) and write it to `folder`.
+
+    Parameters
+    ----------
+    reference, validation : shares of the weight; the rest is untouched, in `n_batches` of equal weight. A cut lies
+        at the change of instant that is nearest to its share.
+    seed : of simulated data.
+
+    Raises
+    ------
+    DataError
+        A period would be empty, or validation would hold no fraud. Nothing has been written then.
+    """
+    parts = periods.cut(dataset, frame, reference, validation, n_batches)
+    manifest = {
+        "dataset": dataset.to_dict(),
+        "source": source,
+        "raw_sha256": raw_sha256,
+        "seed": seed,
+        "shares": {"reference": reference, "validation": validation, "n_batches": n_batches},
+        "time": "seconds" if pd.api.types.is_numeric_dtype(frame[dataset.time]) else "datetime",
+        "periods": {name: periods.summary(dataset, frame.iloc[part]) for name, part in parts.items()},
+    }
+    manifest["remarks"] = [*frame.attrs.get("remarks", []), *periods.remarks(manifest["periods"])]
+    if manifest["periods"]["validation"]["n_frauds"] == 0:
+        raise DataError(
+            f"{dataset.name}: validation holds no fraud, so nothing can be compared on it; "
+            f"give it a larger share (validation={validation:g}) or use data with more frauds"
+        )
+    folder = Path(folder)
+    with rawfile.locked(folder.parent):
+        _write(frame, parts, manifest, folder)
+    return Split(folder, manifest)
+
+
+def open_split(folder: str | Path) -> Split:
+    """A split that is whole; DataError in one sentence if it is not."""
+    folder = Path(folder)
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        for name, period in manifest["periods"].items():
+            if name != "untouched" and pq.read_metadata(_file(folder, name)).num_rows != period["n"]:
+                raise DataError(f"{folder}: {name} does not hold the rows that {MANIFEST} says; {MAKER}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{folder}: there is no whole split; {MAKER}") from error
+    return Split(folder, manifest)
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether `open_split` would open it."""
+    try:
+        open_split(folder)
+    except DataError:
+        return False
+    return True
+
+
+def _file(folder, period):
+    return folder / "untouched" / f"{period}.parquet" if period.startswith("batch_") else folder / f"{period}.parquet"
+
+
+def _read(file):
+    try:
+        return pq.read_table(file, page_checksum_verification=True).to_pandas()
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{file}: cannot be read ({error}); {MAKER}") from error
+
+
+def _write(frame, parts, manifest, folder):
+    """Write into a temporary folder beside `folder`, then rename it; needs the lock of the parent."""
+    text = json.dumps(manifest, indent=1, allow_nan=False) + "\n"
+    if is_whole(folder) and (folder / MANIFEST).read_text(encoding="utf-8") == text:
+        return  # made already, perhaps by the process that held the lock before
+    for left in folder.parent.glob(".making-*"):  # by a process that was killed: whoever is alive has the lock
+        shutil.rmtree(left)
+    new = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
+    try:
+        (new / "untouched").mkdir()
+        for name, part in parts.items():
+            if name != "untouched":
+                table = pa.Table.from_pandas(frame.iloc[part], preserve_index=False)
+                with _file(new, name).open("wb") as file:
+                    pq.write_table(table, file, write_page_checksum=True)
+                    _sync(file)
+        with (new / MANIFEST).open("w", encoding="utf-8") as file:
+            file.write(text)
+            _sync(file)
+        new.chmod(0o755)  # mkdtemp's folders are for one user only
+        if folder.exists():
+            folder.rename(new / "replaced")
+        new.rename(folder)
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
+    shutil.rmtree(folder / "replaced", ignore_errors=True)
+
+
+def _sync(file):
+    file.flush()
+    os.fsync(file.fileno())
