@@ -1,0 +1,33 @@
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from lib import simulation
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def simulated():
+    """8,000 simulated transactions of the two days; make a copy before changing it."""
+    return simulation.simulate(rows=8_000, seed=0)
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A copy of the project without data, runs or models, for what writes into its own folder -> (folder, environment).
+
+    The environment makes `lib` the copy's, and `lib.datasets.ROOT` with it.
+    """
+    folder = tmp_path / "project"
+    for part in ("lib", "notebooks", "serve"):
+        unwanted = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", "model")
+        shutil.copytree(ROOT / part, folder / part, ignore=unwanted)
+    (folder / "data").mkdir()
+    for path in [*ROOT.glob("data/*.yaml"), *ROOT.glob("requirements*.txt"), ROOT / "pyproject.toml"]:
+        shutil.copy(path, folder / path.relative_to(ROOT))
+    shutil.copy(ROOT / "run_pipeline.py", folder)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+    return folder, environment | {"PYTHONPATH": str(folder)}
