@@ -40,7 +40,7 @@ check: test  ## make test, then what needs chromium, Docker or many minutes
 	@$(PY) -m pytest -m check $(ARGS)
 
 lab: $(READY)  ## JupyterLab on the notebooks
-	@$(PY) -m jupyterlab $(ARGS) notebooks/01_eda.ipynb
+	@$(PY) -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS) notebooks/01_eda.ipynb
 
 serve: $(READY)  ## the prediction API on port 8000, with the bundle in serve/model
 	@$(PY) -m uvicorn serve.app:app --port 8000 $(ARGS)
