@@ -97,15 +97,14 @@ class Calibration:
         """anomaly_score, float64 in [0, 1], of raw scores of any shape; NaN stays NaN."""
         raw = np.asarray(raw, dtype=np.float64)
         q, p = self.raw_score, self.anomaly_score
+        body = np.where(np.isnan(raw), raw, p[-1])
         if q.size > 1:
             left = np.clip(np.searchsorted(q, raw, side="right") - 1, 0, q.size - 2)
             along = np.clip((raw - q[left]) / (q[left + 1] - q[left]), 0.0, 1.0)
-            # rounding may overshoot the next knot by an ulp, which would break the order
-            body = np.minimum(p[left] + along * (p[left + 1] - p[left]), p[left + 1])
-        else:
-            body = np.where(np.isnan(raw), raw, p[0])
-        excess = np.maximum(raw - q[-1], 0.0) / self.tail_scale
-        return np.where(raw > q[-1], 1.0 - (1.0 - p[-1]) / (1.0 + excess), body)
+            # rounding may miss the next knot by an ulp, which would break the order
+            body = np.where(along < 1, np.minimum(p[left] + along * (p[left + 1] - p[left]), p[left + 1]), body)
+        tail = 1.0 - (1.0 - p[-1]) / (1.0 + np.maximum(raw - q[-1], 0.0) / self.tail_scale)
+        return np.where(raw > q[-1], np.maximum(tail, p[-1]), body)
 
     def to_dict(self):
         """As JSON-able lists; `from_dict` gives back the same floats."""
