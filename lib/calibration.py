@@ -101,8 +101,8 @@ class Calibration:
         if q.size > 1:
             left = np.clip(np.searchsorted(q, raw, side="right") - 1, 0, q.size - 2)
             along = np.clip((raw - q[left]) / (q[left + 1] - q[left]), 0.0, 1.0)
-            # rounding may miss the next knot by an ulp, which would break the order
-            body = np.where(along < 1, np.minimum(p[left] + along * (p[left + 1] - p[left]), p[left + 1]), body)
+            body = np.minimum(p[left] + along * (p[left + 1] - p[left]), p[left + 1])
+            body = np.where(along >= 1, p[left + 1], body)  # rounding would miss the knot by an ulp
         tail = 1.0 - (1.0 - p[-1]) / (1.0 + np.maximum(raw - q[-1], 0.0) / self.tail_scale)
         return np.where(raw > q[-1], np.maximum(tail, p[-1]), body)
 
