@@ -102,20 +102,6 @@ def _name_lines(ax, ends, gap=0.055):
         ax.annotate(label(model), (1.01, y), xycoords="axes fraction", color=colour(model), va="center", fontsize=9)
 
 
-def rhythm(ax, time_s, weight, y=None):
-    """Transactions an hour over the whole file (line) and known frauds (ticks at the bottom)."""
-    hours = (time_s - time_s.min()) / 3600
-    edges = np.linspace(0, max(1.0, np.ceil(hours.max())), int(min(400, max(1, np.ceil(hours.max())))) + 1)
-    counts, _ = np.histogram(hours, edges, weights=weight)
-    ax.stairs(counts / np.diff(edges), edges, fill=True, color=GENUINE, alpha=0.85)
-    if y is not None:
-        ax.plot(hours[y == 1], np.zeros((y == 1).sum()), "|", color=FRAUD, markersize=14, clip_on=False)
-        ax.annotate("| one fraud", (0.99, 0.93), xycoords="axes fraction", color=FRAUD, ha="right")
-    ax.set(xlabel="hours since the first transaction", ylabel="transactions an hour", ylim=(0, None))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
-    return ax
-
-
 def by_class(ax, values, y, weight, xlabel="", bins=60, log_x=False):
     """Weighted share of each class over `values`, each class summing to one."""
     finite = values[np.isfinite(values)]
@@ -139,26 +125,13 @@ def by_class(ax, values, y, weight, xlabel="", bins=60, log_x=False):
     return ax
 
 
-def heatmap(ax, matrix, names, limit=1.0):
-    """A square matrix in [-limit, limit], zero white; names are thinned where there are many."""
-    image = ax.imshow(matrix, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
-    step = max(1, len(names) // 30)
-    ax.set_xticks(range(0, len(names), step), names[::step], rotation=90, fontsize=7)
-    ax.set_yticks(range(0, len(names), step), names[::step], fontsize=7)
-    ax.grid(False)
-    ax.spines[:].set_visible(False)
-    ax.figure.colorbar(image, ax=ax, shrink=0.8, label="correlation")
-    return ax
-
-
-def bars(ax, names, values, xlabel, threshold=None, hue=GENUINE):
-    """Horizontal bars, the largest on top; a dashed line marks the threshold."""
-    order = np.argsort(values)
-    ax.barh([names[i] for i in order], np.asarray(values)[order], color=hue, height=0.7)
-    if threshold is not None:
-        ax.axvline(threshold, color=FRAUD, linestyle="--", linewidth=1.2)
-    ax.set(xlabel=xlabel)
-    ax.grid(axis="y", visible=False)
+def members(ax, alone, averaged, model):
+    """Average precision of each member alone (dots) and of their average (line)."""
+    ax.plot(alone, np.zeros(len(alone)), "o", color=colour(model), alpha=0.55, markersize=9)
+    ax.axvline(averaged, color=colour(model), linewidth=2.5)
+    ax.annotate("averaged", (averaged, 0.96), xycoords=("data", "axes fraction"), xytext=(5, 0),
+                textcoords="offset points", va="top", color=colour(model))  # fmt: skip
+    ax.set(xlim=(0, 1), ylim=(-1, 1), yticks=[], xlabel="average precision on validation; a dot is one member alone")
     return ax
 
 
@@ -168,8 +141,8 @@ def learning_curves(ax, history):
         epochs = np.arange(1, len(curve["validation"]) + 1)
         best = int(np.argmin(curve["validation"]))
         ax.plot(epochs, curve["train"], color=FAINT, linewidth=1.2, label="reference" if i == 0 else None)
-        ax.plot(epochs, curve["validation"], color=MODEL_COLOURS["autoencoder"], label="validation" if i == 0 else None)
-        ax.plot(epochs[best], curve["validation"][best], "o", color=MODEL_COLOURS["autoencoder"], markersize=5)
+        ax.plot(epochs, curve["validation"], color=colour("autoencoder"), label="validation" if i == 0 else None)
+        ax.plot(epochs[best], curve["validation"][best], "o", color=colour("autoencoder"), markersize=5)
     ax.set(xlabel="epoch", ylabel="loss (log scale)", yscale="log")
     ax.legend(title="● = weights kept")
     return ax

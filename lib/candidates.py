@@ -1,0 +1,145 @@
+"""A fitted detector as files: written by the model notebooks, calibrated by the comparison, read by everyone after.
+
+A candidate is a folder `models/<name>/` of a run: `model.onnx`, `manifest.json`, `metrics.json`, `parity.npz`
+(and `explain.onnx` where the model can name its own terms).
+"""
+
+import time
+from pathlib import Path
+
+import numpy as np
+
+from lib import bundle, detectors
+from lib.calibration import Calibration
+from lib.datasets import DataError
+from lib.manifest import read
+from lib.notebook import write_json
+from lib.scaling import weighted_quantile
+
+REGIMES = {"genuine": ("genuine",), "all": ("all",), "both": ("genuine", "all")}
+LABELS_SEEN = {
+    "genuine": "known frauds of reference removed from the fit",
+    "all": "none",
+    "supervised": "both classes of reference, in the fit",
+}
+MODELS = ("isolation_forest", "autoencoder", "gaussian_mixture")
+N_PARITY = 10_000
+
+
+def regimes(train_on):
+    """`genuine`, `all` or `both` -> the regimes to fit, in order; DataError for anything else."""
+    if train_on not in REGIMES:
+        raise DataError(
+            f"train_on is {train_on!r}; choose genuine (known frauds removed), all (no label used) or both."
+        )
+    return REGIMES[train_on]
+
+
+def variant(model, regime):
+    """The candidate's name: the model's own in the regime `genuine`, `model@train_on=all` without labels."""
+    if regime == "genuine":
+        return model
+    return f"{model},train_on={regime}" if "@" in model else f"{model}@train_on={regime}"
+
+
+def fit(detector, split, regime="genuine", supervised=False):
+    """Fit on reference -> (detector, Arrays it was fitted on, seconds). Validation gives its loss only, no label."""
+    validation, reference = split.arrays("validation"), split.arrays("reference")
+    training = reference if supervised else reference.training(regime)
+    start = time.perf_counter()
+    if supervised:
+        detector.fit(training.X, training.y, training.weight)
+    else:
+        detector.fit(training.X, training.weight, validation=(validation.X, validation.weight))
+    return detector, training, time.perf_counter() - start
+
+
+def write(run_dir, name, detector, split, training, regime="genuine", fit_s=None, supervised=False):
+    """Write a fitted detector as the candidate `name` of a run, whole or not at all -> its folder.
+
+    `parity.npz` keeps up to 10,000 validation rows (`X`, float32) with the estimator's own scores (`raw_score`,
+    float64), so that an export can prove, much later and elsewhere, that the graph answers as the estimator did.
+    """
+    folder = Path(run_dir) / "models" / name
+    period = split.manifest["periods"]["reference"]
+    X = split.arrays("validation").X[:N_PARITY]
+    graphs = {"model.onnx": detector.to_onnx()}
+    if (explain := detector.explain_onnx()) is not None:
+        graphs["explain.onnx"] = explain
+    low, median, high = _ranges(training)
+    manifest = {
+        "model": name,
+        "supervised": supervised,
+        "dataset": {"name": split.dataset.name, "source": split.source},
+        "features": list(split.dataset.features),
+        "amount": split.dataset.amount,
+        "missing": split.dataset.missing,
+        "fit": {
+            "train_on": "labels" if supervised else regime,
+            "labels_seen": LABELS_SEEN["supervised" if supervised else regime],
+            "n": len(training.X),
+            "weight": float(training.weight.sum()),
+            "start_s": period["start_s"],
+            "end_s": period["end_s"],
+            "split": split.fingerprint,
+            "seed": detector.seed,
+            "threads": detector.threads,
+            "parameters": {k: v for k, v in detector.get_params().items() if k not in {"seed", "threads"}},
+        },
+        "reference": {"low": low, "median": median, "high": high},
+        "provenance": {"fit_s": fit_s},
+    }
+    bundle.write(folder, graphs, manifest)
+    partial = folder / ".parity.npz"
+    np.savez_compressed(partial, X=X, raw_score=detector.raw_score(X))
+    partial.replace(folder / "parity.npz")
+    return folder
+
+
+def add_metrics(folder, metrics):
+    """Write the candidate's `metrics.json` ({"validation": {metric: {"value", "low", "high"}}, …})."""
+    return write_json(Path(folder) / "metrics.json", metrics)
+
+
+def calibrate(folder, raw_score, weight, threshold_raw, rule, alert_budget, metrics, name):
+    """Add calibration, threshold, validation metrics and registered name to a candidate; its graphs stay as they are.
+
+    Parameters
+    ----------
+    raw_score, weight : (n,) float64, all validation transactions; no label is used
+    threshold_raw : float, alert iff the raw score is at least this; stored in the unit of `anomaly_score` as well
+    """
+    manifest, graphs = read(Path(folder))
+    calibration = Calibration.fit(raw_score, weight)
+    manifest |= {
+        "name": name,
+        "calibration": calibration.to_dict(),
+        "threshold": {
+            "anomaly_score": float(calibration.apply(np.array([threshold_raw]))[0]),
+            "raw_score": float(threshold_raw),
+            "rule": rule,
+            "alert_budget": alert_budget,
+        },
+        "metrics": {"validation": metrics},
+    }
+    bundle.write(folder, graphs, manifest)
+    return folder
+
+
+def ensure(run_dir, split, seed=0, threads=1):
+    """The run's candidates, fitted here with the defaults where no model notebook has written any -> {name: folder}."""
+    models = Path(run_dir) / "models"
+    found = {p.parent.name: p.parent for p in sorted(models.glob("*/manifest.json"))}
+    found = {n: p for n, p in found.items() if bundle.verify(p)["fit"]["split"] == split.fingerprint}
+    if not any(name.split("@")[0] in MODELS for name in found):
+        for model in MODELS:
+            detector, training, seconds = fit(detectors.make(model, seed=seed, threads=threads), split)
+            found[model] = write(run_dir, model, detector, split, training, fit_s=seconds)
+    return found
+
+
+def _ranges(training):
+    """Weighted 1 %, 50 % and 99 % quantiles of the fitted rows, column by column: three lists of d floats."""
+    known = [~np.isnan(column) for column in training.X.T]
+    columns = zip(training.X.T, known, strict=True)
+    return np.transpose([weighted_quantile(x[k], training.weight[k], (0.01, 0.5, 0.99)) for x, k in columns]).tolist()

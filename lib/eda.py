@@ -1,0 +1,77 @@
+"""Exploration: figures and statistics of a transactions table; Axes in, Axes out."""
+
+import numpy as np
+from matplotlib.ticker import FuncFormatter
+from scipy.stats import spearmanr
+
+from lib.plots import FAINT, FRAUD, GENUINE, INK
+
+PERIOD_COLOURS = {"reference": GENUINE, "validation": "#E69F00", "untouched": FAINT}
+
+
+def rhythm(ax, time_s, weight, y=None):
+    """Transactions an hour over the whole file (line) and known frauds (ticks at the bottom)."""
+    hours = (time_s - time_s.min()) / 3600
+    edges = np.linspace(0, max(1.0, np.ceil(hours.max())), int(min(400, max(1, np.ceil(hours.max())))) + 1)
+    counts, _ = np.histogram(hours, edges, weights=weight)
+    ax.stairs(counts / np.diff(edges), edges, fill=True, color=GENUINE, alpha=0.85)
+    if y is not None:
+        ax.plot(hours[y == 1], np.zeros((y == 1).sum()), "|", color=FRAUD, markersize=14, clip_on=False)
+        ax.annotate("| one fraud", (0.99, 0.93), xycoords="axes fraction", color=FRAUD, ha="right")
+    ax.set(xlabel="hours since the first transaction", ylabel="transactions an hour", ylim=(0, None))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
+    return ax
+
+
+def periods(ax, split):
+    """Transactions an hour over the whole file, coloured by period; thin lines part the batches."""
+    start = split.manifest["periods"]["reference"]["start_s"]
+    for name, hue in PERIOD_COLOURS.items():
+        data, period = split.arrays(name), split.manifest["periods"][name]
+        low, high = ((period[key] - start) / 3600 for key in ("start_s", "end_s"))
+        edges = np.linspace(low, high, max(2, int(np.ceil(high - low)) + 1))
+        counts, _ = np.histogram((data.time_s - start) / 3600, edges, weights=data.weight)
+        ax.stairs(counts / np.diff(edges), edges, fill=True, color=hue, alpha=0.85)
+        ax.annotate(name, ((low + high) / 2, 1.0), xycoords=("data", "axes fraction"), va="top", ha="center", color=INK)
+    for name, period in split.manifest["periods"].items():
+        if name.startswith("batch_"):
+            ax.axvline((period["start_s"] - start) / 3600, color="white", linewidth=1)
+    ax.set(xlabel="hours since the first transaction", ylabel="transactions an hour", ylim=(0, ax.get_ylim()[1] * 1.12))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
+    return ax
+
+
+def heatmap(ax, matrix, names, limit=1.0):
+    """A square matrix in [-limit, limit], zero white; names are thinned where there are many."""
+    image = ax.imshow(matrix, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+    step = max(1, len(names) // 30)
+    ax.set_xticks(range(0, len(names), step), names[::step], rotation=90, fontsize=7)
+    ax.set_yticks(range(0, len(names), step), names[::step], fontsize=7)
+    ax.grid(False)
+    ax.spines[:].set_visible(False)
+    ax.figure.colorbar(image, ax=ax, shrink=0.8, label="correlation")
+    return ax
+
+
+def bars(ax, names, values, xlabel, threshold=None, hue=GENUINE):
+    """Horizontal bars, the largest on top; a dashed line marks the threshold."""
+    order = np.argsort(values)
+    ax.barh([names[i] for i in order], np.asarray(values)[order], color=hue, height=0.7)
+    if threshold is not None:
+        ax.axvline(threshold, color=FRAUD, linestyle="--", linewidth=1.2)
+    ax.set(xlabel=xlabel)
+    ax.grid(axis="y", visible=False)
+    return ax
+
+
+def rank_correlation(X):
+    """Spearman's correlation of the columns of X (n, d) -> (d, d); 0 where a column is constant or rows are too few."""
+    d = X.shape[1]
+    if len(X) < 3 or d < 2:
+        return np.eye(d)
+    varied = np.flatnonzero(np.nanstd(X, axis=0) > 0)
+    matrix = np.eye(d)
+    if len(varied) > 1:
+        part = np.atleast_2d(spearmanr(X[:, varied], nan_policy="omit").statistic)
+        matrix[np.ix_(varied, varied)] = part if part.shape[0] == len(varied) else [[1, part[0, 0]], [part[0, 0], 1]]
+    return np.nan_to_num(matrix)

@@ -1,0 +1,93 @@
+"""From the registry to the server: provenance, parity with the estimator, scoring time."""
+
+import subprocess
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from lib import bundle, candidates, detectors, splits, tracking
+from lib.bundle import BundleError
+from lib.calibration import threshold_for_budget
+from lib.datasets import ROOT
+
+TOLERANCE = 1e-5  # relative to the spread of the scores; float32 arithmetic over a few hundred terms
+
+
+def git_commit():
+    """The project's commit, with `+` appended where files differ from it; None outside git."""
+    ask = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
+    done = subprocess.run(ask, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None
+
+
+def provenance(present):
+    """Where and when an exported bundle comes from; never part of its hash -> dict."""
+    return {
+        "registered_name": present.name,
+        "mlflow_run_id": present.run_id,
+        "exported_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git_commit": git_commit(),
+    }
+
+
+def parity(exported, folder):
+    """Compare the exported bundle with the fitted estimator's own scores on the rows kept in `parity.npz`.
+
+    Returns
+    -------
+    dict: `n` rows, `max_relative_difference` (of the raw score, relative to the larger of its size and the spread of
+    all scores), `rank_correlation` (Spearman), `swapped`: rows whose neighbour in the estimator's order scores lower
+    in the bundle by more than float32 explains.
+
+    Raises
+    ------
+    BundleError
+        If a difference or a swap is beyond that; the bundle must not be served.
+    """
+    with np.load(Path(folder) / "parity.npz") as kept:
+        X, expected = kept["X"], kept["raw_score"]
+    scores = exported.raw_score(X)
+    scale = np.maximum(np.abs(expected), np.ptp(expected) or 1.0)
+    worst = float((np.abs(scores - expected) / scale).max())
+    order = np.argsort(expected, kind="stable")
+    swapped = int((np.diff(scores[order]) < -TOLERANCE * scale[order][1:]).sum())
+    if worst > TOLERANCE or swapped:
+        raise BundleError(
+            f"The graph differs from its estimator by {worst:.1e} (relative), {swapped} rows out of order."
+        )
+    correlation = float(spearmanr(scores, expected).statistic) if len(X) > 1 else 1.0
+    return {"n": len(X), "max_relative_difference": worst, "rank_correlation": correlation, "swapped": swapped}
+
+
+def speed(exported, folder, n_rows=100_000, repeats=200):
+    """Scoring time on the kept rows -> {"one_row_ms" (median), "hundred_rows_ms" (median), "rows_per_s" (in bulk)}."""
+    with np.load(Path(folder) / "parity.npz") as kept:
+        X = np.resize(kept["X"], (n_rows, kept["X"].shape[1]))
+
+    def median_ms(rows):
+        times = []
+        for i in range(repeats):
+            start = time.perf_counter()
+            exported.raw_score(X[i * rows : (i + 1) * rows])
+            times.append(time.perf_counter() - start)
+        return float(np.median(times) * 1e3)
+
+    start = time.perf_counter()
+    exported.raw_score(X)
+    in_bulk = n_rows / (time.perf_counter() - start)
+    return {"one_row_ms": median_ms(1), "hundred_rows_ms": median_ms(100), "rows_per_s": round(in_bulk)}
+
+
+def register_forest(run_dir, dataset, registered_name, seed=0, alert_budget=0.002):
+    """Give a registered name its first champion, an isolation forest, so that the export can be tried on its own."""
+    split = splits.open_split(splits.ensure(dataset, seed=seed))
+    detector, training, seconds = candidates.fit(detectors.make("isolation_forest", seed=seed), split)
+    folder = candidates.write(run_dir, "isolation_forest", detector, split, training, fit_s=seconds)
+    data = split.arrays("validation")
+    raw = bundle.load(folder).raw_score(data.X)
+    threshold = threshold_for_budget(raw, data.weight, alert_budget)
+    candidates.calibrate(folder, raw, data.weight, threshold, "alert_budget", alert_budget, {}, registered_name)
+    return tracking.register(folder, registered_name, ["first of its name, registered by hand"])

@@ -1,0 +1,63 @@
+"""What every notebook needs: its run's folder, its figures, its metrics, and errors that read like sentences."""
+
+import json
+import os
+from pathlib import Path
+
+from IPython import get_ipython
+
+from lib import plots
+from lib.bundle import BundleError
+from lib.datasets import ROOT, DataError
+
+BY_HAND = ROOT / "reports" / "by-hand"
+
+
+def write_json(path, content):
+    """Write `content` as JSON, whole or not at all; NaN is refused (ValueError), as JSON has none."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    partial.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    partial.replace(path)
+    return path
+
+
+class Notebook:
+    """One notebook's place in a run.
+
+    Parameters
+    ----------
+    stage : str, such as "04_autoencoder"
+    run_dir : str, the run's folder; empty when run by hand: `reports/by-hand`
+    track : bool, whether the last cell logs to MLflow; the runner passes False and logs from the files itself
+    """
+
+    def __init__(self, stage, run_dir="", track=True):
+        self.stage, self.track = stage, track
+        self.run_dir = Path(run_dir) if run_dir else BY_HAND
+        self.folder = self.run_dir / "stages" / stage
+        self.folder.mkdir(parents=True, exist_ok=True)
+        _say_errors_in_a_sentence()
+
+    def save(self, fig, name):
+        """Write the figure as PNG and SVG into the run's `figures` -> path of the PNG."""
+        return plots.save(fig, self.run_dir / "figures", f"{self.stage}-{name}")
+
+    def finish(self, metrics, dataset="", source="", candidates=()):
+        """Write the stage's `metrics.json`; when run by hand, log it, its figures and candidates to MLflow too."""
+        path = write_json(self.folder / "metrics.json", metrics)
+        if self.track:
+            from lib import tracking
+
+            tracking.log_by_hand(self.run_dir, self.stage, dataset=dataset, source=source, candidates=candidates)
+        return path
+
+
+def _say_errors_in_a_sentence():
+    """In a kernel, show our own errors as their message; the cell still counts as failed."""
+    shell = get_ipython()
+    if shell is not None:
+        shell.set_custom_exc(
+            (DataError, BundleError), lambda _shell, kind, error, *_args, **_more: [f"{kind.__name__}: {error}"]
+        )
