@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from lib.graphs import Graph
 from lib.scaling import Scaler, check_weight
+from lib.trees import average_path_length, boosted_trees, isolation_trees
 
 MAX_DRAWN = 200_000  # rows handed to scikit-learn's forest, which samples them again for each tree
 DETECTORS = {
@@ -125,7 +126,7 @@ class IsolationForest(Detector):
         if self.projections:
             oblique = graph.add("MatMul", graph.scaled(self.scaler_), self.directions_)
             inputs = graph.add("Concat", inputs, oblique, axis=1)
-        trees = [_path_lengths(each.tree_) for each in self.forest_.estimators_]
+        trees = isolation_trees(self.forest_)
         length = graph.tree_sum(trees, inputs)
         scale = np.log(2) / (len(trees) * average_path_length(self.forest_.max_samples_))
         return graph.finish(graph.flat(graph.add("Exp", graph.add("Mul", length, -scale))))
@@ -191,8 +192,7 @@ class SupervisedBoosting(Detector):
     def to_onnx(self):
         """See :meth:`Detector.to_onnx`; the trees of the model plus its prior log-odds."""
         graph = Graph(self.n_features_in_)
-        trees = [_boosted(predictor) for (predictor,) in self.model_._predictors]
-        total = graph.tree_sum(trees, graph.imputed(self.scaler_.median_))
+        total = graph.tree_sum(boosted_trees(self.model_), graph.imputed(self.scaler_.median_))
         return graph.finish(graph.flat(graph.add("Add", total, self.model_._baseline_prediction.reshape(1, 1))))
 
 
@@ -232,13 +232,6 @@ def draw(rng, weight, n):
     return np.minimum(np.searchsorted(cumulative, steps, side="right"), len(weight) - 1)
 
 
-def average_path_length(n):
-    """c(n) of Liu, Ting and Zhou: the mean path length of an unsuccessful search among n rows."""
-    n = np.asarray(n, dtype=np.float64)
-    c = 2 * (np.log(np.maximum(n, 3) - 1) + np.euler_gamma) - 2 * (n - 1) / np.maximum(n, 1)
-    return np.where(n <= 1, 0.0, np.where(n == 2, 1.0, c))
-
-
 def _oblique(rng, d, k):
     """k directions (d, k) float32, each a unit vector over two to four columns."""
     directions = np.zeros((d, k), dtype=np.float32)
@@ -247,28 +240,3 @@ def _oblique(rng, d, k):
         direction[chosen] = rng.normal(size=len(chosen))
         direction /= np.linalg.norm(direction)
     return directions
-
-
-def _path_lengths(tree):
-    """Arrays of one isolation tree for :meth:`lib.graphs.Graph.tree_sum`: leaf value = depth + c(rows in the leaf)."""
-    left, right = tree.children_left, tree.children_right
-    depth = np.zeros(tree.node_count)
-    for node in range(tree.node_count):  # a child comes after its parent
-        if left[node] >= 0:
-            depth[[left[node], right[node]]] = depth[node] + 1
-    value = depth + average_path_length(tree.n_node_samples)
-    return {"left": left, "right": right, "feature": tree.feature, "threshold": tree.threshold, "value": value}
-
-
-def _boosted(predictor):
-    """Arrays of one boosted tree for :meth:`lib.graphs.Graph.tree_sum`."""
-    nodes = predictor.nodes
-    leaf = nodes["is_leaf"].astype(bool)
-    left, right = (np.where(leaf, -1, nodes[side].astype(np.int64)) for side in ("left", "right"))
-    return {
-        "left": left,
-        "right": right,
-        "feature": nodes["feature_idx"],
-        "threshold": nodes["num_threshold"],
-        "value": nodes["value"],
-    }

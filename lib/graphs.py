@@ -7,6 +7,7 @@ import numpy as np
 from onnx import TensorProto, checker, helper, numpy_helper
 
 from lib.scaling import CLIP
+from lib.trees import ensemble_attributes
 
 OPSETS = (("", 17), ("ai.onnx.ml", 3))
 IR_VERSION = 9
@@ -77,7 +78,7 @@ class Graph:
             Arrays of one length per tree: ``left``, ``right`` (child positions, -1 at a leaf), ``feature``,
             ``threshold`` (a row goes left if x <= threshold; float64) and ``value`` (at leaves).
         """
-        return self.add("TreeEnsembleRegressor", features, domain="ai.onnx.ml", **_tree_attributes(trees))
+        return self.add("TreeEnsembleRegressor", features, domain="ai.onnx.ml", **ensemble_attributes(trees))
 
     def finish(self, output, name="raw_score"):
         """Close the graph with `output` under the name ``raw_score`` [n] or ``contributions`` [n, d]; return bytes."""
@@ -94,44 +95,3 @@ class Graph:
         model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="fraud-pipeline")
         checker.check_model(model)
         return model.SerializeToString(deterministic=True)
-
-
-def round_down(threshold):
-    """Largest float32 that is <= threshold (float64).
-
-    For float32 x, ``x <= threshold`` and ``x <= round_down(threshold)`` are the same, so a graph branches as
-    scikit-learn does.
-    """
-    threshold = np.asarray(threshold, dtype=np.float64)
-    with np.errstate(over="ignore"):
-        rounded = threshold.astype(np.float32)
-    above = rounded.astype(np.float64) > threshold
-    return np.where(above, np.nextafter(rounded, np.float32(-np.inf)), rounded).astype(np.float32)
-
-
-def _tree_attributes(trees):
-    """Attributes of one TreeEnsembleRegressor that adds up the leaves of all trees."""
-    sizes = [len(tree["left"]) for tree in trees]
-    tree_id = np.repeat(np.arange(len(trees)), sizes)
-    node_id = np.concatenate([np.arange(size) for size in sizes])
-    left, right, feature, threshold, value = (
-        np.concatenate([np.asarray(tree[key]) for tree in trees])
-        for key in ("left", "right", "feature", "threshold", "value")
-    )
-    leaf = left < 0
-    return {
-        "n_targets": 1,
-        "aggregate_function": "SUM",
-        "post_transform": "NONE",
-        "nodes_treeids": tree_id.tolist(),
-        "nodes_nodeids": node_id.tolist(),
-        "nodes_modes": [b"LEAF" if each else b"BRANCH_LEQ" for each in leaf],
-        "nodes_featureids": np.where(leaf, 0, feature).tolist(),
-        "nodes_values": np.where(leaf, 0, round_down(threshold)).astype(np.float32).tolist(),
-        "nodes_truenodeids": np.where(leaf, 0, left).tolist(),
-        "nodes_falsenodeids": np.where(leaf, 0, right).tolist(),
-        "target_treeids": tree_id[leaf].tolist(),
-        "target_nodeids": node_id[leaf].tolist(),
-        "target_ids": [0] * int(leaf.sum()),
-        "target_weights": value[leaf].astype(np.float32).tolist(),
-    }
