@@ -1,0 +1,1 @@
+"""The prediction API: answers for the exported bundle with numpy and onnxruntime."""
