@@ -1,0 +1,82 @@
+"""What the comparison hands to the gate, and the run's `metrics.json`."""
+
+import platform
+from importlib.metadata import version
+
+from lib import bundle, gate
+from lib.manifest import BundleError
+
+PRESENT = "present_champion"  # its name among the scores of a comparison
+VERSIONS = ("numpy", "pandas", "scikit-learn", "torch", "onnxruntime", "mlflow")
+
+
+def score_champion(present, X, features, threads=1):
+    """Raw scores (n,) of the registry's champion under the name `present_champion`; {} where it can't score these."""
+    if present is None:
+        return {}
+    try:
+        return {PRESENT: bundle.load(present.folder, threads=threads, features=features).raw_score(X)}
+    except BundleError as error:
+        print(f"The champion, version {present.version}, can't score these transactions: {error}")
+        return {}
+
+
+def judge(folders, compared, naive, present, split, *, metric, accept=False, allow_supervised=False):
+    """Hold the candidates against naive rules and champion -> gate.Verdict.
+
+    Parameters
+    ----------
+    folders : {candidate: folder}, calibrated
+    compared : metrics.Comparison of all of them, of the naive rules and, where it could be scored, of the champion
+    naive : names of the naive rules
+    present : tracking.Champion or None
+    """
+    figures, champion = compared.metrics, None
+    if present is not None:
+        fit = present.manifest["fit"]
+        figure = figures[PRESENT][metric] if PRESENT in figures else None
+        own = bundle.bundle_hash(present.folder)
+        champion = gate.Champion(str(present.version), own, fit["start_s"], fit["end_s"], figure)
+    entrants = [
+        gate.Candidate(
+            name,
+            figures[name][metric],
+            bundle.verify(folder)["supervised"],
+            bundle.bundle_hash(folder),
+            compared.difference(name, PRESENT, metric) if PRESENT in figures else None,
+        )
+        for name, folder in folders.items()
+    ]
+    period = split.manifest["periods"]["validation"]
+    values = {rule: figures[rule][metric]["value"] for rule in naive}
+    options = {"metric": metric, "accept": accept, "allow_supervised": allow_supervised}
+    return gate.decide(entrants, values, champion, validation_s=(period["start_s"], period["end_s"]), **options)
+
+
+def run_metrics(run, split, seed, folders, validation, untouched, champion, verdict, alert_budget):
+    """The run's `metrics.json` -> dict.
+
+    validation, untouched : {model: {metric: {"value", "low", "high"}}}; `untouched` is empty without a final table
+    champion : {"model", "name", "version", "metric", "threshold"} or None
+    """
+    models = {}
+    for name, figures in validation.items():
+        models[name] = {"validation": figures}
+        if name in untouched:
+            models[name]["untouched"] = untouched[name]
+        if name in folders:
+            fit = bundle.verify(folders[name])["fit"]
+            models[name] |= {"train_on": fit["train_on"], "labels_seen": fit["labels_seen"]}
+    return {
+        "run": run,
+        "dataset": split.dataset.name,
+        "source": split.source,
+        "seed": seed,
+        "versions": {"python": platform.python_version()} | {package: version(package) for package in VERSIONS},
+        "splits": split.manifest["periods"],
+        "alert_budget": alert_budget,
+        "alert_budgets": list(split.dataset.alert_budgets),
+        "models": models,
+        "champion": champion,
+        "verdict": {"action": verdict.action, "promote": verdict.promote, "reasons": verdict.reasons},
+    }
