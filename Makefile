@@ -14,6 +14,7 @@ PY    := .venv/bin/python
 READY := .venv/ready
 TORCH  = $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 UV     = $(shell sed -n 's/^\(uv==[^ ]*\).*/\1/p' requirements.txt)
+SLOW  := rfc3987-syntax  # jsonschema does without; importing it takes seconds in every process that reads a notebook
 LOCK   = $(PY) -m uv pip compile pyproject.toml --universal --python-version 3.11 --fork-strategy fewest \
 	--generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-emit-package torch --quiet
 
@@ -86,6 +87,7 @@ $(READY): requirements.txt
 	@$(PY) -m pip install --quiet $(UV) || echo "uv is not to be had here: pip alone takes longer"
 	@$(PY) -m uv pip install --quiet --python $(PY) --compile-bytecode --require-hashes -r requirements.txt \
 		|| $(PY) -m pip install --quiet --require-hashes -r requirements.txt
+	@$(PY) -m pip uninstall --quiet --yes $(SLOW)
 	@echo "  … and $(TORCH)"
 	@$(PY) -m pip install --quiet $(TORCH) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 	@$(PY) -c 'import sysconfig, pathlib; pathlib.Path(sysconfig.get_path("purelib"), "project.pth").write_text("../../../..\n")'
