@@ -108,39 +108,41 @@ class Dataset:
     @classmethod
     def from_dict(cls, mapping: dict, where: str = "the description", folder: Path | None = None) -> Dataset:
         """Build and check a description; DataError names the key, the value and, for a typo, the nearest key."""
-        keys = [f.name for f in fields(cls) if f.name != "folder"]
-        given = _known(mapping, keys, where)
+        given = _known(mapping, [f.name for f in fields(cls) if f.name != "folder"], where)
         for key in ("name", "time", "features"):
             if not given.get(key):
                 raise DataError(f"{where}: the key {key!r} is missing")
-        for key in ("name", "time", "label", "amount", "weight"):
-            if given.get(key) is not None:
-                given[key] = _column_name(given[key], key, where)
+        for key in {"name", "time", "label", "amount", "weight"} & given.keys():
+            given[key] = given[key] if given[key] is None else _column_name(given[key], key, where)
         for key in ("features", "ids"):
-            if not isinstance(given.get(key) or [], list | tuple):
-                raise DataError(f"{where}: {key} is {given[key]!r}; it is a list of column names")
-            given[key] = tuple(_column_name(name, key, where) for name in given.get(key) or [])
+            names = given.get(key) or []
+            if not isinstance(names, list | tuple):
+                raise DataError(f"{where}: {key} is {names!r}; it is a list of column names")
+            given[key] = tuple(_column_name(name, key, where) for name in names)
         for key, choices in CHOICES.items():
             if given.setdefault(key, choices[0]) not in choices:
                 raise DataError(f"{where}: {key} is {given[key]!r}; it is {' or '.join(choices)}")
         given["alert_budgets"] = _budgets(given.get("alert_budgets", cls.alert_budgets), where)
         given["raw"] = Raw(**_known(given.get("raw") or {}, [f.name for f in fields(Raw)], f"{where}, raw"))
-        dataset = cls(**given, folder=folder)
-        dataset._check_roles(where)
-        return dataset
+        for key, value in asdict(given["raw"]).items():
+            if not isinstance(value, int if key in ("rows", "frauds") else str) and value is not None:
+                raise DataError(f"{where}, raw: {key} is {value!r}; put quotes around text, none around numbers")
+        if given.get("simulation") is not None:
+            given["simulation"] = _known(given["simulation"], ["rows", "seed", "drift"], f"{where}, simulation")
+        return cls(**given, folder=folder)._with_roles_checked(where)
 
-    def _check_roles(self, where):
+    def _with_roles_checked(self, where):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", self.name):
             raise DataError(f"{where}: name is {self.name!r}; it is made of letters, digits, '-' and '_'")
-        roles = {self.time: "time", self.label: "label", self.weight: "weight"}
-        for column in (*self.features, *self.ids, self.amount):
-            if column and column in roles:
-                raise DataError(f"{where}: column {column!r} is the {roles[column]}; it cannot have a second role")
-        listed = [*self.features, *self.ids]
-        if twice := [column for column in listed if listed.count(column) > 1]:
-            raise DataError(f"{where}: column {twice[0]!r} is listed twice among features and ids")
-        if len({self.time, self.label, self.weight} - {None}) < 1 + bool(self.label) + bool(self.weight):
-            raise DataError(f"{where}: time, label and weight have to be different columns")
+        roles = {}
+        single = {"time": self.time, "label": self.label, "weight": self.weight, "amount": self.amount}
+        listed = [*(("feature", column) for column in self.features), *(("id", column) for column in self.ids)]
+        for role, column in [*single.items(), *listed]:
+            roles.setdefault(column, []).append(role)
+        for column, has in roles.items():
+            if column and len(has) > 1 and has != ["amount", "feature"]:
+                raise DataError(f"{where}: column {column!r} is {' and '.join(has)}; it can be one of them, once")
+        return self
 
 
 def load_description(name_or_path: str | Path) -> Dataset:
@@ -156,8 +158,8 @@ def load_description(name_or_path: str | Path) -> Dataset:
         )
     try:
         mapping = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: is no YAML: {' '.join(str(error).split())}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise DataError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from error
     return Dataset.from_dict(mapping, str(path), path.resolve().parent)
 
 
@@ -191,20 +193,21 @@ def _budgets(values, where: str) -> tuple[float, ...]:
 def fingerprint(dataset: Dataset, frame: pd.DataFrame) -> str:
     """Hex sha256 of what identifies the raw rows, in the file's order and whatever the file's format.
 
-    Over time_s (float64), amount in cents (int64, if there is one) and label (int8), little endian,
-    column after column; weights take no part.
+    Over time_s (float64), amount in cents (int64) and label (int8), as far as there are such columns, little
+    endian, column after column; weights take no part.
     """
-    arrays = dataset.arrays(frame)
-    cents = () if arrays.amount is None else (np.rint(arrays.amount * 100).astype("<i8"),)
-    return hashlib.sha256(b"".join(a.tobytes() for a in (arrays.time_s.astype("<f8"), *cents, arrays.y))).hexdigest()
+    _, y, _, time_s, amount = dataset.arrays(frame)
+    cents = None if amount is None else np.rint(amount * 100).astype("<i8")
+    columns = (time_s.astype("<f8"), cents, y)
+    return hashlib.sha256(b"".join(c.tobytes() for c in columns if c is not None)).hexdigest()
 
 
 def _contents(dataset: Dataset, path: Path) -> Raw:
     """Rows, frauds and fingerprint of a raw file."""
     slim = replace(dataset, features=(), weight=None, ids=())
-    frame = pd.concat([clean for clean, _ in rows.cleaned_parts(slim, path, None, True)])
-    n_frauds = int(frame[dataset.label].sum())
-    return Raw(rows=len(frame), frauds=n_frauds, fingerprint=fingerprint(slim, frame))
+    frame = pd.concat([part for part, _ in rows.cleaned_parts(slim, path, None, True)])
+    frauds = int(frame[dataset.label].sum()) if dataset.label else None
+    return Raw(rows=len(frame), frauds=frauds, fingerprint=fingerprint(slim, frame))
 
 
 def find_raw(
@@ -213,12 +216,8 @@ def find_raw(
     """The raw file or folder, and its source: 'full' where the fingerprint is the description's, else 'custom'.
 
     `raw` if given; else the description's raw.path; else it is downloaded there from raw.url and kept only if its
-    rows, frauds and fingerprint are the description's.
-
-    Raises
-    ------
-    RawFileMissing
-        Nothing is there and nothing can be had; the message says what to do.
+    rows, frauds and fingerprint are the description's. `progress`: see `lib.rawfile.download`.
+    Raises RawFileMissing where nothing is there and nothing can be had; the message says what to do.
     """
     path = Path(raw).expanduser().resolve() if raw else dataset.raw_path
     if raw and not path.exists():
@@ -226,7 +225,7 @@ def find_raw(
     if path is None:
         raise RawFileMissing(f"{dataset.name}: its description names no raw.path; name the file with --raw FILE")
     if not path.exists():
-        advice = f"put the file there, or name it with --raw FILE (data/{dataset.name}.yaml says where it comes from)"
+        advice = f"put the file there, or name it with --raw FILE (the description says where it comes from)"
         if not (download and dataset.raw.url):
             raise RawFileMissing(f"{dataset.name}: there is no raw file {path}; {advice}")
         try:
@@ -237,11 +236,10 @@ def find_raw(
 
 
 def _verify(dataset, path):
-    there, asked = _contents(dataset, path), dataset.raw
+    there = _contents(dataset, path)
     for key in ("rows", "frauds", "fingerprint"):
-        expected, found = getattr(asked, key), getattr(there, key)
-        if expected is not None and expected != found:
-            raise DataError(f"its {key} should be {expected} and is {found}")
+        if (asked := getattr(dataset.raw, key)) not in (None, found := getattr(there, key)):
+            raise DataError(f"its {key} should be {asked} and is {found}")
 
 
 def _source(dataset, path) -> str:

@@ -102,17 +102,17 @@ def columns_of(path: Path) -> list[str]:
         return next((cells for cells in reader if cells), [])
 
 
-def batches(path: Path, columns: list[str], rows: int | None = None, as_text=False) -> Iterator[pd.DataFrame]:
+def batches(path: Path, columns: list[str], text: tuple[str, ...], rows: int | None) -> Iterator[pd.DataFrame]:
     """Yield a file's `columns` as frames of at most `rows` rows, indexed by the 0-based row of the file.
 
-    CSV cells become float64, or bool or text where the first rows say so (`as_text`: all text).
-    Raises pyarrow.ArrowInvalid for a CSV cell that does not convert and for what is no such file.
+    Columns in `text` become text. Other cells of a CSV file become float64, or bool or text where its first rows
+    say so; a cell that does not convert raises pyarrow.ArrowInvalid.
     """
     if kind(path) == "parquet":
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            yield from _frames(file.iter_batches(batch_size=rows or 1 << 18, columns=columns), rows)
+            yield from _frames(file.iter_batches(batch_size=rows or 1 << 18, columns=columns), text, rows)
         return
-    types = dict.fromkeys(columns, pa.string()) if as_text else _sniff(path, columns)
+    types = _sniff(path, columns) | dict.fromkeys(text, pa.string())
     with pa.input_stream(str(path), compression="gzip" if kind(path) == "csv.gz" else None) as stream:
         reader = pacsv.open_csv(
             stream,
@@ -120,14 +120,17 @@ def batches(path: Path, columns: list[str], rows: int | None = None, as_text=Fal
             parse_options=pacsv.ParseOptions(newlines_in_values=True),
             convert_options=pacsv.ConvertOptions(include_columns=columns, column_types=types),
         )
-        yield from _frames(reader, rows)
+        yield from _frames(reader, text, rows)
 
 
-def _frames(record_batches, rows):
+def _frames(record_batches, text, rows):
     first = 0
     for batch in record_batches:
+        for column in text:
+            place = batch.schema.get_field_index(column)
+            batch = batch.set_column(place, column, batch.column(place).cast(pa.string()))
         for offset in range(0, batch.num_rows, rows or max(batch.num_rows, 1)):
-            frame = batch.slice(offset, rows).to_pandas(date_as_object=False)
+            frame = batch.slice(offset, rows).to_pandas(date_as_object=False, split_blocks=True)
             frame.index = pd.RangeIndex(first, first + len(frame))
             first += len(frame)
             yield frame
@@ -173,15 +176,9 @@ def locked(folder: Path):
 def download(url: str, target: Path, verify: Callable[[Path], None], progress: Callable | None = None) -> None:
     """Fetch `url` to `target`, whole or not at all; what an earlier call has fetched is not fetched again.
 
-    Parameters
-    ----------
-    verify : called with the complete `target`.part before it takes its name; raises DataError.
-    progress : called with (bytes done, bytes in all or None); default: a bar, or lines without a terminal.
-
-    Raises
-    ------
-    RawFileMissing
-        With the reason. The part stays for the next call, unless its content is wrong.
+    `verify` is called with the complete `target`.part before it takes its name, and raises DataError. `progress` is
+    called with (bytes done, bytes in all or None); default: a bar, or lines without a terminal. Raises
+    RawFileMissing with the reason; the part stays for the next call, unless its content is wrong.
     """
     part = target.with_name(target.name + ".part")
     progress = progress or progress_on(sys.stderr, f"downloading {target.name}")
@@ -231,11 +228,11 @@ def _fetch(url, part, have, progress):
         raise OSError(f"the connection ended after {done:,} of {total:,} bytes")
 
 
-def progress_on(stream, what: str) -> Callable[[int, int | None], None]:
+def progress_on(stream, what: str) -> Callable:
     """A progress callback: one rewritten line on a terminal, else a plain line for each tenth."""
     said = -1
 
-    def show(done: int, total: int | None) -> None:
+    def show(done, total):
         nonlocal said
         share = done / total if total else 0.0
         size = f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB" if total else f"{done / 1e6:,.0f} MB"

@@ -34,8 +34,9 @@ def read_transactions(dataset, path: str | Path, labelled: bool = True) -> pd.Da
     for frame, columns in cleaned_parts(dataset, Path(path), None, labelled):
         frames.append(frame)
         columns_there.update(columns)
-    frame = frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True)
-    del frames
+    names = list(frames[0].columns)  # column by column: never two copies of the whole table
+    frame = pd.DataFrame({c: pd.concat([f.pop(c) for f in frames], ignore_index=True) for c in names}, copy=False)
+    pa.default_memory_pool().release_unused()
     return in_time_order(dataset, frame, remarks(dataset, frame, columns_there - {dataset.label}))
 
 
@@ -55,14 +56,13 @@ def iter_transactions(
 
 def cleaned_parts(dataset, path, rows, labelled):
     """Yield (checked frame, names of all columns of its file), file after file."""
-    time_is = {}
+    time_is = {}  # whether it is a number -> the first file where it is so
     for part in rawfile.parts(path):
         try:
             present = rawfile.columns_of(part)
-            wanted = [c for c in dataset.columns if labelled or c != dataset.label]
-            require_columns([c for c in wanted if c != dataset.weight], present, part)
+            wanted = columns_to_read(dataset, present, part, labelled)
             n_rows = 0
-            for frame in rawfile.batches(part, [c for c in wanted if c in present], rows):
+            for frame in rawfile.batches(part, wanted, dataset.ids, rows):
                 n_rows += len(frame)
                 cleaned = clean(dataset, frame, part, labelled)
                 numeric = pd.api.types.is_numeric_dtype(cleaned[dataset.time])
@@ -76,48 +76,42 @@ def cleaned_parts(dataset, path, rows, labelled):
 
 
 def _explained(dataset, part, labelled, error) -> DataError:
-    """Turn a reader's complaint into the cell that caused it, by reading the file once more as text."""
-    reason = DataError(f"{part}: cannot be read ({' '.join(str(error).split())[:200]})")
+    """Turn a reader's complaint into the cell that caused it, by reading a CSV file once more as text."""
+    reason = f"{part}: cannot be read ({' '.join(str(error).split())[:200]})"
     try:
-        if rawfile.kind(part) == "parquet":
-            return reason
-        if ragged := rawfile.ragged_row(part):
-            return DataError(ragged)
-        wanted = [c for c in rawfile.columns_of(part) if c in dataset.columns and (labelled or c != dataset.label)]
-        for frame in rawfile.batches(part, wanted, as_text=True):
-            clean(dataset, frame, part, labelled)
+        if rawfile.kind(part) != "parquet":
+            reason = rawfile.ragged_row(part) or reason
+            wanted = columns_to_read(dataset, rawfile.columns_of(part), part, labelled)
+            for frame in rawfile.batches(part, wanted, tuple(wanted), None):
+                clean(dataset, frame, part, labelled)
     except DataError as found:
         return found
     except UNREADABLE:
-        pass  # the reason given first stands
-    return reason
+        return DataError(reason)
+    return DataError(reason)
 
 
 def check(dataset, frame: pd.DataFrame, where: str | Path, labelled: bool = True) -> list[str]:
     """Raise DataError at the first thing that cannot be used; return what is only worth knowing.
 
-    Parameters
-    ----------
-    frame : its index is the 0-based row of the file (messages count from 1, the header apart).
-    where : file (or words) to name in messages; for a CSV file the line is looked up as well.
-    labelled : False for new data: the label column is neither asked for nor looked at.
+    `where`: the file (or words) to name. `labelled=False`, for new data: the label is neither asked for nor read.
     """
     return prepare(dataset, frame, where, labelled).attrs["remarks"]
 
 
 def prepare(dataset, frame: pd.DataFrame, where: str | Path, labelled: bool = True) -> pd.DataFrame:
     """Checked and in time order (stable), only the dataset's columns; remarks in `.attrs["remarks"]`."""
-    cleaned = clean(dataset, frame, where, labelled)
+    cleaned = clean(dataset, frame.reset_index(drop=True), where, labelled)
     said = remarks(dataset, cleaned, {str(c) for c in frame.columns} - {dataset.label})
     return in_time_order(dataset, cleaned, said)
 
 
 def in_time_order(dataset, frame: pd.DataFrame, said: list[str]) -> pd.DataFrame:
-    """Sort a cleaned frame by time, rows of one instant as they came; number its rows anew."""
+    """Sort a cleaned frame, which is used up, by time, rows of one instant as they came."""
     time = ticks(frame[dataset.time])
     if np.any(time[1:] < time[:-1]):
-        frame = frame.take(np.argsort(time, kind="stable"))
-    frame = frame.reset_index(drop=True)
+        order = np.argsort(time, kind="stable")
+        frame = pd.DataFrame({c: frame.pop(c).take(order).array for c in list(frame.columns)}, copy=False)
     frame.attrs["remarks"] = said
     return frame
 
@@ -132,15 +126,15 @@ def remarks(dataset, frame: pd.DataFrame, columns_there: set[str]) -> list[str]:
     said = []
     if extra := sorted(columns_there - set(dataset.columns)):
         shown = ", ".join(extra[:10]) + (", …" if len(extra) > 10 else "")
-        said.append(f"{len(extra)} columns are not in the description and are ignored: {shown}")
+        said.append(f"columns that are not in the description and are ignored ({len(extra)}): {shown}")
     if dataset.weight and dataset.weight not in columns_there:
         said.append(f"there is no column {dataset.weight!r}: every row weighs 1")
     for column in dict.fromkeys((*dataset.features, *((dataset.amount,) if dataset.amount else ()))):
         if n_missing := int(frame[column].isna().sum()):
-            said.append(f"column {column!r}: {n_missing:,} cells are missing, the median stands in for them")
+            said.append(f"cells of column {column!r} for which the median stands in: {n_missing:,}")
     hashes = pd.util.hash_pandas_object(frame, index=False)
     if n_duplicates := int(hashes.duplicated().sum()):
-        said.append(f"{n_duplicates:,} rows repeat an earlier row and are kept")
+        said.append(f"rows that repeat an earlier row and are kept: {n_duplicates:,}")
     return said
 
 
@@ -148,24 +142,17 @@ def clean(dataset, frame: pd.DataFrame, where: str | Path, labelled: bool = True
     """The dataset's columns as float64 (label int8, ids text, time float64 or UTC datetime), each cell checked.
 
     Cells that are missing, infinite or beyond float32 become NaN where the description says `missing: median`.
+    The frame's index is the 0-based row to name in messages; for a CSV file the line is looked up as well.
     """
-    present = [str(column) for column in frame.columns]
-    wanted = [c for c in dataset.columns if c != dataset.weight and (labelled or c != dataset.label)]
-    require_columns(wanted, present, where)
+    frame = frame.set_axis(frame.columns.astype(str), axis="columns")
+    wanted = columns_to_read(dataset, list(frame.columns), where, labelled)
     if not len(frame):
         raise DataError(f"{where}: there are no rows")
-    frame = frame.set_axis(present, axis="columns")
     result = {}
-    for column in dataset.columns:
-        if column not in present:
-            if column == dataset.weight:
-                result[column] = np.ones(len(frame))
-            continue
-        if column == dataset.label and not labelled:
-            continue
+    for column in wanted:
         cell = _Column(where, frame[column])
         if column in dataset.ids:
-            result[column] = frame[column].astype("str").to_numpy(object)
+            result[column] = frame[column].astype("str").array
         elif column == dataset.time:
             result[column] = cell.times()
         elif column == dataset.label:
@@ -177,12 +164,15 @@ def clean(dataset, frame: pd.DataFrame, where: str | Path, labelled: bool = True
             cell.refuse(~(np.isfinite(values) & (values >= 0)), "is no weight; a weight is a number from 0 up")
         else:
             result[column] = cell.measurements(dataset.missing, column == dataset.amount, dataset.negative_amount)
-    cleaned = pd.DataFrame(result, index=frame.index, copy=False)
-    return cleaned.astype(dict.fromkeys(dataset.ids, "str")) if dataset.ids else cleaned
+    if dataset.weight:
+        result.setdefault(dataset.weight, np.ones(len(frame)))
+    return pd.DataFrame(result, index=frame.index, copy=False)
 
 
-def require_columns(wanted: list[str], present: list[str], where) -> None:
-    """Raise DataError for the first wanted column that is absent, with the nearest, or that is there twice."""
+def columns_to_read(dataset, present: list[str], where, labelled: bool) -> list[str]:
+    """The dataset's columns among those present; DataError for one that is absent (but the weight) or there twice."""
+    optional = [dataset.weight] if dataset.weight not in present else []
+    wanted = [c for c in dataset.columns if c not in optional and (labelled or c != dataset.label)]
     for column in wanted:
         if present.count(column) > 1:
             raise DataError(f"{where}: column {column!r} is there {present.count(column)} times")
@@ -193,6 +183,7 @@ def require_columns(wanted: list[str], present: list[str], where) -> None:
             hint = f"the nearest is {lower[near[0]]!r}" if near else f"there are: {there}"
             comma = "; cells are to be separated by commas" if len(present) == 1 else ""
             raise DataError(f"{where}: column {column!r} is missing; {hint}{comma}")
+    return wanted
 
 
 class _Column:
@@ -239,12 +230,12 @@ class _Column:
             self.refuse(values < 0, "is negative; the description allows it with `negative_amount: allow`")
         return np.where(unusable, np.nan, values) if unusable.any() else values
 
-    def times(self) -> np.ndarray | pd.Series:
+    def times(self) -> np.ndarray | pd.api.extensions.ExtensionArray:
         """float64 (n,) for numbers, datetimes in UTC for dates; a date without a zone is taken as UTC."""
         cells = self.cells
         if pd.api.types.is_datetime64_any_dtype(cells):
             self.refuse(cells.isna().to_numpy(), "is no time")
-            return cells.dt.tz_localize("UTC") if cells.dt.tz is None else cells.dt.tz_convert("UTC")
+            return (cells.dt.tz_localize("UTC") if cells.dt.tz is None else cells.dt.tz_convert("UTC")).array
         if pd.api.types.is_bool_dtype(cells):
             self.refuse(np.ones(len(cells), bool), "is no time")
         if not pd.api.types.is_numeric_dtype(cells):
@@ -253,7 +244,7 @@ class _Column:
                 iso = text.where(text.str.fullmatch(ISO_8601))  # anything shorter or swapped is ambiguous
                 times = pd.to_datetime(iso, format="ISO8601", utc=True, errors="coerce")
                 self.refuse(times.isna().to_numpy(), "is no time; write a number or ISO 8601, 2024-01-31 13:45:00")
-                return times
+                return times.array
         values = self.numbers()
         self.refuse(~np.isfinite(values), "is no time")
         return values

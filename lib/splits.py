@@ -6,11 +6,9 @@
 from __future__ import annotations
 
 import hashlib
-import html
 import json
 import os
 import shutil
-import tempfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,8 +17,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lib import periods, rawfile
-from lib.datasets import ROOT, Arrays, DataError, Dataset, find_raw, load_description, prepare, read_transactions
+from lib import datasets, periods, rawfile
+from lib.datasets import Arrays, DataError, Dataset, find_raw, load_description, prepare, read_transactions
 
 MANIFEST = "splits.json"
 MAKER = "run notebook 02_split, or call lib.splits.ensure, to make it"
@@ -61,7 +59,7 @@ class Split:
         return pd.concat([_read(_file(self.path, name)) for name in names], ignore_index=True)
 
     def arrays(self, period: str) -> Arrays:
-        """The same as arrays; see `lib.datasets.Arrays`."""
+        """`frame` as `lib.datasets.Arrays`."""
         return self.dataset.arrays(self.frame(period))
 
     def table(self) -> pd.DataFrame:
@@ -89,13 +87,10 @@ class Split:
         return pd.Timestamp(seconds, unit="s").strftime("%Y-%m-%d %H:%M:%S")
 
     def __str__(self) -> str:
-        return f"{self._title()}\n{self.table().to_string(index=False)}"
+        return f"{self.dataset.name} ({self.source})\n{self.table().to_string(index=False)}"
 
     def _repr_html_(self) -> str:
-        return f"<p>{html.escape(self._title())}</p>{self.table().to_html(index=False, border=0)}"
-
-    def _title(self):
-        return f"{self.dataset.name} ({self.source})"
+        return f"<p>{self.dataset.name} ({self.source})</p>{self.table().to_html(index=False, border=0)}"
 
 
 def locate(
@@ -104,7 +99,7 @@ def locate(
     """The folder of a split, a function of the data (`source_id`), their description and the shares."""
     asked = [dataset.to_dict(), source_id, reference, validation, n_batches]
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
-    return ROOT / "data" / dataset.name / f"{reference:g}-{validation:g}-{n_batches}-{digest[:12]}"
+    return datasets.ROOT / "data" / dataset.name / f"{reference:g}-{validation:g}-{n_batches}-{digest[:12]}"
 
 
 def ensure(
@@ -119,7 +114,7 @@ def ensure(
     download: bool = True,
     progress=None,
 ) -> Path:
-    """The split folder of a dataset; what is not there yet is simulated, or found, downloaded and read.
+    """The split folder of a dataset, made if it is not there: from simulated rows or from the raw file.
 
     `rows` and `seed` are for simulated data only, `raw`, `download` and `progress` for all others (`find_raw`).
     Raises DataError before anything is written. Several processes may call this at once.
@@ -168,10 +163,7 @@ def make(
         at the change of instant that is nearest to its share.
     seed : of simulated data.
 
-    Raises
-    ------
-    DataError
-        A period would be empty, or validation would hold no fraud. Nothing has been written then.
+    Raises DataError, and writes nothing, where a period would be empty or validation would hold no fraud.
     """
     parts = periods.cut(dataset, frame, reference, validation, n_batches)
     manifest = {
@@ -189,10 +181,12 @@ def make(
             f"{dataset.name}: validation holds no fraud, so nothing can be compared on it; "
             f"give it a larger share (validation={validation:g}) or use data with more frauds"
         )
-    folder = Path(folder)
-    with rawfile.locked(folder.parent):
-        _write(frame, parts, manifest, folder)
-    return Split(folder, manifest)
+    try:
+        with rawfile.locked(Path(folder).parent):
+            _write(frame, parts, manifest, Path(folder))
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be written ({error})") from error
+    return Split(Path(folder), manifest)
 
 
 def open_split(folder: str | Path) -> Split:
@@ -235,30 +229,21 @@ def _write(frame, parts, manifest, folder):
     text = json.dumps(manifest, indent=1, allow_nan=False) + "\n"
     if is_whole(folder) and (folder / MANIFEST).read_text(encoding="utf-8") == text:
         return  # made already, perhaps by the process that held the lock before
-    for left in folder.parent.glob(".making-*"):  # by a process that was killed: whoever is alive has the lock
-        shutil.rmtree(left)
-    new = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
+    new = folder.parent / ".making"
+    shutil.rmtree(new, ignore_errors=True)  # left by a process that was killed: whoever is alive has the lock
+    (new / "untouched").mkdir(parents=True)
     try:
-        (new / "untouched").mkdir()
         for name, part in parts.items():
             if name != "untouched":
                 table = pa.Table.from_pandas(frame.iloc[part], preserve_index=False)
-                with _file(new, name).open("wb") as file:
-                    pq.write_table(table, file, write_page_checksum=True)
-                    _sync(file)
-        with (new / MANIFEST).open("w", encoding="utf-8") as file:
-            file.write(text)
-            _sync(file)
-        new.chmod(0o755)  # mkdtemp's folders are for one user only
+                pq.write_table(table, _file(new, name), write_page_checksum=True)
+        (new / MANIFEST).write_text(text, encoding="utf-8")
+        for path in filter(Path.is_file, new.rglob("*")):
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
         if folder.exists():
             folder.rename(new / "replaced")
         new.rename(folder)
-    except BaseException:
+        shutil.rmtree(folder / "replaced", ignore_errors=True)
+    finally:
         shutil.rmtree(new, ignore_errors=True)
-        raise
-    shutil.rmtree(folder / "replaced", ignore_errors=True)
-
-
-def _sync(file):
-    file.flush()
-    os.fsync(file.fileno())
