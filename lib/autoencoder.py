@@ -1,0 +1,184 @@
+"""Denoising autoencoders: what a few numbers cannot restore about a transaction is strange about it."""
+
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+from lib.denoiser import Config, train
+from lib.detectors import Detector, draw
+from lib.graphs import Graph
+from lib.robust import RobustCovariance
+from lib.scaling import Scaler, check_weight
+
+SCORED_AT_ONCE = 8_192  # rows; bounds the memory of scoring
+VALIDATION_ROWS = 8_192  # at most, for the validation loss
+
+
+class Autoencoder(Detector):
+    """An ensemble of denoising autoencoders, scored by the Mahalanobis distance of what they fail to restore.
+
+    Rows get noise, pass a narrow code and are restored (Vincent et al., *Extracting and composing robust features with
+    denoising autoencoders*, ICML 2008). The residuals of ordinary rows have a covariance; `raw_score` is the squared
+    distance r' S^-1 r of a row's residual r under it, averaged over members: about the number of columns for an
+    ordinary row.
+
+    Strange rows are kept from bending the fit without any label: :class:`lib.robust.RobustCovariance` sieves the rows
+    before training and trims the residual covariance, and the loss of a row is bounded in influence.
+
+    Parameters
+    ----------
+    members, hidden, code, noise, epochs, seed : see :class:`lib.denoiser.Config`
+    trim : float, share of the weight taken for strange: in the sieve, the residual covariance and the validation loss
+    max_rows : int, above which rows are sub-sampled by weight
+    device : 'cpu', 'cuda' (mixed precision) or 'auto', for training
+    threads : int, compute threads; scores may differ between numbers of threads
+
+    Attributes
+    ----------
+    history_ : dict of ``train`` and ``validation``, (epochs, members) float64
+        Mean loss of each epoch. A member is kept as it was when its validation loss was lowest.
+    device_ : str, where it was trained
+    """
+
+    def __init__(
+        self,
+        members=Config.members,
+        hidden=Config.hidden,
+        code=Config.code,
+        noise=Config.noise,
+        trim=Config.trim,
+        epochs=Config.epochs,
+        max_rows=200_000,
+        device="cpu",
+        seed=Config.seed,
+        threads=1,
+    ):
+        self.members = members
+        self.hidden = hidden
+        self.code = code
+        self.noise = noise
+        self.trim = trim
+        self.epochs = epochs
+        self.max_rows = max_rows
+        self.device = device
+        self.seed = seed
+        self.threads = threads
+
+    def fit(self, X, weight=None, validation=None):
+        """See :meth:`Detector.fit`; without `validation`, every tenth row is held out for the validation loss."""
+        X = np.asarray(X, dtype=np.float32)
+        weight = check_weight(weight, len(X))
+        self.device_ = pick_device(self.device)
+        known = ("members", "hidden", "code", "noise", "trim", "epochs", "seed")
+        self.config_ = Config(**{name: getattr(self, name) for name in known})
+        rng = np.random.default_rng(self.seed)
+        self.scaler_ = Scaler().fit(X, weight)
+        X, weight = subsample(rng, X, weight, self.max_rows)
+        z = self.scaler_.transform(X)  # (n, d)
+        sieve = RobustCovariance(self.trim).fit(z, weight)
+        self.centre_ = sieve.mean_.astype(np.float32)
+        self.scale_ = ordinary_scale(z[sieve.kept_], weight[sieve.kept_], sieve.still_)
+        x = self._inputs(z)
+        if validation is None:
+            held_out = np.arange(len(x)) % 10 == 9
+            x_validation, training = x[held_out & sieve.kept_], sieve.kept_ & ~held_out
+        else:
+            X_validation, weight_validation = validation[0], check_weight(validation[1], len(validation[0]))
+            drawn = draw(rng, weight_validation, min(len(X_validation), VALIDATION_ROWS))
+            x_validation, training = self._inputs(self.scaler_.transform(X_validation[drawn])), sieve.kept_
+        with torch_threads(self.threads):
+            self.network_, self.history_ = train(
+                x[training], weight[training], x_validation, self.config_, self.device_
+            )
+            self.residuals_ = [RobustCovariance(self.trim).fit(r, weight, sieve.still_) for r in self._residual(x)]
+        self.n_features_in_ = X.shape[1]
+        return self
+
+    def _inputs(self, z):
+        """Scaled columns (n, d) float64 -> what the network sees and restores (n, d) float32."""
+        return ((z - self.centre_) / self.scale_).astype(np.float32)
+
+    def _residual(self, x):
+        """Restored minus given, (m, n, d) float64, for x (n, d) float32."""
+        with torch.inference_mode():
+            parts = torch.from_numpy(x).split(SCORED_AT_ONCE)
+            residual = [self.network_(part.expand(self.members, -1, -1)) - part for part in parts]
+        return torch.cat(residual, 1).double().numpy()  # (m, n, d)
+
+    def _raw_score(self, X):
+        scores = np.empty(len(X))
+        with torch_threads(self.threads):
+            for start in range(0, len(X), SCORED_AT_ONCE):
+                part = slice(start, start + SCORED_AT_ONCE)
+                residual = self._residual(self._inputs(self.scaler_.transform(X[part])))
+                pairs = zip(self.residuals_, residual, strict=True)
+                scores[part] = np.mean([each.squared_distance(r) for each, r in pairs], axis=0)
+        return scores
+
+    def to_onnx(self):
+        """See :meth:`Detector.to_onnx`; the mean over members of |W'r|^2, where W W' = S^-1."""
+        graph, distances = Graph(self.n_features_in_), []
+        for residual, precision in self._graph_residuals(graph):
+            white = graph.add("MatMul", residual, np.linalg.cholesky(precision))
+            distances.append(graph.add("ReduceSumSquare", white, axes=[1], keepdims=0))
+        return graph.finish(graph.add("Mean", *distances))
+
+    def explain_onnx(self):
+        """See :meth:`Detector.explain_onnx`; a column's contribution r_i (S^-1 r)_i; they add up to `raw_score`."""
+        graph = Graph(self.n_features_in_)
+        terms = [
+            graph.add("Mul", residual, graph.add("MatMul", residual, precision))
+            for residual, precision in self._graph_residuals(graph)
+        ]
+        return graph.finish(graph.add("Mean", *terms), "contributions")
+
+    def _graph_residuals(self, graph):
+        """Add the centred residual [n, d] of each member; returns (its name, S^-1) a member."""
+        x = graph.add("Div", graph.add("Sub", graph.scaled(self.scaler_), self.centre_), self.scale_)
+        seen = graph.add("Clip", x, -self.config_.reach, self.config_.reach)
+        residuals = []
+        for member, covariance in enumerate(self.residuals_):
+            h = seen
+            for i, layer in enumerate(self.network_.layers):
+                h = graph.add("Gemm", h, layer.weight[member].detach().numpy(), layer.bias[member, 0].detach().numpy())
+                h = h if i in self.network_.linear else graph.add("Mul", h, graph.add("Sigmoid", h))
+            residual = graph.add("Sub", graph.add("Sub", h, x), covariance.mean_)
+            residuals.append((residual, covariance.precision_))
+        return residuals
+
+
+def pick_device(device):
+    """'cpu', 'cuda' or 'auto' -> 'cpu' or 'cuda'; ValueError if there is no such device here."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device not in {"cpu", "cuda"}:
+        raise ValueError(f"device is {device!r}; choose 'cpu', 'cuda' or 'auto' (cuda where there is one).")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device is 'cuda', but torch finds no such GPU here; choose 'cpu' or 'auto'.")
+    return device
+
+
+def ordinary_scale(z, weight, still):
+    """Standard deviation (d,) float32 of the columns of ordinary rows z (n, d); 1 where the column is still."""
+    centred = z - np.average(z, axis=0, weights=weight)
+    sd = np.sqrt(np.average(centred**2, axis=0, weights=weight))
+    return np.where(still, 1.0, np.maximum(sd, 1e-3)).astype(np.float32)
+
+
+def subsample(rng, X, weight, n):
+    """X and weight as they are up to n rows; otherwise n rows drawn by weight, all of weight 1."""
+    if len(X) <= n:
+        return X, weight
+    return X[draw(rng, weight, n)], np.ones(n)
+
+
+@contextmanager
+def torch_threads(n):
+    """Let torch compute with n threads inside, with as many as before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

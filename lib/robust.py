@@ -1,0 +1,72 @@
+"""Mean and covariance that strange rows cannot pull: the strangest are left out, again and again."""
+
+import numpy as np
+
+from lib.scaling import check_weight, weighted_quantile
+
+RIDGE = 1e-3  # added to every variance, in squared standard units; keeps the covariance invertible
+MAX_STEPS = 20
+
+
+class RobustCovariance:
+    """Weighted mean and covariance of the rows that are not the strangest, and the distance they define.
+
+    Starts from all rows and repeats the concentration step of Rousseeuw and Van Driessen (*A fast algorithm for the
+    minimum covariance determinant estimator*, Technometrics 1999): keep the share 1 - trim of the weight that lies
+    nearest, estimate again, until the kept rows stay the same. No label is used.
+
+    A column that holds one value in more than 1 - trim of the weight would have no variance left: it gets 1 more.
+
+    Parameters
+    ----------
+    trim : float in [0, 0.5)
+        Share of the weight left out; more than the share of frauds that may be among the rows.
+
+    Attributes
+    ----------
+    mean_ : ndarray of shape (d,); precision_ : ndarray of shape (d, d), the inverse covariance
+    kept_ : ndarray of shape (n,), bool, the rows that were not left out
+    still_ : ndarray of shape (d,), bool, the columns that hardly vary
+    """
+
+    def __init__(self, trim=0.03):
+        self.trim = trim
+
+    def fit(self, Z, weight=None, still=None):
+        """Fit on Z (n, d) in standard units with weight (n,); ValueError if `trim` is not in [0, 0.5).
+
+        `still` (d,) bool overrules which columns count as hardly varying.
+        """
+        if not 0 <= self.trim < 0.5:
+            raise ValueError(f"trim is {self.trim}; give the share of rows to leave out, at least 0 and below 0.5.")
+        Z = np.asarray(Z, dtype=np.float64)
+        weight = check_weight(weight, len(Z))
+        self.still_ = hardly_varies(Z, weight, self.trim) if still is None else still
+        ridge = np.diag(RIDGE + self.still_)
+        self.kept_ = weight > 0
+        for _ in range(MAX_STEPS):
+            share = weight[self.kept_] / weight[self.kept_].sum()
+            self.mean_ = share @ Z[self.kept_]
+            centred = (Z[self.kept_] - self.mean_) * np.sqrt(share)[:, None]
+            self.precision_ = np.linalg.inv(centred.T @ centred + ridge)
+            distance = self.squared_distance(Z)
+            kept = distance <= weighted_quantile(distance, weight, 1 - self.trim)
+            if (kept == self.kept_).all():
+                break
+            self.kept_ = kept
+        return self
+
+    def squared_distance(self, Z):
+        """Squared Mahalanobis distance (n,) of Z (n, d) from the mean; about d for an ordinary row."""
+        return self.terms(Z).sum(axis=1)
+
+    def terms(self, Z):
+        """The part of each column (n, d) in the squared distance; terms can be negative, their sum cannot."""
+        centred = Z - self.mean_
+        return centred * (centred @ self.precision_)
+
+
+def hardly_varies(Z, weight, trim):
+    """Mask (d,) of the columns of Z (n, d) whose upper and lower quantile at half of trim coincide."""
+    tails = np.array([weighted_quantile(column, weight, [trim / 2, 1 - trim / 2]) for column in Z.T])
+    return tails[:, 0] == tails[:, 1]
