@@ -178,4 +178,4 @@ def test_notebook_keeps_no_output_but_what_nbval_compares(notebook):
 
 
 def test_notebook_ends_by_writing_its_metrics(notebook):
-    assert "metrics" in code(notebook)[-1].source
+    assert ".finish(" in code(notebook)[-1].source
