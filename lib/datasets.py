@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import re
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -210,9 +209,7 @@ def _contents(dataset: Dataset, path: Path) -> Raw:
     return Raw(rows=len(frame), frauds=frauds, fingerprint=fingerprint(slim, frame))
 
 
-def find_raw(
-    dataset: Dataset, raw: str | Path = "", download: bool = True, progress: Callable | None = None
-) -> tuple[Path, str]:
+def find_raw(dataset: Dataset, raw: str | Path = "", download: bool = True, progress=None) -> tuple[Path, str]:
     """The raw file or folder, and its source: 'full' where the fingerprint is the description's, else 'custom'.
 
     `raw` if given; else the description's raw.path; else it is downloaded there from raw.url and kept only if its
@@ -225,7 +222,7 @@ def find_raw(
     if path is None:
         raise RawFileMissing(f"{dataset.name}: its description names no raw.path; name the file with --raw FILE")
     if not path.exists():
-        advice = f"put the file there, or name it with --raw FILE (the description says where it comes from)"
+        advice = "put the file there, or name it with --raw FILE (the description says where it comes from)"
         if not (download and dataset.raw.url):
             raise RawFileMissing(f"{dataset.name}: there is no raw file {path}; {advice}")
         try:

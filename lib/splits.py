@@ -102,6 +102,37 @@ def locate(
     return datasets.ROOT / "data" / dataset.name / f"{reference:g}-{validation:g}-{n_batches}-{digest[:12]}"
 
 
+class Table(NamedTuple):
+    """A checked table before it is split."""
+
+    dataset: Dataset
+    source: str  # 'full', 'custom' or 'simulated'
+    source_id: str  # identifies the transactions without reading them
+    read: Callable[[], pd.DataFrame]  # the transactions, checked and in time order; DataError if a row is not right
+
+
+def find(dataset_name="simulated", rows=20_000, seed=0, raw="", *, download=True, progress=None) -> Table:
+    """The table that a description means, found but not read yet; real tables ignore `rows` and `seed`.
+
+    rows : simulated transactions (n); 0: as the description says. See `find_raw` for the rest, and for DataError.
+    """
+    dataset = load_description(dataset_name)
+    if dataset.simulation is None:
+        path, source = find_raw(dataset, raw, download, progress)
+        return Table(dataset, source, rawfile.sha256(path), lambda: read_transactions(dataset, path))
+    if raw:
+        raise DataError(f"{dataset.name} is simulated and takes no raw file ({raw}); name another dataset with it")
+    from lib import simulation  # only here: real data do not need it
+
+    rows, drift = rows or dataset.simulation["rows"], dataset.simulation.get("drift", True)
+    code = rawfile.sha256(Path(simulation.__file__))[:12]  # another simulator, other transactions
+    where = f"{dataset.name} (rows={rows}, seed={seed})"
+    source_id = f"simulated-{rows}-{seed}-{drift}-{code}"
+    return Table(
+        dataset, "simulated", source_id, lambda: prepare(dataset, simulation.simulate(rows, seed, drift=drift), where)
+    )
+
+
 def ensure(
     dataset_name: str | Path = "simulated",
     rows: int = 20_000,
@@ -114,32 +145,17 @@ def ensure(
     download: bool = True,
     progress=None,
 ) -> Path:
-    """The split folder of a dataset, made if it is not there: from simulated rows or from the raw file.
+    """The split folder of a table (see `find`), made if it is not there. Several processes may call this at once.
 
-    `rows` and `seed` are for simulated data only, `raw`, `download` and `progress` for all others (`find_raw`).
-    Raises DataError before anything is written. Several processes may call this at once.
+    Raises DataError before anything is written.
     """
-    dataset = load_description(dataset_name)
+    table = find(dataset_name, rows, seed, raw, download=download, progress=progress)
     shares = {"reference": reference, "validation": validation, "n_batches": n_batches}
-    if dataset.simulation is None:
-        path, source = find_raw(dataset, raw, download, progress)
-        raw_sha256 = rawfile.sha256(path)
-        folder = locate(dataset, source_id=raw_sha256, **shares)
-        if not is_whole(folder):
-            make(dataset, read_transactions(dataset, path), folder, source=source, raw_sha256=raw_sha256, **shares)
-        return folder
-    if raw:
-        raise DataError(f"{dataset.name} is simulated and takes no raw file ({raw}); name another dataset with it")
-    from lib import simulation  # only here: real data do not need it
-
-    drift = dataset.simulation.get("drift", True)
-    code = rawfile.sha256(Path(simulation.__file__))  # another simulator, other transactions
-    folder = locate(dataset, source_id=f"simulated-{rows}-{seed}-{drift}-{code}", **shares)
+    folder = locate(table.dataset, source_id=table.source_id, **shares)
     if not is_whole(folder):
-        simulated = simulation.simulate(rows=rows, seed=seed, drift=drift)
-        frame = prepare(dataset, simulated, f"{dataset.name} (rows={rows}, seed={seed})")
-        digest = hashlib.sha256(pd.util.hash_pandas_object(frame, index=False).to_numpy().tobytes()).hexdigest()
-        make(dataset, frame, folder, source="simulated", raw_sha256=digest, seed=seed, **shares)
+        raw_sha256 = None if table.source == "simulated" else table.source_id
+        seed = seed if table.source == "simulated" else None
+        make(table.dataset, table.read(), folder, source=table.source, raw_sha256=raw_sha256, seed=seed, **shares)
     return folder
 
 
