@@ -1,0 +1,162 @@
+"""One notebook: executed by papermill with a kernel of its own, watched, archived as .ipynb and .html."""
+
+import os
+import re
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+FOLDED = """{%- extends 'lab/index.html.j2' -%}
+{% block input %}<details><summary>code</summary>{{ super() }}</details>{% endblock %}"""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a notebook ended: `message` is empty if it ran through, else one sentence."""
+
+    message: str
+    seconds: float
+    peak_mb: float
+    n_cells: int
+
+
+class Execution:
+    """A notebook being executed. `run` blocks until its end; `watch` is to be called by another thread meanwhile.
+
+    Parameters
+    ----------
+    notebook : Path
+    archive : Path without suffix; `<archive>.ipynb` and `<archive>.html` appear there at the end, however it ends
+    parameters : dict, every one of them in the notebook's parameters cell
+    root : Path, the project's folder: the kernel's working directory and import path
+    threads : int, compute threads of the kernel
+    timeout : float, s; 0 for none
+    inherit : file descriptors that stay open as long as the kernel lives
+    """
+
+    def __init__(self, notebook, archive, parameters, root, threads=1, timeout=0.0, inherit=()):
+        self.notebook, self.archive, self.parameters = notebook, archive, parameters
+        self.root, self.threads, self.timeout, self.inherit = Path(root), threads, timeout, inherit
+        self.pid, self.peak_mb, self.n_done, self.start = None, 0.0, 0, time.monotonic()
+        self._killed, self._cell, self._n_injected = "", "no cell", 0
+
+    @property
+    def seconds(self):
+        return time.monotonic() - self.start
+
+    def run(self):
+        """Execute and archive -> Outcome."""
+        self.start = time.monotonic()
+        partial = self.archive.with_name(f".{self.archive.name}.part.ipynb")
+        try:
+            partial.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix="kernel-") as sockets:
+                message = self._execute(partial, sockets)
+            archive(partial, self.archive)
+        except OSError as error:
+            message = f"{self.archive.name} could not be archived: {error}"
+        return Outcome(message, self.seconds, self.peak_mb, self.n_done)
+
+    def _execute(self, partial, sockets):
+        from nbclient.exceptions import DeadKernelError
+        from papermill import PapermillExecutionError, execute_notebook
+
+        try:
+            execute_notebook(
+                self.notebook,
+                partial,
+                self.parameters,
+                kernel_name="python3",
+                progress_bar=False,
+                kernel_manager_class=self._kernel_manager(sockets),
+                on_cell_execute=self._begin,
+                on_cell_executed=self._end,
+            )
+        except PapermillExecutionError as error:
+            return f"{self._cell} failed: {plain(error.ename)}: {plain(error.evalue)}"
+        except DeadKernelError:
+            return f"{self._killed or 'the kernel died'} in {self._cell}, at {self.peak_mb:,.0f} MB"
+        except RuntimeError as error:
+            return self._killed or f"its kernel could not be started: {error}"
+        return ""
+
+    def watch(self):
+        """Note the kernel's memory, its children's included; stop it when its time is over."""
+        if self.pid is None:
+            return
+        try:
+            kernel = psutil.Process(self.pid)
+            memory = sum(p.memory_info().rss for p in [kernel, *kernel.children(recursive=True)])
+        except psutil.Error:
+            return
+        self.peak_mb = max(self.peak_mb, memory / 2**20)
+        if self.timeout and self.seconds > self.timeout:
+            self.kill(f"stopped after {self.timeout:g} s (--timeout)")
+
+    def kill(self, reason):
+        """End the kernel and its children at once; the outcome's message begins with `reason`."""
+        self._killed = reason
+        try:
+            kernel = psutil.Process(self.pid)
+            for process in [*kernel.children(recursive=True), kernel]:
+                process.kill()
+        except psutil.Error:
+            return
+
+    def _begin(self, cell, cell_index):
+        self._n_injected += "injected-parameters" in cell.metadata.get("tags", [])
+        first_line = next(iter(cell.source.strip().splitlines()), "")
+        self._cell = f"cell {cell_index + 1 - self._n_injected} (`{first_line}`)"
+
+    def _end(self, **_):
+        self.n_done += 1
+
+    def _kernel_manager(self, sockets):
+        """Kernels over IPC sockets (parallel ones clash over TCP ports), with this execution's environment."""
+        from jupyter_client import AsyncKernelManager
+
+        execution = self
+
+        class Manager(AsyncKernelManager):
+            def __init__(self, **options):
+                super().__init__(**options, transport="ipc", connection_file=f"{sockets}/kernel.json")
+
+            async def _async_start_kernel(self, **options):
+                options |= {"env": execution._environment(), "cwd": str(execution.root)}
+                await super()._async_start_kernel(**options, pass_fds=execution.inherit)
+                execution.pid = self.provisioner.pid
+                if execution._killed:
+                    execution.kill(execution._killed)
+
+            start_kernel = _async_start_kernel
+
+        return Manager
+
+    def _environment(self):
+        environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_RUN_ID"}
+        environment |= dict.fromkeys(THREAD_VARIABLES, str(self.threads))
+        paths = [str(self.root), *filter(None, [environment.get("PYTHONPATH")])]
+        return environment | {"PYTHONPATH": os.pathsep.join(paths), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+
+
+def plain(text):
+    """`text` without a terminal's colours."""
+    return re.sub(r"\x1b\[[\d;]*m", "", text).strip()
+
+
+def archive(partial, target):
+    """The executed notebook under its name, and as HTML with its code folded away; each appears whole."""
+    import nbformat
+    from jinja2 import DictLoader
+    from nbconvert import HTMLExporter
+
+    exporter = HTMLExporter(template_file="folded.html.j2", extra_loaders=[DictLoader({"folded.html.j2": FOLDED})])
+    html, _ = exporter.from_notebook_node(nbformat.read(partial, as_version=4), {"metadata": {"name": target.name}})
+    page = partial.with_suffix(".html")
+    page.write_text(html, encoding="utf-8")
+    page.replace(f"{target}.html")
+    partial.replace(f"{target}.ipynb")
