@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import pandas as pd
 
@@ -61,3 +63,8 @@ def remarks(periods: dict) -> list[str]:
     """Sentences on periods without a fraud, which are kept."""
     empty = [name for name, p in periods.items() if p["n_frauds"] == 0]
     return [f"{name} holds no fraud: its recall is null" for name in empty]
+
+
+def digest(frame: pd.DataFrame) -> str:
+    """Hex sha256 of a frame's content, row by row."""
+    return hashlib.sha256(pd.util.hash_pandas_object(frame, index=False).to_numpy().tobytes()).hexdigest()

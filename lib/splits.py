@@ -9,9 +9,11 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 import pyarrow as pa
@@ -153,9 +155,10 @@ def ensure(
     shares = {"reference": reference, "validation": validation, "n_batches": n_batches}
     folder = locate(table.dataset, source_id=table.source_id, **shares)
     if not is_whole(folder):
-        raw_sha256 = None if table.source == "simulated" else table.source_id
-        seed = seed if table.source == "simulated" else None
-        make(table.dataset, table.read(), folder, source=table.source, raw_sha256=raw_sha256, seed=seed, **shares)
+        frame, raw_sha256, made_with = table.read(), table.source_id, None
+        if table.source == "simulated":
+            raw_sha256, made_with = periods.digest(frame), seed
+        make(table.dataset, frame, folder, source=table.source, raw_sha256=raw_sha256, seed=made_with, **shares)
     return folder
 
 
