@@ -1,0 +1,210 @@
+"""Where runs and models are kept, as far as that can be known without importing MLflow (which takes seconds)."""
+
+import contextlib
+import functools
+import json
+import math
+import os
+import re
+import socket
+import sqlite3
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from lib.datasets import ROOT
+
+EXPERIMENT = "fraud-pipeline"
+PATHS = (  # columns in which MLflow keeps absolute paths
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "storage_location"),
+)
+
+
+QUIET = {
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}  # s, of the first request
+
+
+class TrackingError(RuntimeError):
+    """MLflow cannot be reached or refuses; the message is a sentence for people."""
+
+
+@dataclass(frozen=True)
+class Champion:
+    """A registered version, with a copy of its files in `folder` that lasts as long as the process."""
+
+    name: str
+    version: str
+    run_id: str
+    manifest: dict
+    folder: Path
+
+
+def tracking_uri():
+    """MLFLOW_TRACKING_URI if it is set, else the SQLite store `mlflow.db` in the project's folder."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{ROOT / 'mlflow.db'}"
+
+
+def shown(uri):
+    """The URI without name and password."""
+    parts = urlsplit(uri)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if parts.hostname else uri
+
+
+def database(uri):
+    """Path of a SQLite store; None for any other store."""
+    return Path(uri.removeprefix("sqlite:///").partition("?")[0]).absolute() if uri.startswith("sqlite:///") else None
+
+
+def artifacts(path):
+    """URI of the folder `mlartifacts` beside a SQLite store."""
+    return (path.parent / "mlartifacts").as_uri()
+
+
+def check():
+    """Raise TrackingError if the store cannot be opened; MLflow itself would ask a database again for an hour."""
+    uri = tracking_uri()
+    parts, path = urlsplit(uri), database(uri)
+    try:
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with _open(path) as connection:
+                connection.execute("BEGIN IMMEDIATE")
+        elif parts.port:
+            socket.create_connection((parts.hostname, parts.port), timeout=5).close()
+    except (OSError, sqlite3.Error, ValueError) as error:
+        raise TrackingError(unreachable(uri, error)) from error
+
+
+def unreachable(uri, error):
+    """The sentence for a store that does not answer."""
+    return (
+        f"MLflow at {shown(uri)} does not answer ({str(error).splitlines()[0][:200]}): start it, or unset "
+        "MLFLOW_TRACKING_URI to use mlflow.db in the project's folder."
+    )
+
+
+@contextlib.contextmanager
+def quick_and_quiet():
+    """Environment in which MLflow gives up soon; afterwards as it was (MLflow leaves its URI there), but quieter."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    before = dict(os.environ)
+    os.environ.update(IMPATIENT)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def relocate():
+    """Let a SQLite store find its artifacts again after its folder was moved or copied."""
+    path = database(tracking_uri())
+    if path is None or not path.is_file():
+        return
+    new = artifacts(path)
+    with _open(path) as connection:
+        row = _first(connection, "SELECT artifact_location FROM experiments WHERE name = ?", EXPERIMENT)
+        if row is None or row[0] == new:
+            return
+        n = len(row[0])
+        for table, column in PATHS:
+            moved = f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?"
+            connection.execute(moved, [new, n + 1, n, row[0]])
+
+
+def champion_version(name, alias="champion"):
+    """Version behind an alias of a SQLite registry, in a millisecond; None without one. Other stores: TrackingError."""
+    path = database(tracking_uri())
+    if path is None:
+        raise TrackingError(f"{shown(tracking_uri())} is no SQLite store; ask lib.tracking for the champion.")
+    if not path.is_file():
+        return None
+    with _open(path) as connection:
+        query = "SELECT version FROM registered_model_aliases WHERE name = ? AND alias = ?"
+        row = _first(connection, query, name, alias)
+    return None if row is None else str(row[0])
+
+
+@contextlib.contextmanager
+def _open(path):
+    with contextlib.closing(sqlite3.connect(path, timeout=20)) as connection, connection:
+        yield connection
+
+
+def _first(connection, query, *values):
+    """First row, or None: also where the store has no tables yet."""
+    has_tables = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'experiments'").fetchone()
+    return connection.execute(query, values).fetchone() if has_tables else None
+
+
+@functools.cache
+def git_commit():
+    """The project's commit, with `+` appended where files differ from it; None outside git."""
+    ask = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
+    with contextlib.suppress(OSError):
+        return subprocess.run(ask, capture_output=True, text=True, check=False).stdout.strip() or None
+    return None
+
+
+def in_a_sentence(function):
+    """Turn what MLflow and its libraries raise into TrackingError."""
+
+    @functools.wraps(function)
+    def wrapped(*args, **kwargs):
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:
+            if type(error).__module__.partition(".")[0] not in ("mlflow", "requests", "sqlalchemy", "sqlite3"):
+                raise
+            said = " ".join(str(error).split())[:400]
+            uri = shown(tracking_uri())
+            raise TrackingError(f"MLflow at {uri} failed in {function.__name__}: {said}") from error
+
+    return wrapped
+
+
+def flatten(nested, prefix=""):
+    """Finite numbers of a nested dict, under names that MLflow takes -> {"autoencoder/validation/roc_auc": 0.9}.
+
+    {"value", "low", "high"} becomes the name itself, `…_low` and `…_high`.
+    """
+    flat = {}
+    for key, value in nested.items():
+        key = re.sub(r"[^\w\-. ]", "_", str(key))
+        name = f"{prefix}_{key}" if key in ("low", "high") else prefix if key == "value" else f"{prefix}/{key}"
+        if isinstance(value, dict):
+            flat |= flatten(value, name)
+        elif isinstance(value, int | float) and math.isfinite(value):
+            flat[name.lstrip("/")] = float(value)
+    return flat
+
+
+def version_tags(manifest, reasons):
+    """Tags of a registered version: what it is, and the sentences for which it was promoted -> {tag: text}."""
+    tags = {"model": manifest["model"], "train_on": manifest["fit"]["train_on"]}
+    tags |= {"dataset": manifest["dataset"]["name"], "source": manifest["dataset"]["source"]}
+    return tags | {f"reason_{i}": reason for i, reason in enumerate(reasons, 1)}
+
+
+def about(manifest):
+    """Description of a registered model, for whoever finds it in the registry."""
+    return (
+        f"Fraud detector for `{manifest['dataset']['name']}`: an ONNX graph from features to raw score, higher = more "
+        "anomalous, with its manifest. The version with the alias `champion` is exported and served; `previous` is "
+        "the one before it."
+    )
+
+
+def read_json(path):
+    """Content of a JSON file."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))

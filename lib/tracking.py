@@ -1,0 +1,250 @@
+"""Runs and models in MLflow; the only file that imports it, and only when used (the import takes seconds).
+
+A pipeline is a parent run with a child run for each stage. A candidate is an MLflow ONNX model whose folder carries
+the candidate's own files beside MLflow's, byte for byte, so that the registry alone is enough to export it.
+"""
+
+import functools
+import json
+import os
+import re
+import shutil
+import tempfile
+import time
+from importlib.metadata import version as installed
+from pathlib import Path
+
+import numpy as np
+
+from lib import store
+from lib.store import Champion, TrackingError, flatten, in_a_sentence, read_json
+
+PARENT = "PIPELINE_MLFLOW_RUN"  # variable in which the pipeline tells its notebooks the parent run's id
+CHAMPION, PREVIOUS = "champion", "previous"
+FILES = ("model.onnx", "explain.onnx", "manifest.json", "metrics.json", "parity.npz")
+
+
+def _client():
+    """(MLflow's client, experiment id) of the store that `tracking_uri` names now."""
+    store.relocate()
+    with store.quick_and_quiet():
+        return _connect(store.tracking_uri())
+
+
+@functools.lru_cache(maxsize=1)  # one at a time: MLflow's registry asks the URI that was set last
+def _connect(uri):
+    store.check()
+    import mlflow
+
+    try:
+        mlflow.set_tracking_uri(uri)
+        client = mlflow.MlflowClient()
+        experiment = client.get_experiment_by_name(store.EXPERIMENT)
+    except mlflow.exceptions.MlflowException as error:
+        raise TrackingError(store.unreachable(uri, error)) from error
+    if experiment is None:
+        path = store.database(uri)
+        return client, client.create_experiment(store.EXPERIMENT, store.artifacts(path) if path else None)
+    if experiment.lifecycle_stage == "deleted":
+        client.restore_experiment(experiment.experiment_id)
+    return client, experiment.experiment_id
+
+
+def _log(client, run_id, params, metrics, model_id=None):
+    from mlflow.entities import Metric, Param
+
+    now = round(time.time() * 1000)
+    params = [Param(re.sub(r"[^\w\-. /]", "_", name), str(value)) for name, value in params.items()]
+    metrics = [Metric(name, value, now, 0, model_id, run_id=run_id) for name, value in flatten(metrics).items()]
+    for i in range(0, len(params), 100):  # MLflow's limits for one request
+        client.log_batch(run_id, params=params[i : i + 100])
+    for i in range(0, len(metrics), 1000):
+        client.log_batch(run_id, metrics=metrics[i : i + 1000])
+
+
+def _start(name, tags=None, description="", parent_id="", started_s=None):
+    client, experiment = _client()
+    tags = {key: str(value) for key, value in (tags or {}).items()} | {"mlflow.note.content": description}
+    tags |= {"mlflow.parentRunId": parent_id} if parent_id else {}
+    tags |= {"mlflow.source.git.commit": commit} if (commit := store.git_commit()) else {}
+    return client.create_run(experiment, round((started_s or time.time()) * 1000), tags, name).info.run_id
+
+
+@in_a_sentence
+def start_pipeline(run_name, tags=None, description="", parent_id=""):
+    """Start the parent run, or take up `parent_id` if that run is still there -> its id.
+
+    tags : dict such as dataset and source; description : Markdown.
+    """
+    client, experiment = _client()
+    if parent_id and client.search_runs([experiment], f"attributes.run_id = '{parent_id}'"):
+        client.update_run(parent_id, status="RUNNING")
+        return parent_id
+    return _start(run_name, tags, description)
+
+
+@in_a_sentence
+def finish_pipeline(run_id, status="FINISHED", metrics=None):
+    """End the parent run; status is FINISHED, FAILED or KILLED, metrics a nested dict."""
+    _log(_client()[0], run_id, {}, metrics or {})
+    _client()[0].set_terminated(run_id, status)
+
+
+@in_a_sentence
+def log_stage(parent_id, stage, *, params=None, metrics=None, figures=(), notebooks=(), candidates=(), tags=None,
+              description="", status="FINISHED", started_s=None):  # fmt: skip
+    """Log one stage as a child run, from the files that it left -> the child's id.
+
+    Parameters
+    ----------
+    parent_id : str, the pipeline's run; empty for a run of its own
+    params : dict of plain values; metrics : nested dict, see `flatten`
+    figures, notebooks : files to attach (the executed .ipynb and .html); candidates : folders, see `log_candidate`
+    tags : dict, such as dataset and source; description : Markdown
+    status : FINISHED or FAILED; started_s : seconds since the epoch, None for now
+    """
+    client, _ = _client()
+    run_id = _start(stage, {"stage": stage} | (tags or {}), description, parent_id, started_s)
+    _log(client, run_id, params or {}, metrics or {})
+    for place, paths in (("figures", figures), ("notebook", notebooks)):
+        for path in paths:
+            client.log_artifact(run_id, str(path), place)
+    for folder in candidates:
+        log_candidate(run_id, folder)
+    client.set_terminated(run_id, status)
+    return run_id
+
+
+def log_by_hand(run_dir, stage, dataset="", source="", candidates=()):
+    """Log a notebook that was run by hand, from what it wrote into `run_dir`; candidates are names -> run id."""
+    run_dir = Path(run_dir)
+    return log_stage(
+        os.environ.get(PARENT, ""),
+        stage,
+        metrics=read_json(run_dir / "stages" / stage / "metrics.json"),
+        figures=sorted((run_dir / "figures").glob(f"{stage}-*.png")),
+        candidates=[run_dir / "models" / name for name in candidates],
+        tags={"dataset": dataset, "source": source},
+        description=f"`notebooks/{stage}.ipynb`, run by hand",
+    )
+
+
+@in_a_sentence
+def log_candidate(run_id, folder):
+    """Log a candidate's folder as an MLflow ONNX model of this run -> its model id.
+
+    No requirement is inferred and nothing is pickled; the candidate's files stay as they are, to the byte.
+    """
+    from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+
+    (client, experiment), folder = _client(), Path(folder)
+    manifest = read_json(folder / "manifest.json")
+    params = {key: str(value) for key, value in manifest["fit"].items()}
+    model = client.create_logged_model(experiment, re.sub("[/:.%\"']", "_", manifest["model"]), run_id, params=params)
+    with tempfile.TemporaryDirectory() as temporary:
+        _save(folder, manifest, model, run_id, Path(temporary) / "model")
+        client.log_model_artifacts(model.model_id, str(Path(temporary) / "model"))
+    client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, 0)])
+    _log(client, run_id, {}, manifest.get("metrics", {}), model.model_id)
+    return model.model_id
+
+
+def _save(folder, manifest, model, run_id, target):
+    """Write MLflow's model folder; the graph that MLflow has serialised anew makes room for the original bytes."""
+    import mlflow.onnx
+    import onnx
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    example = np.array([manifest["reference"]["median"]], dtype=np.float32)
+    inputs = Schema([TensorSpec(example.dtype, (-1, example.shape[1]), "features")])
+    output = Schema([TensorSpec(example.dtype, (-1,), "raw_score")])
+    mlflow.onnx.save_model(
+        onnx.load_model_from_string((folder / "model.onnx").read_bytes()),
+        target,
+        mlflow_model=Model(model.artifact_location, run_id, model_uuid=model.model_id, model_id=model.model_id),
+        signature=ModelSignature(inputs, output),
+        input_example=example,
+        pip_requirements=[f"{package}=={installed(package)}" for package in ("numpy", "onnx", "onnxruntime")],
+        onnx_execution_providers=["CPUExecutionProvider"],
+        save_as_external_data=False,
+    )
+    for name in FILES:
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, target / name)
+
+
+@in_a_sentence
+def register(folder, name, reasons=(), description=""):
+    """Make a candidate's folder the champion of `name`; the champion so far becomes `previous` -> its version.
+
+    reasons : sentences of the gate, kept as tags of the version; description : Markdown, the reasons by default
+    The model is logged to the pipeline's run where there is one (variable PIPELINE_MLFLOW_RUN), else to its own.
+    """
+    (client, _), manifest = _client(), read_json(Path(folder) / "manifest.json")
+    tags = store.version_tags(manifest, reasons)
+    run_id = os.environ.get(PARENT) or _start(f"register {manifest['model']}", tags)
+    model_id = log_candidate(run_id, folder)
+    if run_id != os.environ.get(PARENT):
+        client.set_terminated(run_id)
+    aliases = _aliases(client, name)
+    if aliases is None:
+        client.create_registered_model(name, description=store.about(manifest))
+    source, said = f"models:/{model_id}", description or "; ".join(reasons)
+    version = str(client.create_model_version(name, source, run_id, tags, None, said, model_id=model_id).version)
+    client.set_logged_model_tags(model_id, {"mlflow.modelVersions": json.dumps([{"name": name, "version": version}])})
+    if aliases and CHAMPION in aliases:
+        client.set_registered_model_alias(name, PREVIOUS, aliases[CHAMPION])
+    client.set_registered_model_alias(name, CHAMPION, version)
+    return version
+
+
+def _aliases(client, name):
+    """{alias: version} of a registered model; None if there is no such model."""
+    found = client.search_registered_models(f"name = '{name}'")
+    return {alias: str(version) for alias, version in found[0].aliases.items()} if found else None
+
+
+@in_a_sentence
+def fetch(name, alias, folder):
+    """Put the files of the version behind an alias into `folder`, whole or not at all -> version; None without one."""
+    import mlflow
+
+    version, folder = (_aliases(_client()[0], name) or {}).get(alias), Path(folder)
+    if version is None:
+        return None
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetch-") as temporary:
+        whole = Path(mlflow.artifacts.download_artifacts(f"models:/{name}/{version}", dst_path=temporary))
+        shutil.rmtree(folder, ignore_errors=True)
+        whole.replace(folder)
+    return version
+
+
+@functools.cache
+def _scratch():
+    return tempfile.TemporaryDirectory(prefix="champion-")
+
+
+@in_a_sentence
+def champion(name):
+    """The version behind the alias `champion` -> Champion, or None if there is none."""
+    folder = Path(tempfile.mkdtemp(dir=_scratch().name)) / "model"
+    version = fetch(name, CHAMPION, folder)
+    if version is None:
+        return None
+    run_id = _client()[0].get_model_version(name, version).run_id
+    return Champion(name, version, run_id or "", read_json(folder / "manifest.json"), folder)
+
+
+@in_a_sentence
+def rollback(name):
+    """Swap `champion` and `previous` -> version that is champion now; TrackingError if there is no previous one."""
+    client, _ = _client()
+    aliases = _aliases(client, name) or {}
+    if PREVIOUS not in aliases:
+        raise TrackingError(f"{name} has no previous champion to go back to.")
+    client.set_registered_model_alias(name, CHAMPION, aliases[PREVIOUS])
+    client.set_registered_model_alias(name, PREVIOUS, aliases[CHAMPION])
+    return aliases[PREVIOUS]
