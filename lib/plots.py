@@ -136,13 +136,13 @@ def members(ax, alone, averaged, model):
 
 
 def learning_curves(ax, history):
-    """Loss by epoch; `history`: one {"train": [...], "validation": [...]} a member. The best epoch is marked."""
-    for i, curve in enumerate(history):
-        epochs = np.arange(1, len(curve["validation"]) + 1)
-        best = int(np.argmin(curve["validation"]))
-        ax.plot(epochs, curve["train"], color=FAINT, linewidth=1.2, label="reference" if i == 0 else None)
-        ax.plot(epochs, curve["validation"], color=colour("autoencoder"), label="validation" if i == 0 else None)
-        ax.plot(epochs[best], curve["validation"][best], "o", color=colour("autoencoder"), markersize=5)
+    """Loss by epoch; `history`: {"train", "validation"}, each (epochs, members). A dot marks the epoch kept."""
+    hue = colour("autoencoder")
+    for i, (train, validation) in enumerate(zip(history["train"].T, history["validation"].T, strict=True)):
+        epochs, best = np.arange(1, len(train) + 1), int(np.argmin(validation))
+        ax.plot(epochs, train, color=FAINT, linewidth=1.2, label="reference, with noise" if i == 0 else None)
+        ax.plot(epochs, validation, color=hue, label="validation" if i == 0 else None)
+        ax.plot(epochs[best], validation[best], "o", color=hue, markersize=5)
     ax.set(xlabel="epoch", ylabel="loss (log scale)", yscale="log")
     ax.legend(title="● = weights kept")
     return ax
@@ -151,11 +151,17 @@ def learning_curves(ax, history):
 def scores(ax, anomaly_score, y, weight, threshold=None):
     """Calibrated scores by class on an axis that stretches the last thousandths."""
     nines = -np.log10(np.clip(1 - anomaly_score, 1e-6, 1))
-    by_class(ax, nines, y, weight, bins=50)
+    by_class(ax, nines[y == 0], y[y == 0], weight[y == 0], bins=50)
+    frauds = nines[y == 1]
+    ax.plot(frauds, np.full(len(frauds), 0.5), "|", color=FRAUD, markersize=16, alpha=0.7, label="fraud, one line each")
     ticks = [0, 1, 2, 3, 4, 5, 6]
     ax.set_xticks(ticks, ["0", "0.9", "0.99", "0.999", "0.9999", "0.99999", "1"][: len(ticks)])
     ax.set(
-        xlabel="anomaly score (logarithmic in 1 − score)", xlim=(0, 6), yscale="log", ylabel="share of the class (log)"
+        xlabel="anomaly score (logarithmic in 1 − score)",
+        xlim=(0, 6),
+        yscale="log",
+        ylim=(None, 1),
+        ylabel="share of genuine transactions (log)",
     )
     if threshold is not None:
         x = -np.log10(max(1 - threshold, 1e-6))
