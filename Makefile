@@ -44,8 +44,8 @@ check: test  ## make test, then what needs chromium, Docker or many minutes
 lab: $(READY)  ## JupyterLab on the notebooks
 	@$(PY) -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS) notebooks/01_eda.ipynb
 
-serve: $(READY)  ## the prediction API on port 8000, with the bundle in serve/model
-	@$(PY) -m uvicorn serve.app:app --port 8000 $(ARGS)
+serve: $(READY)  ## the prediction API on port 8000, with the bundle in serve/model; settings by environment
+	@$(PY) -m serve $(ARGS)
 
 mlflow: $(READY)  ## MLflow's pages on mlflow.db, port 5000
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(PY) -m mlflow ui --backend-store-uri sqlite:///mlflow.db --workers 1 --port 5000 $(ARGS)
