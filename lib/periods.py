@@ -65,6 +65,29 @@ def remarks(periods: dict) -> list[str]:
     return [f"{name} holds no fraud: its recall is null" for name in empty]
 
 
+def table(manifest: dict) -> pd.DataFrame:
+    """One row a period of splits.json, as text for people; shares and fraud rate are weighted."""
+    periods, is_number = manifest["periods"], manifest["time"] == "seconds"
+    total = sum(p["weight"] for name, p in periods.items() if not name.startswith("batch_"))
+
+    def time(seconds):
+        return f"{seconds:,.0f} s" if is_number else pd.Timestamp(seconds, unit="s").strftime("%Y-%m-%d %H:%M:%S")
+
+    def row(name, n, n_frauds, weight, fraud_weight, start_s, end_s):
+        return {
+            "period": name,
+            "from": time(start_s),
+            "to": time(end_s),
+            "transactions": f"{n:,}",
+            "frauds": "unknown" if n_frauds is None else f"{n_frauds:,}",
+            "weight": f"{weight:,.0f}",
+            "share": f"{weight / total:.1%}",
+            "fraud rate": "unknown" if n_frauds is None else f"{fraud_weight / weight:.3%}",
+        }
+
+    return pd.DataFrame([row(name, **period) for name, period in periods.items()])
+
+
 def digest(frame: pd.DataFrame) -> str:
     """Hex sha256 of a frame's content, row by row."""
     return hashlib.sha256(pd.util.hash_pandas_object(frame, index=False).to_numpy().tobytes()).hexdigest()

@@ -132,8 +132,7 @@ def remarks(dataset, frame: pd.DataFrame, columns_there: set[str]) -> list[str]:
     for column in dict.fromkeys((*dataset.features, *((dataset.amount,) if dataset.amount else ()))):
         if n_missing := int(frame[column].isna().sum()):
             said.append(f"cells of column {column!r} for which the median stands in: {n_missing:,}")
-    hashes = pd.util.hash_pandas_object(frame, index=False)
-    if n_duplicates := int(hashes.duplicated().sum()):
+    if n_duplicates := int(pd.util.hash_pandas_object(frame, index=False).duplicated().sum()):
         said.append(f"rows that repeat an earlier row and are kept: {n_duplicates:,}")
     return said
 
@@ -166,7 +165,8 @@ def clean(dataset, frame: pd.DataFrame, where: str | Path, labelled: bool = True
             result[column] = cell.measurements(dataset.missing, column == dataset.amount, dataset.negative_amount)
     if dataset.weight:
         result.setdefault(dataset.weight, np.ones(len(frame)))
-    return pd.DataFrame(result, index=frame.index, copy=False)
+    in_order = {column: result[column] for column in dataset.columns if column in result}
+    return pd.DataFrame(in_order, index=frame.index, copy=False)
 
 
 def columns_to_read(dataset, present: list[str], where, labelled: bool) -> list[str]:
@@ -195,12 +195,11 @@ class _Column:
     def refuse(self, bad: np.ndarray, what: str) -> None:
         if not np.any(bad):
             return
-        first = int(np.argmax(bad))
-        row = int(self.cells.index[first])
-        value = self.cells.iloc[first]
+        row, value = int(self.cells.index[np.argmax(bad)]), self.cells.iloc[np.argmax(bad)]
         line = rawfile.line_of(self.where, row) if isinstance(self.where, Path) else None
         at = f"row {row + 1:,}" + (f" (line {line:,})" if line else "")
-        shown = "an empty cell or NaN" if pd.isna(value) else repr(value) if isinstance(value, str) else str(value)
+        is_name = isinstance(value, str) and not rawfile.NUMBER.fullmatch(value)
+        shown = "an empty cell or NaN" if pd.isna(value) else repr(value) if is_name else str(value).removesuffix(".0")
         raise DataError(f"{self.where}, {at}, column {self.cells.name!r}: {shown} {what}")
 
     def numbers(self) -> np.ndarray:
@@ -231,11 +230,11 @@ class _Column:
         return np.where(unusable, np.nan, values) if unusable.any() else values
 
     def times(self) -> np.ndarray | pd.api.extensions.ExtensionArray:
-        """float64 (n,) for numbers, datetimes in UTC for dates; a date without a zone is taken as UTC."""
+        """float64 (n,) for numbers, datetime64 in UTC for dates; a date without a zone is taken as UTC."""
         cells = self.cells
         if pd.api.types.is_datetime64_any_dtype(cells):
             self.refuse(cells.isna().to_numpy(), "is no time")
-            return (cells.dt.tz_localize("UTC") if cells.dt.tz is None else cells.dt.tz_convert("UTC")).array
+            return (cells if cells.dt.tz is None else cells.dt.tz_convert(None)).array
         if pd.api.types.is_bool_dtype(cells):
             self.refuse(np.ones(len(cells), bool), "is no time")
         if not pd.api.types.is_numeric_dtype(cells):
@@ -244,7 +243,7 @@ class _Column:
                 iso = text.where(text.str.fullmatch(ISO_8601))  # anything shorter or swapped is ambiguous
                 times = pd.to_datetime(iso, format="ISO8601", utc=True, errors="coerce")
                 self.refuse(times.isna().to_numpy(), "is no time; write a number or ISO 8601, 2024-01-31 13:45:00")
-                return times.array
+                return times.dt.tz_convert(None).array
         values = self.numbers()
         self.refuse(~np.isfinite(values), "is no time")
         return values

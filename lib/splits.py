@@ -66,27 +66,7 @@ class Split:
 
     def table(self) -> pd.DataFrame:
         """One row a period, as text for people; shares and fraud rate are weighted."""
-        periods = self.manifest["periods"]
-        total = sum(p["weight"] for name, p in periods.items() if not name.startswith("batch_"))
-        return pd.DataFrame([self._row(name, p, total) for name, p in periods.items()])
-
-    def _row(self, name, period, total):
-        labelled = period["n_frauds"] is not None
-        return {
-            "period": name,
-            "from": self._time(period["start_s"]),
-            "to": self._time(period["end_s"]),
-            "transactions": f"{period['n']:,}",
-            "frauds": f"{period['n_frauds']:,}" if labelled else "unknown",
-            "weight": f"{period['weight']:,.0f}",
-            "share": f"{period['weight'] / total:.1%}",
-            "fraud rate": f"{period['fraud_weight'] / period['weight']:.3%}" if labelled else "unknown",
-        }
-
-    def _time(self, seconds):
-        if self.manifest["time"] == "seconds":
-            return f"{seconds:,.0f} s"
-        return pd.Timestamp(seconds, unit="s").strftime("%Y-%m-%d %H:%M:%S")
+        return periods.table(self.manifest)
 
     def __str__(self) -> str:
         return f"{self.dataset.name} ({self.source})\n{self.table().to_string(index=False)}"
