@@ -181,7 +181,8 @@ def flatten(nested, prefix=""):
     flat = {}
     for key, value in nested.items():
         key = re.sub(r"[^\w\-. ]", "_", str(key))
-        name = f"{prefix}_{key}" if key in ("low", "high") else prefix if key == "value" else f"{prefix}/{key}"
+        bound = prefix and key in ("low", "high")
+        name = prefix if prefix and key == "value" else f"{prefix}_{key}" if bound else f"{prefix}/{key}"
         if isinstance(value, dict):
             flat |= flatten(value, name)
         elif isinstance(value, int | float) and math.isfinite(value):

@@ -170,9 +170,8 @@ def _save(folder, manifest, model, run_id, target):
         onnx_execution_providers=["CPUExecutionProvider"],
         save_as_external_data=False,
     )
-    for name in FILES:
-        if (folder / name).is_file():
-            shutil.copyfile(folder / name, target / name)
+    for name in filter(lambda name: (folder / name).is_file(), FILES):
+        shutil.copyfile(folder / name, target / name)
 
 
 @in_a_sentence
@@ -188,8 +187,7 @@ def register(folder, name, reasons=(), description=""):
     model_id = log_candidate(run_id, folder)
     if run_id != os.environ.get(PARENT):
         client.set_terminated(run_id)
-    aliases = _aliases(client, name)
-    if aliases is None:
+    if (aliases := _aliases(client, name)) is None:
         client.create_registered_model(name, description=store.about(manifest))
     source, said = f"models:/{model_id}", description or "; ".join(reasons)
     version = str(client.create_model_version(name, source, run_id, tags, None, said, model_id=model_id).version)
@@ -217,6 +215,8 @@ def fetch(name, alias, folder):
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetch-") as temporary:
         whole = Path(mlflow.artifacts.download_artifacts(f"models:/{name}/{version}", dst_path=temporary))
+        if not (whole / "manifest.json").is_file():  # MLflow says nothing of files that are gone
+            raise TrackingError(f"The files of {name}, version {version}, are gone from MLflow's store.")
         shutil.rmtree(folder, ignore_errors=True)
         whole.replace(folder)
     return version
@@ -234,8 +234,8 @@ def champion(name):
     version = fetch(name, CHAMPION, folder)
     if version is None:
         return None
-    run_id = _client()[0].get_model_version(name, version).run_id
-    return Champion(name, version, run_id or "", read_json(folder / "manifest.json"), folder)
+    run_id = _client()[0].get_model_version(name, version).run_id or ""
+    return Champion(name, version, run_id, read_json(folder / "manifest.json"), folder)
 
 
 @in_a_sentence

@@ -1,0 +1,368 @@
+"""Tracking: runs, the registry's aliases, files that stay as they are, folders that move, servers that are down."""
+
+import hashlib
+import json
+import os
+import shutil
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from onnx import TensorProto, helper
+
+from lib import bundle, store, tracking
+from lib.store import TrackingError, flatten
+
+NAME = "fraud-detector-test"
+
+
+def candidate(folder, name="autoencoder", shift=0.0):
+    """A candidate's folder: the sum of three features, plus `shift`."""
+    nodes = [
+        helper.make_node("ReduceSum", ["features", "axis"], ["sum"], keepdims=0),
+        helper.make_node("Add", ["sum", "shift"], ["raw_score"]),
+    ]
+    constants = [
+        helper.make_tensor("axis", TensorProto.INT64, [1], [1]),
+        helper.make_tensor("shift", TensorProto.FLOAT, [1], [shift]),
+    ]
+    features = helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", 3])
+    raw_score = helper.make_tensor_value_info("raw_score", TensorProto.FLOAT, ["n"])
+    graph = helper.make_graph(nodes, "graph", [features], [raw_score], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    # Bytes that no serialiser would write in this order: the producer's name first, then the model.
+    exact = b"\x12\x04test" + model.SerializeToString()
+    manifest = {
+        "model": name,
+        "dataset": {"name": "test", "source": "custom"},
+        "features": ["a", "b", "c"],
+        "fit": {"train_on": "genuine", "n": 5, "seed": 0},
+        "reference": {"low": [0, 0, 0], "median": [1, 2, 3], "high": [9, 9, 9]},
+        "metrics": {"validation": {"average_precision": {"value": 0.4, "low": 0.3, "high": None}}},
+    }
+    bundle.write(folder, {"model.onnx": exact}, manifest)
+    np.savez_compressed(folder / "parity.npz", X=np.eye(3, dtype=np.float32), raw_score=np.ones(3) + shift)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory):
+    """The folder of a store with tables and nothing in it, made once; its name has a space and an umlaut."""
+    folder = tmp_path_factory.mktemp("store") / "Projekt für alle"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+        tracking.start_pipeline("first")
+    return folder
+
+
+@pytest.fixture
+def home(empty, tmp_path, monkeypatch):
+    """A store of the test's own, with a folder of its own."""
+    folder = tmp_path / "the project"
+    shutil.copytree(empty, folder)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+    monkeypatch.delenv(tracking.PARENT, raising=False)
+    return folder
+
+
+def client():
+    return tracking._client()[0]
+
+
+def sha256(path):
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def test_flatten_by_hand():
+    figure = {"value": 0.5, "low": 0.25, "high": None}
+    nested = {"autoencoder@train_on=all": {"validation": {"recall_at_budget_0.005": figure}}, "n": 3, "name": "x"}
+    assert flatten(nested) == {
+        "autoencoder_train_on_all/validation/recall_at_budget_0.005": 0.5,
+        "autoencoder_train_on_all/validation/recall_at_budget_0.005_low": 0.25,
+        "n": 3.0,
+    }
+    assert flatten({"a": float("nan"), "b": [1, 2], "value": 1.0}) == {"value": 1.0}
+
+
+def test_store_is_the_project_unless_the_environment_names_another(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    assert store.tracking_uri() == f"sqlite:///{ROOT}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://localhost:5000")
+    assert store.tracking_uri() == "http://localhost:5000"
+
+
+def test_stage_is_a_child_of_the_pipeline_with_all_that_it_left(home, tmp_path):
+    figure, page = tmp_path / "04_autoencoder-scores.png", tmp_path / "04_autoencoder.html"
+    figure.write_bytes(b"png")
+    page.write_text("<html>")
+    parent = tracking.start_pipeline("20260101-000000-test", {"dataset": "test"}, "# The run")
+    run_id = tracking.log_stage(
+        parent,
+        "04_autoencoder",
+        params={"latent": 8, "train_on": "genuine"},
+        metrics={"autoencoder": {"validation": {"roc_auc": {"value": 0.9, "low": 0.8, "high": 1.0}}}},
+        figures=[figure],
+        notebooks=[page],
+        candidates=[candidate(tmp_path / "c")],
+        tags={"dataset": "test", "source": "custom"},
+        description="what it does",
+        status="FAILED",
+        started_s=1_000.0,
+    )
+    tracking.finish_pipeline(parent, metrics={"seconds": 12})
+    run = client().get_run(run_id)
+    assert (run.info.run_name, run.info.status, run.info.start_time) == ("04_autoencoder", "FAILED", 1_000_000)
+    assert run.data.params == {"latent": "8", "train_on": "genuine"}
+    assert run.data.metrics["autoencoder/validation/roc_auc_low"] == 0.8
+    assert run.data.metrics["validation/average_precision"] == 0.4
+    expected = {"mlflow.parentRunId": parent, "stage": "04_autoencoder", "dataset": "test", "source": "custom"}
+    assert expected.items() <= run.data.tags.items()
+    assert run.data.tags["mlflow.note.content"] == "what it does"
+    assert run.data.tags.get("mlflow.source.git.commit", "") == (store.git_commit() or "")
+    assert [f.path for f in client().list_artifacts(run_id, "figures")] == ["figures/04_autoencoder-scores.png"]
+    assert [f.path for f in client().list_artifacts(run_id, "notebook")] == ["notebook/04_autoencoder.html"]
+    assert client().get_run(parent).data.metrics == {"seconds": 12}
+    assert client().get_run(parent).info.status == "FINISHED"
+    assert str(home) in run.info.artifact_uri.replace("%20", " ")
+
+
+def test_more_metrics_than_one_request_takes(home):
+    metrics = {f"m{i}": {"value": i, "low": i, "high": i} for i in range(700)}
+    run_id = tracking.log_stage("", "06_comparison", metrics=metrics, params={f"p{i}": i for i in range(150)})
+    assert len(client().get_run(run_id).data.metrics) == 2100
+    assert len(client().get_run(run_id).data.params) == 150
+
+
+def test_a_pipeline_is_resumed_if_its_run_is_still_there(home):
+    first = tracking.start_pipeline("run")
+    tracking.finish_pipeline(first, "FAILED")
+    assert tracking.start_pipeline("run", parent_id=first) == first
+    assert client().get_run(first).info.status == "RUNNING"
+    client().delete_run(first)
+    assert tracking.start_pipeline("run", parent_id=first) != first
+    assert tracking.start_pipeline("run", parent_id="0" * 32) != "0" * 32
+
+
+def test_by_hand(home, tmp_path):
+    (tmp_path / "stages" / "03_isolation_forest").mkdir(parents=True)
+    (tmp_path / "stages" / "03_isolation_forest" / "metrics.json").write_text('{"n": 1}')
+    candidate(tmp_path / "models" / "forest", "forest")
+    run_id = tracking.log_by_hand(tmp_path, "03_isolation_forest", "test", "custom", ["forest"])
+    assert client().get_run(run_id).data.metrics["n"] == 1
+    assert [m.name for m in client().search_logged_models([tracking._client()[1]])] == ["forest"]
+
+
+def test_model_is_an_onnx_model_with_signature_and_example_and_no_pickle(home, tmp_path):
+    import mlflow
+
+    folder = candidate(tmp_path / "c", "autoencoder@train_on=all")
+    model_id = tracking.log_candidate(tracking.start_pipeline("run"), folder)
+    model = mlflow.pyfunc.load_model(f"models:/{model_id}")
+    rows = np.array([[1, 2, 3], [4, 5, 6]], dtype=np.float32)
+    assert model.predict(rows)["raw_score"].tolist() == [6, 15]
+    assert model.metadata.signature.inputs.to_dict()[0]["tensor-spec"] == {"dtype": "float32", "shape": (-1, 3)}
+    assert model.input_example["features"].tolist() == [[1, 2, 3]]
+    logged = client().get_logged_model(model_id)
+    assert logged.name == "autoencoder@train_on=all"
+    assert logged.params["train_on"] == "genuine"
+    assert {m.key: m.value for m in logged.metrics}["validation/average_precision"] == 0.4
+    files = [path for path in (home / "mlartifacts").rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} <= {"", ".onnx", ".json", ".npz", ".yaml", ".txt"}
+
+
+def test_champion_previous_and_rollback(home, tmp_path):
+    first, second, third = (candidate(tmp_path / str(i), f"model {i}", i) for i in range(3))
+    assert tracking.champion(NAME) is None
+    assert store.champion_version(NAME) is None
+    with pytest.raises(TrackingError, match=f"{NAME} has no previous champion"):
+        tracking.rollback(NAME)
+    assert tracking.register(first, NAME, ["there is no champion yet"]) == "1"
+    with pytest.raises(TrackingError, match=f"{NAME} has no previous champion"):
+        tracking.rollback(NAME)
+    assert tracking.register(second, NAME, ["it beats the naive rules", "it does not lose"], "better") == "2"
+    assert tracking.register(third, NAME) == "3"
+    assert (store.champion_version(NAME), store.champion_version(NAME, "previous")) == ("3", "2")
+    assert tracking.rollback(NAME) == "2"
+    assert (store.champion_version(NAME), store.champion_version(NAME, "previous")) == ("2", "3")
+    now = tracking.champion(NAME)
+    assert (now.version, now.name, now.manifest["model"]) == ("2", NAME, "model 1")
+    assert sha256(now.folder / "model.onnx") == sha256(second / "model.onnx")
+    assert tracking.rollback(NAME) == "3"
+    assert "higher = more anomalous" in client().get_registered_model(NAME).description
+    version = client().get_model_version(NAME, "2")
+    assert version.description == "better"
+    assert (version.tags["reason_1"], version.tags["reason_2"]) == ("it beats the naive rules", "it does not lose")
+    assert version.tags["model"] == "model 1"
+    assert client().get_run(now.run_id).info.status == "FINISHED"
+
+
+def test_registered_within_a_pipeline_it_belongs_to_the_pipelines_run(home, tmp_path, monkeypatch):
+    parent = tracking.start_pipeline("run")
+    monkeypatch.setenv(tracking.PARENT, parent)
+    tracking.register(candidate(tmp_path / "c"), NAME)
+    assert tracking.champion(NAME).run_id == parent
+    assert client().get_run(parent).info.status == "RUNNING"
+
+
+def test_files_come_back_as_they_went(home, tmp_path):
+    folder = candidate(tmp_path / "c")
+    tracking.register(folder, NAME)
+    target = tmp_path / "out" / "bundle"
+    assert tracking.fetch(NAME, "champion", target) == "1"
+    assert {p.name: sha256(p) for p in folder.iterdir()}.items() <= {
+        p.name: sha256(p) for p in target.iterdir()
+    }.items()
+    assert bundle.verify(target)["model"] == "autoencoder"
+    assert tracking.champion(NAME).manifest == json.loads((folder / "manifest.json").read_text())
+
+
+def test_what_cannot_be_fetched_leaves_the_folder_alone(home, tmp_path):
+    target = tmp_path / "bundle"
+    target.mkdir()
+    (target / "old").write_text("old")
+    assert tracking.fetch(NAME, "champion", target) is None
+    tracking.register(candidate(tmp_path / "c"), NAME)
+    assert tracking.fetch(NAME, "previous", target) is None
+    shutil.rmtree(home / "mlartifacts")
+    with pytest.raises(TrackingError, match=rf"The files of {NAME}, version 1, are gone"):
+        tracking.fetch(NAME, "champion", target)
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".fetch")] == []
+    assert (target / "old").read_text() == "old"
+    tracking.register(candidate(tmp_path / "c"), NAME)
+    tracking.fetch(NAME, "champion", target)
+    assert not (target / "old").exists()
+
+
+def test_moved_folder_keeps_registry_runs_and_export(home, tmp_path, monkeypatch):
+    figure = tmp_path / "figure.png"
+    figure.write_bytes(b"png")
+    run_id = tracking.log_stage("", "01_eda", figures=[figure])
+    folder = candidate(tmp_path / "c")
+    tracking.register(folder, NAME)
+    moved = tmp_path / "elsewhere" / "100 % moved"
+    moved.parent.mkdir()
+    shutil.move(home, moved)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{moved}/mlflow.db")
+    assert sha256(tracking.champion(NAME).folder / "model.onnx") == sha256(folder / "model.onnx")
+    assert Path(client().download_artifacts(run_id, "figures/figure.png")).read_bytes() == b"png"
+    tracking.register(folder, NAME)
+    assert tracking.champion(NAME).version == "2"
+    assert not home.exists(), "nothing is written to the old place"
+    with sqlite3.connect(moved / "mlflow.db") as connection:
+        for table, column in store.PATHS:
+            rows = connection.execute(f"SELECT {column} FROM {table} WHERE {column} LIKE '%mlartifacts%'").fetchall()
+            assert rows
+            assert all(row[0].startswith(store.artifacts(moved / "mlflow.db")) for row in rows)
+
+
+def test_a_copied_folder_uses_its_own_files(home, tmp_path, monkeypatch):
+    tracking.register(candidate(tmp_path / "c"), NAME)
+    shutil.copytree(home, tmp_path / "copy")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/copy/mlflow.db")
+    shutil.rmtree(home)
+    assert tracking.champion(NAME).version == "1"
+
+
+def test_without_a_store_nothing_is_made(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/none/mlflow.db")
+    store.relocate()
+    assert store.champion_version(NAME) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@pytest.mark.parametrize("uri", ["http://me:secret@127.0.0.1:{port}", "postgresql://me:secret@127.0.0.1:{port}/mlflow"])
+def test_a_server_that_is_not_there(uri, monkeypatch):
+    port = free_port()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri.format(port=port))
+    start = time.monotonic()
+    with pytest.raises(
+        TrackingError, match=f"127.0.0.1:{port}.* does not answer .*unset MLFLOW_TRACKING_URI"
+    ) as caught:
+        tracking.champion(NAME)
+    assert time.monotonic() - start < 10
+    assert "secret" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "uri", ["sqlite:////proc/nowhere/mlflow.db", "sqlite:///{file}", "nonsense://x", "file:///{file}"]
+)
+def test_a_store_that_cannot_be_one(uri, tmp_path, monkeypatch):
+    (tmp_path / "text").write_text("no database, but long enough to have the header of one" * 20)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri.format(file=tmp_path / "text"))
+    with pytest.raises(TrackingError, match=r"^MLflow at .*"):
+        tracking.start_pipeline("run")
+
+
+def test_a_refusal_is_a_sentence(home):
+    with pytest.raises(TrackingError, match=r"^MLflow at .* failed in finish_pipeline: .*"):
+        tracking.finish_pipeline("0" * 32)
+
+
+def test_quiet_from_the_first_run_on_and_the_environment_stays(tmp_path):
+    """A new store, in a process of its own: no log lines, no links, no URI left for the children."""
+    program = f"""
+import os, sys
+from pathlib import Path
+from lib import tracking
+assert "mlflow" not in sys.modules
+tracking.store.ROOT = Path({str(tmp_path)!r})
+parent = tracking.start_pipeline("run")
+tracking.register({str(candidate(tmp_path / "c"))!r}, "quiet")
+tracking.finish_pipeline(parent)
+assert "MLFLOW_TRACKING_URI" not in os.environ
+"""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")} | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["c", "mlartifacts", "mlflow.db"]
+
+
+@pytest.mark.check
+def test_through_a_server(empty, tmp_path, monkeypatch):
+    """Runs, files, registry and export over HTTP; the client never sees the server's folders."""
+    port = free_port()
+    monkeypatch.setenv("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
+    command = ["-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--workers", "1"]
+    command += ["--artifacts-destination", str(tmp_path / "files"), "--host", "127.0.0.1", "--port", str(port)]
+    shutil.copy(empty / "mlflow.db", tmp_path / "server.db")
+    with sqlite3.connect(tmp_path / "server.db") as connection:  # its one experiment belongs to a local store
+        connection.execute("UPDATE experiments SET name = 'other' WHERE name = ?", [store.EXPERIMENT])
+    server = subprocess.Popen([sys.executable, *command], cwd=tmp_path, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
+                break
+            except OSError:
+                assert time.monotonic() < deadline, "the server did not start"
+                time.sleep(0.5)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+        folder = candidate(tmp_path / "c")
+        parent = tracking.start_pipeline("run")
+        assert tracking.start_pipeline("run", parent_id=parent) == parent
+        tracking.log_stage(parent, "03_isolation_forest", metrics={"n": 1}, candidates=[folder])
+        assert tracking.champion(NAME) is None
+        tracking.register(folder, NAME, ["first"])
+        tracking.register(folder, NAME, ["second"])
+        assert tracking.rollback(NAME) == "1"
+        assert sha256(tracking.champion(NAME).folder / "model.onnx") == sha256(folder / "model.onnx")
+    finally:
+        server.terminate()
+        server.wait(timeout=60)
