@@ -159,7 +159,7 @@ def ragged_row(path: Path) -> str | None:
         header = next((cells for cells in reader if cells), [])
         for row, cells in enumerate(filter(None, reader), start=1):
             if len(cells) != len(header):
-                where = f"row {row} (line {reader.line_num})"
+                where = f"row {row:,} (line {reader.line_num:,})"
                 return f"{path}, {where}: {len(cells)} cells where the header has {len(header)}"
     return None
 
