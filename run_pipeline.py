@@ -1,20 +1,25 @@
-"""Execute the notebooks in order, strictly, in parallel, resumably. Exit codes: 0 done, 1 a notebook failed, 2 refused."""
+"""Execute the notebooks, strictly, in parallel, resumably.
+
+Exit codes: 0 done (or nothing to do), 1 a notebook failed or was interrupted, 2 refused before anything ran.
+"""
 
 import argparse
-import contextlib
-import fcntl
 import json
 import logging
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 
-from lib.console import Progress, table
-from lib.preflight import DataError, prepare
+from lib import store
+from lib.console import Progress, summary, table, told
+from lib.pipeline import Pipeline
+from lib.preflight import prepare
+from lib.rawfile import DataError
+from lib.runs import Run, locked
 from lib.settings import Settings, jobs
-from lib.stages import Refused, choose, convert, find, load_cells, present, read_parameters
+from lib.stages import Refused, choose, find, notebook, present, read_cells, read_parameters
+from lib.state import read_json
 
 ROOT = Path(__file__).resolve().parent
 
@@ -24,148 +29,152 @@ def arguments(argv):
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=parameters_help(), formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add = parser.add_argument
-    add("--dataset", default="", help="name in data/ or path of a description (default: creditcard, else simulated)")
-    add("--raw", default="", metavar="FILE", help="the raw file or folder")
-    add("-p", nargs=2, action="append", default=[], metavar=("[STAGE.]NAME", "VALUE"), help="set a parameter")
-    add(
-        "--sweep", nargs="+", action="append", default=[], metavar=("STAGE.NAME", "VALUE"), help="one candidate a value"
+    data, choice, way, other = map(parser.add_argument_group, ("data and parameters", "stages", "execution", "instead"))
+    data.add_argument(
+        "--dataset", default="", help="name in data/ or path of a description (creditcard, else simulated)"
     )
-    add("--config", metavar="FILE", help="settings from a file, such as reports/<run>/run.yaml")
-    add("--only", action="append", default=[], metavar="STAGE", help="only this stage (again for more)")
-    add("--from", dest="first", metavar="STAGE", help="from this stage on; what earlier ones wrote is kept")
-    add("--until", dest="last", metavar="STAGE", help="up to this stage")
-    add("--accept", action="store_true", help="promote although the champion cannot be compared fairly")
-    add("--jobs", type=int, default=os.cpu_count(), metavar="N", help="notebooks at once (default: cores)")
-    add("--timeout", type=float, default=0.0, metavar="S", help="limit for one notebook (default: none)")
-    add("--force", nargs="?", const="all", action="append", default=[], metavar="STAGE", help="even if up to date")
-    add("--wait", action="store_true", help="wait for another pipeline in this folder to end")
-    add("--dry-run", action="store_true", help="say what would run, and why")
-    add("--list", action="store_true", help="the stages, what they read and write")
-    add("--rollback", action="store_true", help="make the previous champion the champion again")
-    add("--json", action="store_true", help="print the summary as JSON")
+    data.add_argument("--raw", default="", metavar="FILE", help="the raw file or folder")
+    data.add_argument("-p", nargs=2, action="append", default=[], metavar=("[STAGE.]NAME", "VALUE"), help="a parameter")
+    data.add_argument(
+        "--sweep", nargs="+", action="append", default=[], metavar="STAGE.NAME VALUE", help="a candidate each"
+    )
+    data.add_argument("--config", metavar="FILE", help="all of these from a file, such as reports/<run>/run.yaml")
+    data.add_argument("--accept", action="store_true", help="promote though the champion cannot be compared fairly")
+    choice.add_argument("--only", action="append", default=[], metavar="STAGE", help="only this one; again for more")
+    choice.add_argument("--from", dest="first", metavar="STAGE", help="this one and the later ones, on the newest run")
+    choice.add_argument("--until", dest="last", metavar="STAGE", help="none after this one")
+    choice.add_argument(
+        "--force", nargs="?", const="all", action="append", default=[], metavar="STAGE", help="up to date or not"
+    )
+    way.add_argument("--jobs", type=int, default=os.cpu_count(), metavar="N", help="notebooks at once (default: cores)")
+    way.add_argument("--timeout", type=float, default=0.0, metavar="S", help="limit for one notebook (default: none)")
+    way.add_argument("--wait", action="store_true", help="wait for another pipeline in this folder to end")
+    way.add_argument("--json", action="store_true", help="print the summary as JSON")
+    other.add_argument("--dry-run", action="store_true", help="say for every stage whether it would run, and why")
+    other.add_argument("--list", action="store_true", help="the stages, what they read and write")
+    other.add_argument("--rollback", action="store_true", help="make the previous champion the champion again")
     return parser.parse_args(argv)
 
 
 def parameters_help():
     """The parameters of all notebooks, from their parameters cells."""
-    lines = ["parameters (type, default, meaning):"]
+    lines = ["parameters:"]
     for stage in present(ROOT):
         lines.append(f"\n  {stage.name}")
-        for p in read_parameters(ROOT / "notebooks" / f"{stage.name}.ipynb").values():
-            lines.append(f"    {p.name + ': ' + p.kind:<26} {p.default!r:<12} {p.comment}".replace("%", "%%"))
+        for p in read_parameters(notebook(ROOT, stage)).values():
+            lines.append(f"    {f'{p.name}: {p.kind} = {p.default!r}':<44}  {p.comment}".replace("%", "%%"))
     return "\n".join(lines)
 
 
-@contextlib.contextmanager
-def locked(wait, say):
-    """Only one pipeline at a time in this folder; the system releases the lock of a process that has died."""
-    (ROOT / ".pipeline").mkdir(exist_ok=True)
-    with (ROOT / ".pipeline" / "lock").open("a+") as lock:
-        patience = time.monotonic() + 15  # kernels of a killed run hold it, too, for the second that they outlive it
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                lock.seek(0)
-                holder = lock.read().strip() or "0"
-                if not wait and (is_running(int(holder)) or time.monotonic() > patience):
-                    raise Refused(f"Another pipeline (process {holder}) runs in {ROOT}; --wait waits for it.") from None
-                say(f"waiting for the pipeline of process {holder}")
-                time.sleep(1)
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield lock.fileno()
+def asked_for(args, stages, chosen):
+    """The settings of the command line, laid over those of the file, or of the run that a part is to be run of."""
+    for key, _ in args.p:
+        if "." in key and find(key.rpartition(".")[0], stages) not in chosen:
+            raise Refused(f"-p {key}: that stage is not among the chosen ones: {', '.join(s.name for s in chosen)}.")
+    parameters = dict(args.p) | ({"06_comparison.accept": True} if args.accept else {})
+    asked = Settings(args.dataset, args.raw, parameters, {key: values for key, *values in args.sweep})
+    if args.config:
+        return Settings.read(args.config).overlaid(asked)
+    runs = Run.all(ROOT / "reports") if args.only or args.first else []
+    same = [run for run in runs if args.dataset in ("", run.info["dataset"], run.settings.dataset)]
+    return same[0].settings.overlaid(asked) if same else asked
 
 
-def is_running(pid):
-    """Whether there is a process with this id."""
-    return pid > 0 and Path(f"/proc/{pid}").exists()
+def resolved(asked, planned, data):
+    """The settings with every parameter of every job written out."""
+    pairs = {f"{job.stage.name}.{name}": value for job in planned for name, value in job.parameters.items()}
+    swept = {f"{find(key.rpartition('.')[0], [j.stage for j in planned]).name}.{key.rpartition('.')[2]}": values
+             for key, values in asked.sweep.items()}  # fmt: skip
+    return Settings(data.argument, data.raw, {k: v for k, v in pairs.items() if k not in swept}, swept)
 
 
-def settings_of(args, stages, chosen):
-    """What the file and the command line ask for, the latter first; -> Settings."""
-    settings = Settings.read(args.config) if args.config else Settings()
-    parameters = settings.parameters | dict(args.p)
-    if args.accept:
-        parameters |= {"06_comparison.accept": True}
-    sweep = settings.sweep | {key: values for key, *values in args.sweep}
-    return Settings(args.dataset or settings.dataset, args.raw or settings.raw, parameters, sweep)
+def champion(name):
+    """Version that the alias points to; None if there is none, or no answer."""
+    try:
+        return store.champion_version(name)
+    except store.TrackingError:
+        return None
+
+
+def run(args, say):
+    """Plan and execute -> exit code."""
+    stages = present(ROOT)
+    chosen = choose(stages, args.only, args.first, args.last)
+    asked = asked_for(args, stages, chosen)
+    planned = jobs(ROOT, asked, chosen)
+    force = ["all" if name == "all" else find(name, stages).name for name in args.force]
+    split = next((job.parameters for job in planned if job.stage.short == "split"), {})
+    shares = {name: split[name] for name in ("reference", "validation", "n_batches") if name in split}
+    with locked(ROOT, args.wait, say) as lock:
+        data = prepare(asked.dataset, asked.raw, split.get("rows", 0), split.get("seed", 0), shares, not args.dry_run)
+        remarks = [f"SIMULATED TRANSACTIONS stand in for real ones: {data.fallback}"] if data.fallback else []
+        for remark in remarks:
+            say(remark)
+        pipeline = Pipeline(ROOT, data, planned, chosen, resolved(asked, planned, data), force, champion)
+        tasks = pipeline.plan()
+        if args.dry_run:
+            print(table(["stage", "status", "why"], [(t.name, t.status, t.why) for t in tasks]))
+            return 0
+        if finished := pipeline.unchanged():
+            say(f"Nothing has changed since {finished.folder.relative_to(ROOT)}.")
+            status = "done"
+        else:
+            status, finished = execute(args, pipeline, tasks, data, remarks, lock), pipeline.run
+        result = summary(finished, tasks, status, read_json(finished.folder / "metrics.json"), remarks)
+    print(json.dumps(result, indent=1) if args.json else told(result))
+    return 0 if status == "done" else 1
+
+
+def execute(args, pipeline, tasks, data, remarks, lock):
+    """Execute what is to run, and log it -> the run's status."""
+    from lib.logbook import Logbook
+
+    current = pipeline.open()
+    n_cells = {t.name: sum(kind == "code" for kind, *_ in read_cells(t.job.notebook)) + 1 for t in tasks}
+    progress = Progress(sum(not t.is_whole for t in tasks), n_cells)
+    progress.say(f"{'Resuming' if pipeline.is_resumed else 'Starting'} {current.folder.relative_to(ROOT)}")
+    logbook = Logbook(current, {"dataset": data.dataset.name, "source": data.source})
+    for task in tasks:
+        if task.is_whole and not (pipeline.is_resumed and "mlflow_run" in task.record):
+            logbook.stage(task, pipeline.places(current))
+    status = "interrupted"
+    try:
+        pipeline.execute(progress, logbook, max(1, args.jobs), args.timeout, (lock,))
+        status = "done" if all(t.is_whole or not t.chosen for t in tasks) else "failed"
+    finally:
+        metrics = read_json(current.folder / "metrics.json") or {}
+        if error := logbook.finish(status, metrics.get("models", {})):
+            remarks.append(error)
+            status = "failed"
+        current.note(status=status)
+    return status
 
 
 def main(argv=None):
+    """The command -> exit code."""
     args = arguments(argv)
-    logging.getLogger("papermill").setLevel(logging.CRITICAL)
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # it repeats what we say in a sentence
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    say = Progress().say
     try:
         if args.list:
-            rows = [(s.name, ", ".join(s.reads), ", ".join(s.writes)) for s in present(ROOT)]
-            print(table(rows, ["stage", "reads", "writes"]))
-            return 0
-        return run(args)
-    except (Refused, DataError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("Interrupted; the same command goes on where it stopped.", file=sys.stderr)
-        return 1
-
-
-def run(args):
-    from lib.pipeline import Pipeline, resolved
-
-    stages = present(ROOT)
-    chosen = choose(stages, args.only, args.first, args.last)
-    settings = settings_of(args, stages, chosen)
-    planned = jobs(ROOT, settings, chosen, {"rows": 0})
-    split = next((job.parameters for job in planned if job.stage.short == "split"), {})
-    say = lambda text: print(text, file=sys.stderr, flush=True)
-    with locked(args.wait, say) as lock:
-        shares = {k: split[k] for k in ("reference", "validation", "n_batches") if k in split}
-        data = prepare(
-            ROOT,
-            settings.dataset,
-            settings.raw,
-            split.get("rows") or None,
-            split.get("seed", 0),
-            shares,
-            not args.dry_run,
-        )
-        if data and data.fallback:
-            say(f"SIMULATED TRANSACTIONS stand in for the real ones: {data.fallback}")
-        force = [name if name == "all" else find(name, stages).name for name in args.force]
-        pipeline = Pipeline(
-            ROOT,
-            planned,
-            chosen,
-            data,
-            resolved(settings, planned, data) if data else settings,
-            force,
-            timeout=args.timeout,
-        )
-        tasks = pipeline.plan()
-        if args.dry_run:
-            print(table([(t.name, t.status, t.why) for t in tasks], ["stage", "would", "why"]))
-            return 0
-        if all(t.status == "up to date" for t in tasks if t.chosen):
-            say(f"Nothing has changed since {pipeline.runs[0].folder.relative_to(ROOT)}.")
-            return 0
-        current = pipeline.open()
-        n_cells = {t.name: sum(k == "code" for k, _, _ in load_cells(t.job.notebook)) + 1 for t in tasks}
-        progress = Progress(sum(t.chosen and t.status != "up to date" for t in tasks), n_cells)
-        progress.line(f"{'resumes' if pipeline.resumed else 'run'} {current.folder.relative_to(ROOT)}")
-        pipeline.execute(max(1, args.jobs), progress, inherit=(lock,))
-        done = all(t.whole for t in tasks if t.chosen)
-        current.note(status="done" if done else "failed")
-        print(
-            table(
-                [(t.name, t.status, (t.record or {}).get("seconds"), (t.record or {}).get("peak_mb")) for t in tasks],
-                ["stage", "status", "seconds", "MB"],
+            print(
+                table(
+                    ["stage", "reads", "writes"],
+                    [(s.name, ", ".join(s.reads), ", ".join(s.writes)) for s in present(ROOT)],
+                )
             )
-        )
-        return 0 if done else 1
+            return 0
+        return run(args, say)
+    except (Refused, DataError) as error:
+        say(str(error))
+        return 2
+    except OSError as error:
+        say(f"{error.filename}: {error.strerror}." if error.filename else str(error))
+        return 1
+    except KeyboardInterrupt:
+        say("Interrupted; the same command goes on where it stopped.")
+        return 1
 
 
 if __name__ == "__main__":

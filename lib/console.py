@@ -1,59 +1,108 @@
-"""What a run shows: one line a notebook while it goes on, a table at the end."""
+"""What a run shows: a line when a notebook starts and one when it ends, and a summary."""
 
 import sys
 import time
 
+SHOWN = ("average_precision", "recall_at_budget", "precision_at_budget", "amount_recall_at_budget")
+
 
 class Progress:
-    """Lines for people: a status line that is rewritten on a terminal, plain lines elsewhere.
+    """Lines for people: on a terminal with a status line below that is rewritten, elsewhere plain.
 
     Parameters
     ----------
-    n : int, notebooks to execute or take over
+    n : int, notebooks to execute
     n_cells : dict, code cells of each job
     """
 
-    def __init__(self, n, n_cells, stream=None):
-        self.n, self.n_cells, self.stream = n, n_cells, stream or sys.stderr
-        self.n_started, self.live, self.said = 0, self.stream.isatty(), 0.0
+    def __init__(self, n=0, n_cells=None, stream=None):
+        self.n, self.n_cells, self.stream = n, n_cells or {}, stream or sys.stderr
+        self.n_started, self.is_live = 0, self.stream.isatty()
 
-    def line(self, text):
+    def say(self, text):
         """Write a line that stays."""
-        self.stream.write(("\r\x1b[K" if self.live else "") + text + "\n")
+        self.stream.write(("\r\x1b[K" if self.is_live else "") + text + "\n")
         self.stream.flush()
 
     def started(self, task):
         self.n_started += 1
-        self.line(f"[{self.n_started}/{self.n}] {task.name}")
+        self.say(f"{time.strftime('%H:%M:%S')}  [{self.n_started}/{self.n}] {task.name}: {task.why}")
 
     def ended(self, task):
-        figures = f"{task.record['seconds']:.1f} s, {task.record['peak_mb']:,.0f} MB"
-        self.line(f"      {task.name}: {task.status} in {figures}" + (f"\n      {task.why}" if task.why else ""))
+        figures = f"{task.record['seconds']:.0f} s, {task.record['peak_mb']:,} MB"
+        said = f"\n          {task.why}" if task.why else ""
+        self.say(f"{time.strftime('%H:%M:%S')}        {task.name}: {task.status} after {figures}{said}")
 
     def tick(self, executions):
-        """Rewrite the status line: cells done and time of every notebook that is running."""
-        if not self.live or time.monotonic() - self.said < 0.2:
-            return
-        self.said = time.monotonic()
-        parts = [
-            f"{e.archive.name} {e.n_done}/{self.n_cells.get(e.archive.name, 0)} cells {e.seconds:.0f} s"
-            for e in executions
-        ]
-        self.stream.write("\r\x1b[K" + "   ".join(parts)[:118])
-        self.stream.flush()
+        """Rewrite the status line: cells done and seconds of every notebook that is running."""
+        if self.is_live:
+            parts = [f"{e.name} {e.n_done}/{self.n_cells[e.name]} cells, {e.seconds:.0f} s" for e in executions]
+            self.stream.write("\r\x1b[K" + "   ".join(parts)[:118])
+            self.stream.flush()
 
 
-def table(rows, header):
-    """Aligned text; numbers to the right."""
-    cells = [header, *([_text(c) for c in row] for row in rows)]
+def table(header, rows):
+    """Aligned text; columns of numbers to the right."""
+    cells = [header, *([_text(cell) for cell in row] for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-    right = [all(not isinstance(row[i], str) for row in rows) for i in range(len(header))]
-    lines = [
-        "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)) for row in cells
-    ]
-    lines.insert(1, "  ".join("-" * w for w in widths))
+    is_text = [any(isinstance(row[i], str) for row in rows) for i in range(len(header))]
+    cells.insert(1, ["-" * width for width in widths])
+    sides = [str.ljust if text else str.rjust for text in is_text]
+    lines = ["  ".join(pad(c, w) for pad, c, w in zip(sides, row, widths, strict=True)) for row in cells]
     return "\n".join(line.rstrip() for line in lines)
 
 
 def _text(cell):
-    return "" if cell is None else f"{cell:,.1f}" if isinstance(cell, float) else str(cell)
+    return "" if cell is None else cell if isinstance(cell, str) else f"{cell:,}"
+
+
+def summary(run, tasks, status, metrics, remarks=()):
+    """What a run came to, as plain data for scripts.
+
+    Parameters
+    ----------
+    metrics : dict, the run's `metrics.json`, None if there is none
+    remarks : sentences that must not be overlooked
+    """
+    metrics = metrics or {}
+    champion = metrics.get("champion")
+    figures = metrics.get("models", {}).get(champion["model"], {}).get("validation", {}) if champion else {}
+    return {
+        "run": run.name,
+        "folder": str(run.folder),
+        "dataset": run.info["dataset"],
+        "source": metrics.get("source"),
+        "status": status,
+        "stages": [
+            {
+                "stage": t.name,
+                "status": t.status,
+                "seconds": t.record.get("seconds"),
+                "peak_mb": t.record.get("peak_mb"),
+            }
+            | {"why": t.why}
+            for t in tasks
+        ],
+        "champion": champion and champion | {"validation": {name: figures[name] for name in SHOWN if name in figures}},
+        "remarks": list(remarks),
+    }
+
+
+def told(summary):
+    """The summary for people."""
+    rows = [(s["stage"], s["status"], s["seconds"], s["peak_mb"]) for s in summary["stages"]]
+    lines = [table(["stage", "status", "seconds", "peak MB"], rows), ""]
+    lines += [f"{s['stage']} failed: {s['why']}" for s in summary["stages"] if s["status"] == "failed"]
+    if champion := summary["champion"]:
+        lines.append(f"Champion: {champion['model']}, {champion['name']} version {champion['version']}. On validation:")
+        lines += [f"  {name:<25}{_interval(figure)}" for name, figure in champion["validation"].items()]
+    elif summary["status"] == "done":
+        lines.append("No champion.")
+    return "\n".join([*lines, *summary["remarks"]])
+
+
+def _interval(figure):
+    return " ".join(
+        "-" if figure.get(key) is None else shape.format(figure[key])
+        for key, shape in (("value", "{:.3f}"), ("low", "({:.3f}"), ("high", "to {:.3f})"))
+    )

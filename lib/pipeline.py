@@ -1,189 +1,226 @@
-"""One run of the pipeline: decide for every job whether it is up to date, execute the others in parallel, sum up."""
+"""One run of the pipeline: decide for every job whether it is up to date, and execute the others in parallel."""
 
-import json
 import os
-import time
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from lib.runner import Execution
-from lib.settings import Settings
-from lib.stages import PIPELINE_OWNED, Refused, upstream
-from lib.state import Places, State, digest, made_from, reasons
+from lib.runs import Run
+from lib.settings import Job
+from lib.stages import Refused, upstream, within
+from lib.state import Places, State, digest, made_from, put_back, reasons
 
 POLL_S = 0.2
+PARENT = "PIPELINE_MLFLOW_RUN"  # variable in which notebooks find the id of the run's MLflow run
 
 
 @dataclass
 class Task:
     """A job within one run, from its plan to its end.
 
-    `status`: "waiting" (for the jobs before it), "to run", "up to date", "running", "done", "failed", "not run".
-    `why` says what made it so; `found` is the State, in whichever run's folder, that is up to date.
+    `status` goes from "waiting" (for the tasks `before` it) over "to run" and "running" to "done" or "failed"; other
+    ends are "up to date", "not run", and for a stage that was not chosen, "kept". `why` is the reason; `state` is on
+    record in this run's folder, or in the one where the task was found to be up to date.
     """
 
-    job: object
+    job: Job
+    chosen: bool = True
     before: list = field(default_factory=list)
     status: str = "waiting"
     why: str = ""
-    record: dict | None = None
-    found: State | None = None
     made: dict | None = None
-    chosen: bool = True
+    state: State | None = None
+    record: dict = field(default_factory=dict)
+    expected_s: float = 0.0
 
     @property
     def name(self):
         return self.job.name
 
     @property
-    def whole(self):
-        return self.status in ("up to date", "done")
-
-
-class Run:
-    """A run's folder, `reports/<YYYYMMDD-HHMMSS-dataset>`, and what its `run.json` says."""
-
-    def __init__(self, folder):
-        self.folder = Path(folder)
-
-    @property
-    def info(self):
-        return json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
-
-    def note(self, **changes):
-        """Change entries of `run.json`, whole."""
-        info = (self.info if (self.folder / "run.json").exists() else {}) | changes
-        partial = self.folder / ".run.json.part"
-        partial.write_text(json.dumps(info, indent=1) + "\n", encoding="utf-8")
-        partial.replace(self.folder / "run.json")
-
-    @property
-    def settings(self):
-        return Settings.read(self.folder / "run.yaml")
-
-    @classmethod
-    def all(cls, reports, dataset=""):
-        """The runs in a folder, the newest first; of one dataset if it is named."""
-        found = sorted((p.parent for p in Path(reports).glob("*/run.json") if not p.parent.is_symlink()), reverse=True)
-        return [run for run in map(cls, found) if dataset in ("", run.info["dataset"])]
-
-    @classmethod
-    def create(cls, reports, dataset, settings):
-        """A new folder, to which `reports/latest` then points."""
-        while True:
-            folder = Path(reports) / time.strftime(f"%Y%m%d-%H%M%S-{dataset}")
-            try:
-                folder.mkdir(parents=True)
-                break
-            except FileExistsError:
-                time.sleep(0.2)
-        run = cls(folder)
-        settings.write(folder / "run.yaml")
-        run.note(dataset=dataset, status="running")
-        link = Path(reports) / ".latest"
-        link.unlink(missing_ok=True)
-        link.symlink_to(folder.name)
-        link.replace(Path(reports) / "latest")
-        return run
+    def is_whole(self):
+        return self.status in ("done", "up to date", "kept")
 
 
 class Pipeline:
-    """Plan and execute the jobs of a run.
+    """Plans a run, opens its folder, executes it: call `plan`, `open` and `execute` in this order.
 
     Parameters
     ----------
     root : Path, the project's folder
+    data : lib.preflight.Data
     jobs : list of Job, of all stages that are present
-    chosen : stages to be executed if they are not up to date; what the others wrote is taken as it is
-    data : lib.preflight.Data, or None in a dry run before there is a split
+    chosen : stages to execute unless they are up to date; the last of them is the last of the run
     settings : Settings, resolved
-    force : names of stages to execute even if they are up to date
-    champion : function () -> the version that the registry's alias points to
-    timeout : float, s for one notebook; 0 for none
+    force : names of stages to execute even if they are up to date, or "all"
+    champion : function (registered name) -> version that the registry's alias points to
     """
 
-    def __init__(self, root, jobs, chosen, data, settings, force=(), champion=lambda: None, timeout=0.0):
-        self.root, self.data, self.settings, self.force = Path(root), data, settings, set(force)
-        self.champion, self.timeout = champion, timeout
+    def __init__(self, root, data, jobs, chosen, settings, force=(), champion=lambda name: None):
+        self.root, self.data, self.settings = Path(root), data, settings
+        self.force, self.champion = set(force), champion
         self.reports = self.root / "reports"
-        self.runs = Run.all(self.reports, data.dataset.name) if data else []
-        self.run = None
-        self.tasks = [Task(job, chosen=job.stage in chosen) for job in jobs]
+        self.runs = Run.all(self.reports, data.dataset.name)
+        self.run, self.is_resumed = None, False
+        last = max(i for i, job in enumerate(jobs) if job.stage in chosen)
+        self.tasks = [Task(job, job.stage in chosen) for job in jobs[: last + 1]]
         for task in self.tasks:
-            stages = upstream(task.job.stage)
-            task.before = [t for t in self.tasks if t.job.stage in stages]
+            task.before = [t for t in self.tasks if t.job.stage in upstream(task.job.stage)]
 
-    def places(self, folder):
-        return Places(self.root, folder, self.data.split_dir)
+    def places(self, run):
+        """Where the files of a run are."""
+        return Places(self.root, run.folder, self.data.split_dir)
 
     def plan(self):
-        """Decide for every task; those behind one that has to run wait for it. Refused if a kept stage is missing."""
-        last = max((i for i, t in enumerate(self.tasks) if t.chosen), default=-1)
-        del self.tasks[last + 1 :]
+        """Decide what to do -> list of Task. Refused if a chosen stage needs one that is neither chosen nor kept."""
         for task in self.tasks:
-            if all(t.whole for t in task.before):
-                self.decide(task)
+            if not task.chosen:
+                self._keep(task)
+            elif all(t.is_whole for t in task.before):
+                self._decide(task)
             else:
-                task.why = "after " + ", ".join(t.name for t in task.before if not t.whole)
-            if not task.chosen and not task.whole:
-                task.status, task.why = "not run", "not chosen"
+                task.why = "after " + ", ".join(t.name for t in task.before if not t.is_whole)
         for task in self.tasks:
-            lacking = [t.name for t in task.before if t.status == "not run"]
-            if task.chosen and lacking:
-                raise Refused(f"{task.name} needs what {lacking[0]} writes, and it has not run yet; choose it as well.")
+            if lacking := [t.name for t in task.before if task.chosen and t.status == "not run"]:
+                raise Refused(
+                    f"{task.name} needs what {lacking[0]} writes, and there is nothing yet; run that as well."
+                )
         return self.tasks
 
-    def decide(self, task):
-        """Look for a run in which the task is up to date; else say what differs from the newest."""
-        task.status, task.why = "to run", "has not run yet"
-        if self.data is None:
-            task.why = "the data are not split yet"
+    def unchanged(self):
+        """The finished run in which all tasks are up to date, its files put back; None if there is something to do."""
+        whole = [task.state for task in self.tasks if task.is_whole]
+        run = next((r for r in self.runs if {r.folder} == {state.places.run for state in whole}), None)
+        if not run or run.info["status"] != "done" or self._open_tasks():
+            return None
+        put_back(whole)
+        return run
+
+    def _open_tasks(self):
+        return [t for t in self.tasks if t.status in ("waiting", "to run")]
+
+    def _found(self, task):
+        """The runs in which the task has finished, the newest first, as (State, record)."""
+        states = (State(self.places(run), task.job) for run in self.runs)
+        return ((state, record) for state in states if (record := state.record))
+
+    def _keep(self, task):
+        """Take what a stage that was not chosen has written the last time, whatever it was made from."""
+        task.status, task.why = "not run", "not chosen"
+        for state, record in self._found(task):
+            if not state.damage(record):
+                task.status, task.why, task.state, task.record = "kept", record["run"], state, record
+                return
+
+    def _decide(self, task):
+        """Look for a run in which the task is up to date; else say what differs from the newest one."""
+        task.status, task.why = "to run", "it has not run yet"
+        if not self.data.is_split:
             return
-        inputs = {"data": digest(self.data.split_dir / "splits.json")} | self._inputs(task)
-        registry = self.champion() if "registry" in task.job.stage.reads else None
-        task.made = made_from(task.job, self.root, inputs, registry)
-        differences = []
-        for run in self.runs:
-            state = State(self.places(run.folder), task.name)
-            record = state.read()
-            if record is None:
-                continue
-            lacking = state.missing(record)
-            why = reasons(record["made_from"], task.made) if task.chosen else []
-            why += [f"{lacking} is not as it was written"] if lacking else []
-            if not why:
-                task.status, task.why, task.record, task.found = "up to date", f"as in {run.folder.name}", record, state
-                break
-            differences.append(why)
-        else:
-            if differences:
-                task.why = "; ".join(differences[0])
-        if task.chosen and self.force & {task.job.stage.name, "all"}:
-            task.status, task.why = "to run", "forced"
+        task.made = made_from(task.job, self.root, self._inputs(task), self._registry(task, "reads"))
+        newest = None
+        for state, record in self._found(task):
+            differences = reasons(record["made_from"], task.made)
+            if damaged := state.damage(record):
+                differences.append(f"{damaged} is not as it was written")
+            task.expected_s = task.expected_s or record["seconds"]
+            newest = newest or differences
+            if self.force & {"all", task.job.stage.name}:
+                newest = ["forced"]
+            elif not differences:
+                task.status, task.why, task.state, task.record = "up to date", record["run"], state, record
+                return
+        task.why = "; ".join(newest or [task.why])
 
     def _inputs(self, task):
-        wanted = [place for place in task.job.stage.reads if place not in ("raw", "registry")]
-        outputs = {key: stamp[2] for before in task.before for key, stamp in before.record["outputs"].items()}
-        return {key: sha for key, sha in outputs.items() if any(key.startswith(place) for place in wanted)}
+        """The hashes of what a task reads, as the tasks before it have recorded them."""
+        places = [place for place in task.job.stage.reads if place not in ("raw", "registry")]
+        outputs = {key: stamp[2] for t in task.before for key, stamp in t.record["outputs"].items()}
+        read = {key: sha for key, sha in outputs.items() if any(within(key, place) for place in places)}
+        return read | {"the data": digest(self.data.split_dir / "splits.json")}
+
+    def _registry(self, task, kind):
+        """The registry's state, for tasks that read it, or that write it."""
+        name = task.job.parameters.get("registered_name") or self.data.registered_name
+        return {"champion": self.champion(name)} if "registry" in getattr(task.job.stage, kind) else {}
 
     def open(self):
-        """The run's folder: the newest one if it was left unfinished with these settings, else a new one -> Run."""
+        """The run's folder -> Run: the newest if it was left unfinished with these settings, else a new one."""
         newest = self.runs[0] if self.runs else None
-        self.resumed = bool(newest and newest.info["status"] != "done" and newest.settings == self.settings)
-        self.run = newest if self.resumed else Run.create(self.reports, self.data.dataset.name, self.settings)
-        self.run.note(status="running", pid=os.getpid())
-        for task in self.tasks:
-            if task.status == "up to date":
-                self._adopt(task)
+        self.is_resumed = bool(newest and newest.info["status"] != "done" and newest.settings == self.settings)
+        self.run = newest if self.is_resumed else Run.create(self.reports, self.data.dataset.name, self.settings)
+        self.run.note(status="running")
+        self._adopt([task for task in self.tasks if task.is_whole])
         return self.run
 
-    def _adopt(self, task):
-        state = State(self.places(self.run.folder), task.name)
-        if task.found.folder == state.folder:
-            state.restore(task.record)
-        else:
-            task.record = state.adopt(task.found)
+    def _adopt(self, tasks):
+        """Take over what is up to date, from whichever run it is in."""
+        places = self.places(self.run)
+        for task in tasks:
+            here = State(places, task.job)
+            if task.state.folder != here.folder:
+                task.record = here.adopt(task.state)
+            task.state = here
+        put_back([task.state for task in tasks])
+
+    def execute(self, show, logbook, n_parallel=1, timeout=0.0, inherit=()):
+        """Execute what is to run; what does not depend on a failure goes on.
+
+        Parameters
+        ----------
+        show : Progress; logbook : Logbook
+        n_parallel : int, notebooks at once; timeout : float, s for one notebook, 0 for none
+        inherit : file descriptors that kernels keep open
+        """
+        self._environment = dict(os.environ)  # MLflow, in its thread, changes the process's own for moments
+        running = {}
+        with ThreadPoolExecutor(n_parallel) as pool:
+            try:
+                while True:
+                    for task in self._next(n_parallel - len(running)):
+                        execution = self._prepare(task, logbook, timeout, inherit)
+                        running[pool.submit(execution.run)] = task, execution
+                        show.started(task)
+                    if not running:
+                        break
+                    ended, _ = wait(running, POLL_S, FIRST_COMPLETED)
+                    for _, execution in running.values():
+                        execution.watch()
+                    show.tick([execution for _, execution in running.values()])
+                    for task, outcome in [(running.pop(future)[0], future.result()) for future in ended]:
+                        self._end(task, outcome)
+                        show.ended(task)
+                        logbook.stage(task, self.places(self.run))
+            except BaseException:
+                for task, execution in running.values():
+                    execution.kill("interrupted")
+                    task.status, task.why = "failed", "interrupted"
+                raise
+            finally:
+                for task in self._open_tasks():
+                    task.status = "not run"
+
+    def _next(self, n):
+        """At most `n` tasks whose turn has come, those first that took longest the last time."""
+        for task in self.tasks:
+            if task.status == "waiting" and all(t.is_whole for t in task.before):
+                self._decide(task)
+                if task.is_whole:
+                    self._adopt([task])
+        return sorted((t for t in self.tasks if t.status == "to run"), key=lambda t: -t.expected_s)[:n]
+
+    def _prepare(self, task, logbook, timeout, inherit):
+        """Remove what an earlier attempt left, put the inputs back as they were written -> Execution."""
+        task.status, task.state = "running", State(self.places(self.run), task.job)
+        task.state.clear()
+        put_back([t.state for t in task.before])
+        environment = dict(self._environment)
+        if "registry" in task.job.stage.reads:
+            environment[PARENT] = logbook.parent_id
+        archive, threads = self.run.folder / "notebooks" / task.name, task.job.parameters.get("threads", 1)
+        parameters = self.parameters(task.job)
+        return Execution(task.job.notebook, archive, parameters, self.root, environment, threads, timeout, inherit)
 
     def parameters(self, job):
         """All parameters of a job's notebook: its own, and those that the pipeline sets."""
@@ -194,89 +231,19 @@ class Pipeline:
             "run_dir": str(self.run.folder),
             "track": False,
             "candidate": job.candidate,
-            "registered_name": job.parameters.get("registered_name") or self.data.registered_name,
-            "bundle_dir": job.parameters.get("bundle_dir") or str(self.root / "serve" / "model"),
-            "rows": self.data.rows,
         }
+        defaults = {"registered_name": self.data.registered_name, "bundle_dir": str(self.root / "serve" / "model")}
+        ours |= {name: value for name, value in defaults.items() if not job.parameters.get(name)}
         return job.parameters | {name: value for name, value in ours.items() if name in job.accepts}
 
-    def execute(self, n_parallel, show, log=lambda task, run: None, inherit=()):
-        """Execute what is to run, as many at once as asked; what does not depend on a failure goes on.
-
-        Parameters
-        ----------
-        show : object with `started(task)`, `ended(task)` and `tick(executions)`
-        log : function (task, run), called in this thread for each task that has ended
-        inherit : file descriptors that kernels keep open
-        """
-        running = {}
-        with ThreadPoolExecutor(n_parallel) as pool:
-            try:
-                while True:
-                    for task in self._ready(n_parallel - len(running)):
-                        execution = self._execution(task, inherit)
-                        running[pool.submit(execution.run)] = task, execution
-                        show.started(task)
-                    if not running:
-                        break
-                    ended, _ = wait(running, POLL_S, FIRST_COMPLETED)
-                    for _, execution in running.values():
-                        execution.watch()
-                    show.tick([execution for _, execution in running.values()])
-                    for future in ended:
-                        task, _ = running.pop(future)
-                        self._end(task, future.result())
-                        show.ended(task)
-                        log(task, self.run)
-            except BaseException:
-                for task, execution in running.values():
-                    execution.kill("interrupted")
-                    task.status, task.why = "failed", "interrupted"
-                raise
-        for task in self.tasks:
-            if task.status in ("waiting", "to run"):
-                task.status = "not run"
-
-    def _ready(self, n_free):
-        """Tasks whose turn has come, at most `n_free`; on the way, those that prove up to date are taken over."""
-        ready = []
-        for task in self.tasks:
-            if task.status == "waiting" and all(t.whole for t in task.before):
-                self.decide(task)
-                if task.status == "up to date":
-                    self._adopt(task)
-            if task.status == "to run" and len(ready) < n_free:
-                ready.append(task)
-        return ready
-
-    def _execution(self, task, inherit):
-        """Clear what an earlier attempt left, put the inputs back as they were written, and get ready."""
-        State(self.places(self.run.folder), task.name).clear()
-        for before in task.before:
-            State(self.places(self.run.folder), before.name).restore(before.record)
-        task.status = "running"
-        archive = self.run.folder / "notebooks" / task.name
-        parameters, threads = self.parameters(task.job), task.job.parameters.get("threads", 1)
-        return Execution(task.job.notebook, archive, parameters, self.root, threads, self.timeout, inherit)
-
     def _end(self, task, outcome):
+        figures = {"seconds": round(outcome.seconds, 1), "peak_mb": round(outcome.peak_mb)}
+        task.status, task.why, task.record = "failed", outcome.message, figures
         if outcome.message:
-            task.status, task.why = "failed", outcome.message
-            task.record = {"seconds": outcome.seconds, "peak_mb": outcome.peak_mb}
             return
-        if "registry" in task.job.stage.writes:
-            task.made["registry"] = {"champion": self.champion()}
-        state = State(self.places(self.run.folder), task.name)
-        task.record = state.record(task.job, task.made, seconds=outcome.seconds, peak_mb=outcome.peak_mb)
-        task.status = "done"
-
-
-def resolved(settings, jobs, data):
-    """The settings with every parameter of every job written out."""
-    parameters = {
-        f"{job.stage.name}.{name}": value
-        for job in jobs
-        for name, value in job.parameters.items()
-        if name not in PIPELINE_OWNED and f"{job.stage.name}.{name}" not in settings.sweep
-    }
-    return Settings(data.argument, data.raw, parameters, settings.sweep)
+        task.made["registry"] |= self._registry(task, "writes")
+        try:
+            task.record = task.state.keep(task.made, **figures)
+            task.status = "done"
+        except OSError as error:
+            task.why = f"what it wrote could not be kept: {error}"

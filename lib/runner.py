@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+QUIET = {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}  # the debugger's remark on frozen modules
 FOLDED = """{%- extends 'lab/index.html.j2' -%}
 {% block input %}<details><summary>code</summary>{{ super() }}</details>{% endblock %}"""
 
@@ -33,14 +34,18 @@ class Execution:
     archive : Path without suffix; `<archive>.ipynb` and `<archive>.html` appear there at the end, however it ends
     parameters : dict, every one of them in the notebook's parameters cell
     root : Path, the project's folder: the kernel's working directory and import path
+    environment : dict, the kernel's environment variables, to which import path and threads are added
     threads : int, compute threads of the kernel
     timeout : float, s; 0 for none
     inherit : file descriptors that stay open as long as the kernel lives
     """
 
-    def __init__(self, notebook, archive, parameters, root, threads=1, timeout=0.0, inherit=()):
-        self.notebook, self.archive, self.parameters = notebook, archive, parameters
-        self.root, self.threads, self.timeout, self.inherit = Path(root), threads, timeout, inherit
+    def __init__(self, notebook, archive, parameters, root, environment, threads=1, timeout=0.0, inherit=()):
+        self.notebook, self.archive, self.parameters, self.root = notebook, archive, parameters, Path(root)
+        self.name, self.threads, self.timeout, self.inherit = archive.name, threads, timeout, inherit
+        paths = [str(root), *filter(None, [environment.get("PYTHONPATH")])]
+        self.environment = environment | dict.fromkeys(THREAD_VARIABLES, str(threads)) | QUIET
+        self.environment["PYTHONPATH"] = os.pathsep.join(paths)
         self.pid, self.peak_mb, self.n_done, self.start = None, 0.0, 0, time.monotonic()
         self._killed, self._cell, self._n_injected = "", "no cell", 0
 
@@ -126,7 +131,7 @@ class Execution:
                 super().__init__(**options, transport="ipc", connection_file=f"{sockets}/kernel.json")
 
             async def _async_start_kernel(self, **options):
-                options |= {"env": execution._environment(), "cwd": str(execution.root)}
+                options |= {"env": dict(execution.environment), "cwd": str(execution.root)}
                 await super()._async_start_kernel(**options, pass_fds=execution.inherit)
                 execution.pid = self.provisioner.pid
                 if execution._killed:
@@ -135,12 +140,6 @@ class Execution:
             start_kernel = _async_start_kernel
 
         return Manager
-
-    def _environment(self):
-        environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_RUN_ID"}
-        environment |= dict.fromkeys(THREAD_VARIABLES, str(self.threads))
-        paths = [str(self.root), *filter(None, [environment.get("PYTHONPATH")])]
-        return environment | {"PYTHONPATH": os.pathsep.join(paths), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 
 
 def plain(text):

@@ -1,4 +1,4 @@
-"""What a run was asked for: dataset, parameters, sweeps; and the jobs that follow from it, every name and type checked."""
+"""What a run was asked for, and the jobs that follow from it, every name and type checked."""
 
 import itertools
 import re
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from lib.stages import PIPELINE_OWNED, Refused, Stage, convert, find, nearest, present, read_parameters
+from lib.stages import PIPELINE_OWNED, Refused, Stage, convert, find, nearest, notebook, present, read_parameters
 
 KEYS = ("dataset", "raw", "parameters", "sweep")
 
@@ -20,7 +20,7 @@ class Settings:
     ----------
     dataset : str, a name or the path of a description; empty: creditcard if it can be had, else simulated
     raw : str, the raw file; empty: where the description says
-    parameters : dict such as {"seed": 1, "04_autoencoder.latent": 8}
+    parameters : dict such as {"seed": 1, "04_autoencoder.latent": 8}; the particular overrides the general
     sweep : dict such as {"04_autoencoder.latent": [4, 8, 16]}
     """
 
@@ -31,45 +31,57 @@ class Settings:
 
     @classmethod
     def read(cls, path):
-        """From a YAML file; a stage's parameters may stand in a block of their own. Refused if it cannot be used."""
+        """From a YAML file, where a stage's parameters may stand in a block of their own; Refused if it is no such."""
         try:
             content = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-        except (OSError, yaml.YAMLError) as error:
-            raise Refused(f"--config {path} cannot be read: {' '.join(str(error).split())}") from error
-        if not isinstance(content, dict):
-            raise Refused(f"--config {path} holds no `key: value` lines; its keys are {', '.join(KEYS)}.")
+        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+            raise Refused(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+        content = _lines(content, path)
         for key in content:
             if key not in KEYS:
-                raise Refused(f"--config {path}: {nearest(str(key), KEYS, 'key')}")
-        content = {key: value for key, value in content.items() if value is not None}
-        for key in ("parameters", "sweep"):
-            content[key] = _flat(content.get(key, {}), f"--config {path}: {key}")
-        return cls(**content)
+                raise Refused(f"{path}: {nearest(key, KEYS, 'key')}")
+        for key in ("dataset", "raw"):
+            if not isinstance(content.get(key) or "", str):
+                raise Refused(f"{path}: {key} is {content[key]!r}, and that is no text.")
+        flat = {key: _flat(content.get(key) or {}, f"{path}: {key}") for key in ("parameters", "sweep")}
+        return cls(content.get("dataset") or "", content.get("raw") or "", **flat)
 
     def write(self, path):
         """As YAML that `read` understands and people can edit."""
-        content = {"dataset": self.dataset, "raw": self.raw, "parameters": self.parameters, "sweep": self.sweep}
-        Path(path).write_text(
-            yaml.safe_dump({k: v for k, v in content.items() if v}, sort_keys=False), encoding="utf-8"
+        content = {key: value for key in KEYS if (value := getattr(self, key))}
+        Path(path).write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+
+    def overlaid(self, other):
+        """These settings where `other` says nothing; a plain `seed` of `other` overrides every stage's own here."""
+        plain = {key for key in other.parameters if "." not in key}
+        kept = {k: v for k, v in self.parameters.items() if k.rpartition(".")[2] not in plain}
+        return Settings(
+            other.dataset or self.dataset,
+            other.raw or self.raw,
+            kept | other.parameters,
+            {k: v for k, v in self.sweep.items() if k.rpartition(".")[2] not in plain} | other.sweep,
         )
 
 
-def _flat(mapping, where):
-    if not isinstance(mapping, dict):
-        raise Refused(f"{where} holds {mapping!r}; it has to be `name: value` lines.")
+def _lines(content, where):
+    if not isinstance(content, dict):
+        raise Refused(f"{where} holds {content!r}; it has to be `name: value` lines.")
+    return {str(key): value for key, value in content.items()}
+
+
+def _flat(content, where):
     flat = {}
-    for key, value in mapping.items():
-        inner = value.items() if isinstance(value, dict) else [(None, value)]
-        flat |= {f"{key}.{name}" if name else str(key): v for name, v in inner}
+    for key, value in _lines(content, where).items():
+        flat |= {f"{key}.{name}": v for name, v in value.items()} if isinstance(value, dict) else {key: value}
     return flat
 
 
 @dataclass(frozen=True)
 class Job:
-    """One notebook to execute once: a stage, or one value of a sweep over it.
+    """One notebook to be executed once: a stage, or one combination of the values swept over it.
 
-    `name` is the stage's, `04_autoencoder@latent=4` in a sweep; `parameters` are all but those that the pipeline sets;
-    `accepts` are the names of all parameters that the notebook has.
+    `parameters` are all but those that the pipeline sets, `accepts` the names of all that the notebook has, `variant`
+    is empty or such as `@latent=4`.
     """
 
     stage: Stage
@@ -80,29 +92,30 @@ class Job:
 
     @property
     def name(self):
+        """`04_autoencoder`, or `04_autoencoder@latent=4`."""
         return self.stage.name + self.variant
 
     @property
     def candidate(self):
+        """`autoencoder`, or `autoencoder@latent=4`."""
         return self.stage.short + self.variant
 
     @property
     def outputs(self):
-        """Patterns of the files it writes: what the table says, and what every notebook leaves in the run's folder."""
-        own = f"run/models/{self.stage.short}"
-        models = (f"run/models/{self.candidate}", f"run/models/{self.candidate}[@,]train_on=*")
-        named = [p for p in self.stage.writes if p not in (own, "registry")]
+        """Patterns of the files it writes: the table's, and what every notebook leaves in the run's folder."""
+        model = f"run/models/{self.stage.short}"
+        candidates = (f"run/models/{self.candidate}", f"run/models/{self.candidate}[@,]train_on=*")
+        listed = [p for place in self.stage.writes for p in (candidates if place == model else (place,))]
         common = (f"run/notebooks/{self.name}.*", f"run/figures/{self.name}-*", f"run/stages/{self.name}")
-        return (*named, *(models if own in self.stage.writes else ()), *common)
+        return (*(p for p in listed if p != "registry"), *common)
 
 
-def jobs(root, settings, chosen, defaults=()):
-    """The jobs of all stages that are present, in order -> list of Job.
+def jobs(root, settings, chosen):
+    """The jobs of all stages that are present -> list of Job, in order.
 
     Parameters
     ----------
-    chosen : stages whose notebooks a plain `-p name value` is meant for
-    defaults : {name: value} that replace the notebooks' defaults, such as the number of rows
+    chosen : stages whose notebooks a parameter without a stage is meant for
 
     Raises
     ------
@@ -110,60 +123,59 @@ def jobs(root, settings, chosen, defaults=()):
         An unknown stage or parameter (with the nearest name), a value of the wrong type, a sweep that cannot be.
     """
     stages = present(root)
-    known = {s: read_parameters(_notebook(root, s)) for s in stages}
+    known = {s: read_parameters(notebook(root, s)) for s in stages}
     values = {s: {n: p.default for n, p in known[s].items() if n not in PIPELINE_OWNED} for s in stages}
     for stage in stages:
-        values[stage] |= {n: v for n, v in dict(defaults).items() if n in values[stage]}
-    for key in sorted(settings.parameters, key=lambda key: "." in key):  # the particular overrides the general
-        for stage, name in _targets(key, stages, chosen, known):
+        values[stage] |= {"rows": 0} if "rows" in known[stage] else {}  # as the description says, not a notebook's few
+    for key in sorted(settings.parameters, key=lambda key: "." in key):
+        for stage, name in _meant(key, stages, chosen, known):
             values[stage][name] = convert(known[stage][name], settings.parameters[key], f"-p {key}")
-    for stage in stages:
-        if "split_dir" in known[stage]:  # how many rows were simulated is then the split's affair
-            values[stage].pop("rows", None)
+    axes = _axes(settings.sweep, stages, known)
     result = []
     for stage in stages:
-        for variant, extra in _variants(stage, settings.sweep, stages, known):
-            accepts = frozenset(known[stage])
-            result.append(Job(stage, _notebook(root, stage), values[stage] | extra, accepts, variant))
+        if "split_dir" in known[stage]:  # how many rows were simulated is the split's affair
+            values[stage].pop("rows", None)
+        for variant, swept in _combinations(axes.get(stage, [])).items():
+            every = frozenset(known[stage])
+            result.append(Job(stage, notebook(root, stage), values[stage] | swept, every, variant))
     return result
 
 
-def _notebook(root, stage):
-    return Path(root) / "notebooks" / f"{stage.name}.ipynb"
-
-
-def _targets(key, stages, chosen, known):
-    stage_name, _, name = str(key).rpartition(".")
+def _meant(key, stages, chosen, known):
+    """The (stage, parameter) pairs that a key such as `04_autoencoder.latent` or `seed` stands for."""
+    stage_name, _, name = key.rpartition(".")
     if name in PIPELINE_OWNED:
         raise Refused(f"-p {key}: {name} is set by the pipeline; it follows from {PIPELINE_OWNED[name]}.")
     among = [find(stage_name, stages)] if stage_name else chosen
-    found = [(stage, name) for stage in among if name in known[stage]]
-    if not found:
-        names = {n for stage in among for n in known[stage]} - set(PIPELINE_OWNED)
-        raise Refused(nearest(name, names, f"parameter of {', '.join(s.name for s in among)}"))
-    return found
+    if pairs := [(stage, name) for stage in among if name in known[stage]]:
+        return pairs
+    names = {n for stage in among for n in known[stage]} - set(PIPELINE_OWNED)
+    raise Refused(nearest(name, names, f"{among[0].name} parameter" if len(among) == 1 else "parameter"))
 
 
-def _variants(stage, sweep, stages, known):
-    """Every combination of the stage's swept values -> [("@latent=4", {"latent": 4}), …]; [("", {})] without any."""
-    axes = []
+def _axes(sweep, stages, known):
+    """The swept values, converted -> {stage: [(name, values), …]}."""
+    axes = {}
     for key, values in sweep.items():
-        ((swept, name),) = _targets(key, stages, (), known) if "." in key else [(None, key)]
-        if swept is None:
-            raise Refused(f"--sweep {key}: name the stage as well, such as 04_autoencoder.{key}.")
-        if "candidate" not in known[swept]:
-            raise Refused(f"--sweep {key}: {swept.name} writes no candidate of a comparison.")
+        where = f"--sweep {key}"
+        if "." not in key:
+            raise Refused(f"{where}: name the stage as well, such as 04_autoencoder.{key}.")
+        ((stage, name),) = _meant(key, stages, (), known)
+        if "candidate" not in known[stage]:
+            raise Refused(f"{where}: {stage.name} makes no candidate of a comparison.")
         if not isinstance(values, list) or not values:
-            raise Refused(f"--sweep {key}: a list of values belongs there, {values!r} is none.")
-        if swept == stage:
-            axes.append([(name, convert(known[stage][name], v, f"--sweep {key}")) for v in values])
-    combinations = [dict(c) for c in itertools.product(*axes)]
-    named = {_label(c): c for c in combinations}
-    if len(named) < len(combinations):
-        raise Refused(f"--sweep of {stage.name}: a value is given twice.")
-    return list(named.items())
+            raise Refused(f"{where}: a list of values belongs there, and {values!r} is none.")
+        axes.setdefault(stage, []).append((name, [convert(known[stage][name], v, where) for v in values]))
+    return axes
 
 
-def _label(values):
-    text = ",".join(f"{name}={value}" for name, value in values.items())
+def _combinations(axes):
+    """Every combination of swept values under its name -> {"@latent=4": {"latent": 4}, …}; {"": {}} without any."""
+    names, values = [name for name, _ in axes], [values for _, values in axes]
+    combinations = (dict(zip(names, chosen, strict=True)) for chosen in itertools.product(*values))
+    return {_label(swept): swept for swept in combinations}
+
+
+def _label(swept):
+    text = ",".join(f"{name}={value}" for name, value in swept.items())
     return "@" + re.sub(r"[^\w.,=+-]", "_", text) if text else ""

@@ -1,10 +1,11 @@
 """What a job was made from and what it wrote: enough to say whether it is up to date, and if not, why.
 
-A run's folder keeps, for every finished job, `.state/<job>/state.json` and hard links to the files that it wrote into the
-run. A file that a later stage amends (the comparison adds calibration to the candidates) can so be put back as it was.
+A run's folder keeps, for every finished job, `.state/<job>/state.json` and hard links to the files that it wrote into
+the run. What a later stage amends (the comparison adds calibration to the candidates) can so be put back as it was.
 """
 
 import ast
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -15,9 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from lib.stages import load_cells
-
-VERSIONED = ("torch",)  # installed apart from the lock
+from lib.stages import read_cells
 
 
 @dataclass(frozen=True)
@@ -37,10 +36,27 @@ class Places:
         """{key: Path} of all files that match the pattern, or lie in a folder that does; hidden ones left out."""
         head, _, tail = pattern.partition("/")
         base = self.path(head)
-        tops = base.glob(tail) if tail else [base]
-        found = (f for top in tops for f in ([top] if top.is_file() else top.rglob("*")))
-        found = ((f.relative_to(base), f) for f in found if f.is_file())
-        return {f"{head}/{r.as_posix()}": f for r, f in found if not any(p.startswith(".") for p in r.parts)}
+        found = [
+            f for top in (base.glob(tail) if tail else [base]) for f in ([top] if top.is_file() else top.rglob("*"))
+        ]
+        keys = {f.relative_to(base): f for f in found if f.is_file()}
+        return {f"{head}/{k.as_posix()}": f for k, f in keys.items() if not any(p.startswith(".") for p in k.parts)}
+
+
+def write_json(path, content):
+    """Write `content` as JSON, whole or not at all, and on the disk before this returns."""
+    partial = path.with_name(f".{path.name}.part")
+    with partial.open("w", encoding="utf-8") as file:
+        json.dump(content, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def read_json(path):
+    """The content of a JSON file; None if there is no whole one."""
+    with contextlib.suppress(OSError, ValueError):
+        return json.loads(path.read_text(encoding="utf-8"))
 
 
 def digest(path):
@@ -51,55 +67,54 @@ def digest(path):
 
 def imported_files(sources, root):
     """The project's files that Python sources import, directly or not -> sorted list of Path."""
-    root, found, queue = Path(root), set(), [*sources]
+    found, queue = set(), [*sources]
     while queue:
         for module in _imports(queue.pop()):
             for file in (root / f"{module}.py", root / module / "__init__.py"):
-                if file.is_file() and file not in found:
+                if file not in found and file.is_file():
                     found.add(file)
                     queue.append(file.read_text(encoding="utf-8"))
     return sorted(found)
 
 
 def _imports(source):
+    """Everything that may be a module in the import statements of a source, as paths: {"lib", "lib/metrics", …}."""
     try:
-        tree = ast.parse(source)
+        nodes = list(ast.walk(ast.parse(source)))
     except SyntaxError:
         return set()  # a cell that is no Python fails when it is executed
-    names = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and not node.level:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    whole = {".".join(name.split(".")[:n]) for name in names for n in range(1, name.count(".") + 2)}
-    return {name.replace(".", "/") for name in whole}
+    parts = [name.split(".") for name in names]
+    return {"/".join(p[:n]) for p in parts for n in range(1, len(p) + 1)}
 
 
 @cache
 def locked_versions(root):
-    """What decides the installed versions: the lock's hash, Python, and what is installed apart from the lock."""
-    lock = Path(root) / "requirements.txt"
-    versions = {"python": platform.python_version(), "requirements.txt": digest(lock) if lock.is_file() else None}
-    for name in VERSIONED:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = None
-    return versions
+    """What decides the installed versions: Python, the lock's hash, and torch, which is installed apart from it."""
+    lock = root / "requirements.txt"
+    torch = None
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        torch = importlib.metadata.version("torch")
+    return {
+        "python": platform.python_version(),
+        "requirements.txt": digest(lock) if lock.is_file() else None,
+        "torch": torch,
+    }
 
 
-def made_from(job, root, inputs, registry=None):
-    """Everything that a job's outputs depend on, as plain data -> {"notebook", "files", "parameters", …}."""
-    cells = load_cells(job.notebook)
-    sources = [source for kind, source, _ in cells if kind == "code"]
-    files = imported_files(sources, root)
+def made_from(job, root, inputs, registry):
+    """Everything that a job's outputs depend on, as plain data."""
+    cells = read_cells(job.notebook)
+    files = imported_files([source for kind, source, _ in cells if kind == "code"], root)
     return {
         "notebook": {job.notebook.name: hashlib.sha256(json.dumps(cells).encode()).hexdigest()},
         "files": {f.relative_to(root).as_posix(): digest(f) for f in files},
         "parameters": job.parameters,
         "inputs": inputs,
-        "registry": {"champion": registry},
+        "registry": registry,
         "versions": locked_versions(root),
     }
 
@@ -110,95 +125,86 @@ def reasons(old, new):
     for part, after in new.items():
         before = old.get(part, {})
         for key in sorted({*before, *after}):
-            if before.get(key) == after.get(key):
+            if before.get(key) == after.get(key) and (key in before) == (key in after):
                 continue
             if part in ("notebook", "files", "inputs"):
-                change = "is new" if key not in before else "is gone" if key not in after else "changed"
-                said.append(f"{key} {change}")
+                said.append(f"{key} {'is new' if key not in before else 'is gone' if key not in after else 'changed'}")
             else:
-                what = {"parameters": f"parameter {key}", "registry": f"the registry's {key}"}.get(part, key)
-                said.append(f"{what}: {_short(before.get(key))} → {_short(after.get(key))}")
+                prefix = {"parameters": "parameter ", "registry": "registry, "}.get(part, "")
+                said.append(f"{prefix}{key}: {_short(before.get(key))} → {_short(after.get(key))}")
     return said
 
 
 def _short(value):
-    return str(value)[:12] if isinstance(value, str) and len(value) == 64 else value
+    return value[:8] if isinstance(value, str) and len(value) == 64 else value
 
 
 class State:
     """What is on record of one job in one run's folder."""
 
-    def __init__(self, places, name):
-        self.places, self.name = places, name
-        self.folder = places.run / ".state" / name
-        self.file = self.folder / "state.json"
+    def __init__(self, places, job):
+        self.places, self.job = places, job
+        self.folder = places.run / ".state" / job.name
 
-    def read(self):
-        """The record as a dict; None if the job has not finished here."""
-        try:
-            return json.loads(self.file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
+    @property
+    def record(self):
+        """{"made_from", "outputs": {key: [bytes, time in ns, sha256]}, …}; None if the job has not finished here."""
+        return read_json(self.folder / "state.json")
 
-    def write(self, record):
-        """Put the record in place of what was there, whole."""
-        partial = self.file.with_suffix(".part")
-        with partial.open("w", encoding="utf-8") as file:
-            json.dump(record, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(self.file)
-
-    def record(self, job, made, **figures):
-        """Note that a job has finished: what it was made from and the files that are there now -> the record."""
+    def keep(self, made, **figures):
+        """Note that the job has finished, made from this, with the files that are there now -> the record."""
         outputs = {}
-        for pattern in job.outputs:
+        for pattern in self.job.outputs:
             for key, path in self.places.files(pattern).items():
                 outputs[key] = _stamp(path)
                 if key.startswith("run/"):
                     link(path, self.folder / key)
-        record = {"made_from": made, "outputs": outputs, "run": self.places.run.name, **figures}
-        self.write(record)
+        return self.note({"made_from": made, "outputs": outputs, "run": self.places.run.name, **figures})
+
+    def note(self, record):
+        """Put a record in place -> the record."""
+        write_json(self.folder / "state.json", record)
         return record
 
-    def missing(self, record):
-        """The first output that is not as recorded; empty if all are whole."""
-        for key, stamp in record["outputs"].items():
-            path = self.folder / key if key.startswith("run/") else self.places.path(key)
-            if not _matches(path, stamp):
-                return key
-        return ""
+    def kept(self, key):
+        """Where the job's own version of an output is."""
+        return self.folder / key if key.startswith("run/") else self.places.path(key)
 
-    def restore(self, record):
-        """Put every file of the run's folder back as this job wrote it."""
-        for key, stamp in record["outputs"].items():
-            if key.startswith("run/") and not _matches(self.places.path(key), stamp):
-                link(self.folder / key, self.places.path(key))
+    def damage(self, record):
+        """The first output that is not as the job wrote it; None if all are whole."""
+        return next((key for key, stamp in record["outputs"].items() if not _matches(self.kept(key), stamp)), None)
 
     def clear(self):
-        """Forget the job and remove what it wrote into the run's folder."""
-        record = self.read()
-        self.file.unlink(missing_ok=True)
-        for key in (record or {"outputs": ()})["outputs"]:
-            if key.startswith("run/"):
-                self.places.path(key).unlink(missing_ok=True)
+        """Forget the job, and remove what it, finished or not, wrote into the run's folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
+        for pattern in self.job.outputs:
+            if pattern.startswith("run/"):
+                for path in self.places.files(pattern).values():
+                    path.unlink()
 
     def adopt(self, other):
-        """Take over a finished job from another run's folder -> its record."""
-        record = other.read()
+        """Take over the finished job from another run's folder -> the record."""
+        record = other.record
         self.clear()
         for key in record["outputs"]:
             if key.startswith("run/"):
-                link(other.folder / key, self.folder / key)
-        self.write(record)
-        self.restore(record)
-        return record
+                link(other.kept(key), self.kept(key))
+        return self.note(record)
+
+
+def put_back(states):
+    """Make a run's folder what it was when these jobs had finished, in this order."""
+    last = {}
+    for state in states:
+        last |= {key: (state, stamp) for key, stamp in state.record["outputs"].items()}
+    for key, (state, stamp) in last.items():
+        if key.startswith("run/") and not _matches(state.places.path(key), stamp):
+            link(state.kept(key), state.places.path(key))
 
 
 def link(source, target):
-    """A hard link in place of `target`, whole; a copy where the file system has no links."""
+    """A hard link in place of `target`; a copy where the file system has none."""
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.part")
     partial.unlink(missing_ok=True)
@@ -206,14 +212,14 @@ def link(source, target):
         os.link(source, partial)
     except OSError:
         shutil.copy2(source, partial)
-    if partial.samefile(target) if target.exists() else False:
-        partial.unlink()
-    else:
-        partial.replace(target)
+    partial.replace(target)
+    partial.unlink(missing_ok=True)  # it stays where both were links to one file
 
 
 def _stamp(path):
-    stat = path.stat()
+    with path.open("rb") as file:
+        os.fsync(file.fileno())  # what is recorded as whole survives a power cut
+        stat = os.fstat(file.fileno())
     return [stat.st_size, stat.st_mtime_ns, digest(path)]
 
 

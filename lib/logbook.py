@@ -1,0 +1,87 @@
+"""What a run tells MLflow, from the files of stages that have ended, in a thread of its own: nothing waits for it."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+from lib.stages import within
+from lib.state import read_json
+from lib.store import TrackingError
+
+STATUS = {"done": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}  # ours and MLflow's
+
+
+class Logbook:
+    """The MLflow run of one pipeline run, with a child for each notebook.
+
+    Once MLflow has failed, `error` is the sentence that says how, and the rest is left out: the run's folder has it all.
+
+    Parameters
+    ----------
+    run : Run, which remembers the id of its MLflow run
+    tags : dict, such as dataset and source
+    """
+
+    def __init__(self, run, tags):
+        self.run, self.tags, self.error = run, tags, ""
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="logbook")
+        self._parent = self._thread.submit(self._attempt, self._start)
+
+    @property
+    def parent_id(self):
+        """The id of the MLflow run; waits until it has been started. Empty if it could not be."""
+        return self._parent.result() or ""
+
+    def stage(self, task, places):
+        """Log a task that has ended, or was taken over from an earlier run."""
+        self._thread.submit(self._attempt, self._stage, task, places)
+
+    def finish(self, status, metrics):
+        """End the MLflow run, wait until everything is logged -> `error`."""
+        self._thread.submit(self._attempt, self._finish, status, metrics)
+        self._thread.shutdown()
+        return self.error
+
+    def _attempt(self, function, *args):
+        if not self.error:
+            try:
+                return function(*args)
+            except (TrackingError, OSError) as error:
+                self.error = str(error)
+        return None
+
+    def _start(self):
+        from lib import tracking  # imports MLflow, which takes seconds
+
+        description = f"`reports/{self.run.name}`"
+        parent_id = tracking.start_pipeline(self.run.name, self.tags, description, self.run.info.get("mlflow_run", ""))
+        self.run.note(mlflow_run=parent_id)
+        return parent_id
+
+    def _stage(self, task, places):
+        from lib import tracking
+
+        outputs = [key for key in task.record.get("outputs", ()) if key.startswith("run/")]
+        models = [key for key in outputs if within(key, "run/models") and key.endswith("/manifest.json")]
+        reused = task.record.get("run", self.run.name) != self.run.name
+        if reused or "registry" in task.job.stage.writes:  # their candidates have been logged already
+            models = []
+        run_id = tracking.log_stage(
+            self._parent.result(),
+            task.name,
+            params=task.job.parameters,
+            metrics=read_json(places.path(f"run/stages/{task.name}/metrics.json")) or {},
+            figures=[places.path(key) for key in outputs if key.startswith("run/figures/") and key.endswith(".png")],
+            notebooks=places.files(f"run/notebooks/{task.name}.*").values(),
+            candidates=[
+                task.state.kept(key).parent for key in models
+            ],  # as they are before the comparison adds to them
+            tags=self.tags | ({"reused_from": task.record["run"]} if reused else {}),
+            description=task.why,
+            status="FINISHED" if task.is_whole else "FAILED",
+        )
+        if task.is_whole:
+            task.state.note(task.record | {"mlflow_run": run_id})
+
+    def _finish(self, status, metrics):
+        from lib import tracking
+
+        tracking.finish_pipeline(self._parent.result(), STATUS[status], metrics)

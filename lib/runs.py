@@ -1,0 +1,92 @@
+"""The folders of runs, `reports/<YYYYMMDD-HHMMSS-dataset>`, and the lock that lets one pipeline at a time write there."""
+
+import contextlib
+import fcntl
+import os
+import time
+from pathlib import Path
+
+import psutil
+
+from lib.settings import Settings
+from lib.stages import Refused
+from lib.state import read_json, write_json
+
+PATIENCE_S = 15  # kernels of a killed run hold its lock for the second or two that they outlive it
+
+
+class Run:
+    """A run's folder; `info` is what its `run.json` says: dataset, status, MLflow's run."""
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+        self.info = read_json(self.folder / "run.json") or {}
+
+    @property
+    def name(self):
+        return self.folder.name
+
+    @property
+    def settings(self):
+        """The resolved settings that the run was started with."""
+        return Settings.read(self.folder / "run.yaml")
+
+    def note(self, **changes):
+        """Change entries of `run.json`, whole."""
+        self.info |= changes
+        write_json(self.folder / "run.json", self.info)
+
+    @classmethod
+    def all(cls, reports, dataset=""):
+        """The runs in a folder, the newest first; only those of one dataset if it is named."""
+        folders = {path.parent for path in Path(reports).glob("*/run.json") if not path.parent.is_symlink()}
+        runs = [cls(folder) for folder in sorted(folders, reverse=True)]
+        return [run for run in runs if dataset in ("", run.info.get("dataset"))]
+
+    @classmethod
+    def create(cls, reports, dataset, settings):
+        """A new run's folder, to which `reports/latest` then points."""
+        while (folder := Path(reports) / time.strftime(f"%Y%m%d-%H%M%S-{dataset}")).exists():
+            time.sleep(0.1)
+        folder.mkdir(parents=True)
+        run = cls(folder)
+        settings.write(folder / "run.yaml")
+        run.note(dataset=dataset, status="running")
+        link = Path(reports) / ".latest"
+        link.unlink(missing_ok=True)
+        link.symlink_to(folder.name)
+        link.replace(Path(reports) / "latest")
+        return run
+
+
+@contextlib.contextmanager
+def locked(root, wait, say):
+    """Hold the project's lock -> its file descriptor, for kernels to inherit; Refused if another pipeline has it.
+
+    The system releases the lock when the last process that holds it has died, whichever way.
+    """
+    folder = Path(root) / ".pipeline"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("a+") as file:
+        start, said = time.monotonic(), False
+        while not _lock(file):
+            file.seek(0)
+            holder = int(file.read() or 0)
+            if not wait and (psutil.pid_exists(holder) or time.monotonic() - start > PATIENCE_S):
+                raise Refused(f"Another pipeline (process {holder}) is running in this folder; --wait waits for it.")
+            if not said:
+                say(f"Waiting for the pipeline of process {holder} to end.")
+                said = True
+            time.sleep(0.5)
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield file.fileno()
+
+
+def _lock(file):
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
