@@ -8,7 +8,10 @@ import os
 import re
 import socket
 import sqlite3
+import ssl
 import subprocess
+import urllib.error
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -30,7 +33,6 @@ QUIET = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
-IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}  # s, of the first request
 
 
 class TrackingError(RuntimeError):
@@ -70,7 +72,7 @@ def artifacts(path):
 
 
 def check():
-    """Raise TrackingError if the store cannot be opened; MLflow itself would ask a database again for an hour."""
+    """Raise TrackingError if the store does not answer within seconds; MLflow itself would ask again for minutes."""
     uri = tracking_uri()
     parts, path = urlsplit(uri), database(uri)
     try:
@@ -78,10 +80,21 @@ def check():
             path.parent.mkdir(parents=True, exist_ok=True)
             with _open(path) as connection:
                 connection.execute("BEGIN IMMEDIATE")
+        elif parts.scheme in ("http", "https"):
+            _ask(f"{shown(uri).rstrip('/')}/health")
         elif parts.port:
             socket.create_connection((parts.hostname, parts.port), timeout=5).close()
     except (OSError, sqlite3.Error, ValueError) as error:
         raise TrackingError(unreachable(uri, error)) from error
+
+
+def _ask(url):
+    """Any answer will do, a refusal or a certificate that MLflow may have been told to accept, too."""
+    try:
+        urllib.request.urlopen(url, timeout=5).close()
+    except urllib.error.URLError as error:
+        if getattr(error, "code", 500) >= 500 and not isinstance(error.reason, ssl.SSLError):
+            raise
 
 
 def unreachable(uri, error):
@@ -93,17 +106,16 @@ def unreachable(uri, error):
 
 
 @contextlib.contextmanager
-def quick_and_quiet():
-    """Environment in which MLflow gives up soon; afterwards as it was (MLflow leaves its URI there), but quieter."""
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
-    before = dict(os.environ)
-    os.environ.update(IMPATIENT)
+def quiet():
+    """Let MLflow keep to itself log lines, links and telemetry, and leave no URI in the environment of our children."""
+    for variable, value in QUIET.items():
+        os.environ.setdefault(variable, value)
+    named = os.environ.get("MLFLOW_TRACKING_URI")
     try:
         yield
     finally:
-        os.environ.clear()
-        os.environ.update(before)
+        if not named:
+            os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 
 def relocate():

@@ -27,7 +27,7 @@ FILES = ("model.onnx", "explain.onnx", "manifest.json", "metrics.json", "parity.
 def _client():
     """(MLflow's client, experiment id) of the store that `tracking_uri` names now."""
     store.relocate()
-    with store.quick_and_quiet():
+    with store.quiet():
         return _connect(store.tracking_uri())
 
 

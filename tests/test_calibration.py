@@ -69,6 +69,14 @@ def test_never_decreases_and_stays_in_bounds(sample, new):
 
 
 @settings(deadline=None)
+@given(samples, hnp.arrays(np.float64, 20, elements=scores))
+def test_one_score_and_many_get_the_same(sample, new):
+    calibration = Calibration.fit(*sample)
+    raw = np.concatenate([sample[0], new, [np.inf, -np.inf]])
+    assert [calibration.apply(score).item() for score in raw] == calibration.apply(raw).tolist()
+
+
+@settings(deadline=None)
 @given(samples)
 def test_observed_scores_keep_their_ranks_at_the_knots(sample):
     raw, weight = sample
