@@ -1,0 +1,96 @@
+"""Candidates: what is written is what was fitted; calibration leaves the graph alone; exports prove parity."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from lib import bundle, candidates, comparison, detectors, export, metrics, splits
+from lib.datasets import DataError, load_description, prepare
+
+
+@pytest.fixture(scope="module")
+def split(simulated, tmp_path_factory):
+    dataset = load_description("simulated")
+    frame = prepare(dataset, simulated.copy(), "simulated")
+    folder = tmp_path_factory.mktemp("data") / "split"
+    return splits.make(dataset, frame, folder, source="simulated", raw_sha256=None)
+
+
+@pytest.fixture(scope="module")
+def fitted(split):
+    return candidates.fit(detectors.make("isolation_forest", n_trees=30, seed=3), split)
+
+
+@pytest.fixture
+def folder(tmp_path, split, fitted):
+    detector, training, seconds = fitted
+    return candidates.write(tmp_path, "isolation_forest", detector, split, training, fit_s=seconds)
+
+
+def test_regimes_and_names_of_variants():
+    assert candidates.regimes("both") == ("genuine", "all")
+    assert candidates.variant("autoencoder", "genuine") == "autoencoder"
+    assert candidates.variant("autoencoder@code=4", "all") == "autoencoder@code=4,train_on=all"
+    with pytest.raises(DataError, match="'none'"):
+        candidates.regimes("none")
+
+
+def test_fit_leaves_known_frauds_out_unless_all_are_wanted(split, fitted):
+    reference = split.arrays("reference")
+    assert len(fitted[1].X) == (reference.y == 0).sum()
+    everything = candidates.fit(detectors.make("isolation_forest", n_trees=2), split, "all")[1]
+    assert len(everything.X) == len(reference.X)
+
+
+def test_manifest_says_what_was_fitted_and_the_graph_scores_alike(split, fitted, folder):
+    manifest, X = bundle.verify(folder), split.arrays("validation").X
+    assert manifest["fit"]["labels_seen"] == "known frauds of reference removed from the fit"
+    assert manifest["fit"]["parameters"]["n_trees"] == 30
+    assert manifest["reference"]["low"] < manifest["reference"]["high"]
+    np.testing.assert_allclose(bundle.load(folder).raw_score(X), fitted[0].raw_score(X), rtol=1e-5)
+
+
+def test_calibration_leaves_the_graph_as_it_is_and_meets_the_budget(split, folder):
+    validation, before = split.arrays("validation"), (folder / "model.onnx").read_bytes()
+    raw = bundle.load(folder).raw_score(validation.X)
+    threshold = metrics.pick_threshold(raw, validation.weight, budget=0.01)
+    candidates.calibrate(folder, raw, validation.weight, threshold, "alert_budget", 0.01, {}, "name")
+    alerts, scores = bundle.load(folder).predict(validation.X)
+    assert (folder / "model.onnx").read_bytes() == before
+    assert 0 < validation.weight[alerts == 1].sum() / validation.weight.sum() <= 0.01
+    assert (np.argsort(scores, kind="stable") == np.argsort(raw, kind="stable")).all()
+
+
+def test_same_fit_gives_the_same_hash_whatever_its_provenance(tmp_path, split, fitted, folder):
+    training = fitted[1]
+    again = candidates.fit(detectors.make("isolation_forest", n_trees=30, seed=3), split)[0]
+    other = candidates.write(tmp_path / "other", "isolation_forest", again, split, training, fit_s=123.0)
+    assert bundle.bundle_hash(folder) == bundle.bundle_hash(other)
+
+
+def test_candidates_of_another_split_are_not_taken(tmp_path, split, folder):
+    assert list(candidates.ensure(tmp_path, split)) == ["isolation_forest"]
+    manifest = (folder / "manifest.json").read_text()
+    shutil.copytree(folder, folder.parent / "autoencoder")
+    (folder.parent / "autoencoder" / "manifest.json").write_text(manifest.replace(split.fingerprint, "0" * 64))
+    assert list(candidates.ensure(tmp_path, split)) == ["isolation_forest"]
+
+
+def test_parity_holds_for_the_estimator_and_refuses_another_model(tmp_path, split, folder):
+    assert export.parity(bundle.load(folder), folder)["swapped"] == 0
+    other, training, _ = candidates.fit(detectors.make("isolation_forest", n_trees=30, seed=4), split)
+    stranger = candidates.write(tmp_path / "stranger", "isolation_forest", other, split, training)
+    with pytest.raises(bundle.BundleError, match="differs from its estimator"):
+        export.parity(bundle.load(stranger), folder)
+
+
+def test_champion_of_other_features_cannot_be_scored(split, folder, capsys):
+    class Present:
+        version, folder = "4", None
+
+    Present.folder = folder
+    X = split.arrays("validation").X
+    assert set(comparison.score_champion(Present, X, split.dataset.features)) == {comparison.PRESENT}
+    assert comparison.score_champion(Present, X[:, :2], ["a", "b"]) == {}
+    assert "version 4" in capsys.readouterr().out

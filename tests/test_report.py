@@ -1,0 +1,135 @@
+"""Tables, figures and pages: digits, labels that keep apart, links that lead somewhere, nothing from outside."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from lib import plots, report, tables
+
+
+def figure(value, low=None, high=None):
+    return {"value": value, "low": low, "high": high}
+
+
+METRICS = (
+    *("average_precision", "recall_at_budget", "precision_at_budget", "amount_recall_at_budget"),
+    *("recall_at_fpr_0.01", "roc_auc", "recall_at_budget_0.01", "precision_at_budget_0.01"),
+    "amount_recall_at_budget_0.01",
+)
+
+
+def figures(value):
+    ceilings = {f"ceiling_{m}": figure(0.9) for m in METRICS if "budget" in m}
+    return {m: figure(value, value - 0.1, value + 0.1) for m in METRICS} | ceilings
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run's folder with figures of two models, one of them the champion."""
+    period = {"n": 100, "n_frauds": 5, "weight": 100.0, "start_s": 0.0, "end_s": 10.0}
+    models = {
+        "autoencoder": {"validation": figures(0.6), "untouched": figures(0.5)},
+        "random": {"validation": figures(0.1)},
+    }
+    metrics = {
+        "run": "20260101-000000-simulated", "dataset": "simulated", "source": "simulated", "seed": 0,
+        "splits": dict.fromkeys(("reference", "validation", "untouched"), period), "alert_budget": 0.002,
+        "models": models, "champion": {"model": "autoencoder", "name": "fraud-detector-simulated", "version": "2",
+                                       "metric": "average_precision", "threshold": 0.998},
+        "verdict": {"action": "promote", "promote": "autoencoder", "reasons": ["it beats <everything>"]},
+    }  # fmt: skip
+    folder = tmp_path / metrics["run"]
+    (folder / "notebooks").mkdir(parents=True)
+    (folder / "notebooks" / "04_autoencoder.html").write_text("<p>here</p>")
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    fig, ax = plots.figure()
+    plots.intervals(ax, {m: v["validation"]["average_precision"] for m, v in models.items()}, "average precision")
+    plots.save(fig, folder / "figures", "06_comparison-intervals")
+    return folder
+
+
+class Links(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.links, self.alts, self.ids = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.links += [attributes[key] for key in ("href", "src") if key in attributes]
+        self.alts += [attributes.get("alt", "")] if tag == "img" else []
+
+
+def test_page_shows_verdict_and_warns_of_simulated_data(run):
+    text = report.write(
+        run, [{"stage": "04_autoencoder", "status": "done", "seconds": 3.21, "peak_mb": 700.0}]
+    ).read_text()
+    assert "Simulated transactions" in text
+    assert "Autoencoder was promoted to champion, fraud-detector-simulated version 2." in text
+    assert "It beats &lt;everything&gt;." in text
+    assert "0.600" in text
+    assert "0.500–0.700" in text
+    assert "700 MB" in text
+
+
+def test_every_link_leads_somewhere_and_nothing_comes_from_outside(run):
+    page = report.write(run, [{"stage": "04_autoencoder", "status": "done", "seconds": 3.2, "peak_mb": None}])
+    for path in (page, run.parent / "index.html"):
+        found = Links(path.read_text())
+        local = [link for link in found.links if not link.startswith("data:")]
+        assert local
+        assert [link for link in local if not (path.parent / link).exists()] == []
+        assert all(found.alts)
+        assert not re.search(r"(src|href)=\"(https?:)?//", path.read_text())
+
+
+def test_page_of_a_run_that_failed_early_still_comes(tmp_path):
+    (tmp_path / "20260101-000000-x").mkdir()
+    text = report.write(tmp_path / "20260101-000000-x", [{"stage": "02_split", "status": "failed"}]).read_text()
+    assert "02_split" in text
+    assert "No champion" in text
+
+
+def test_page_names_what_differs_from_the_previous_run(run):
+    later = run.with_name("20260102-000000-simulated")
+    later.mkdir()
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics["models"]["autoencoder"]["validation"]["average_precision"]["value"] = 0.75
+    (later / "metrics.json").write_text(json.dumps(metrics))
+    text = report.write(later).read_text()
+    row = re.search(r"Autoencoder, average precision on validation</th>.*?</tr>", text)[0]
+    assert re.findall(r">([\d.]+)<", row) == ["0.6000", "0.7500"]
+    assert text.count("average precision on untouched</th>") == 0
+
+
+def test_cell_shows_interval_only_where_there_is_one():
+    assert tables.cell(figure(0.8123, 0.7, 0.9)) == "0.812 [0.700, 0.900]"
+    assert tables.cell(figure(0.8123)) == "0.812"
+    assert tables.cell(figure(None)) == "–"
+
+
+def test_results_put_the_best_first_below_the_perfect_ranking():
+    table = tables.results({"random": figures(0.1), "autoencoder": figures(0.6)}, 0.002)
+    assert list(table.index) == ["perfect ranking", "Autoencoder", "random"]
+    assert table.loc["perfect ranking", "recall at 0.002"] == "0.900"
+    assert tables.markdown(table).splitlines()[3].startswith("| Autoencoder | 0.600 [0.500, 0.700]")
+
+
+def test_by_budget_has_every_share_at_every_budget():
+    table = tables.by_budget({"autoencoder": figures(0.6)}, (0.002, 0.01), 0.002)
+    assert list(table.index) == [(b, s) for b in (0.002, 0.01) for s in ("recall", "precision", "money caught")]
+
+
+def test_labels_are_spread_in_order_and_apart():
+    spread = plots.spread_labels([0.5, 0.5, 0.1, 0.52], gap=0.1)
+    assert np.diff(np.sort(spread)).min() >= 0.1 - 1e-6
+    assert spread[2] == min(spread)
+
+
+def test_every_variant_keeps_its_familys_colour():
+    assert plots.colour("autoencoder@code=4") == plots.colour("autoencoder")
+    assert plots.label("gaussian_mixture@train_on=all") == "Gaussian mixture (no labels)"
+    assert len(set(plots.MODEL_COLOURS.values())) == len(plots.MODEL_COLOURS)
