@@ -30,12 +30,13 @@ def read_transactions(dataset, path: str | Path, labelled: bool = True) -> pd.Da
     a declared weight column that is absent becomes 1.0. Remarks lie in `frame.attrs["remarks"]`.
     Raises DataError with file, row, column and value.
     """
-    frames, columns_there = [], set()
+    chunks, columns_there = [], set()
     for frame, columns in cleaned_parts(dataset, Path(path), None, labelled):
-        frames.append(frame)
+        chunks.append(dict(frame.items()))
         columns_there.update(columns)
-    names = list(frames[0].columns)  # column by column: never two copies of the whole table
-    frame = pd.DataFrame({c: pd.concat([f.pop(c) for f in frames], ignore_index=True) for c in names}, copy=False)
+    del frame
+    names = list(chunks[0])  # column by column: never two copies of the whole table
+    frame = pd.DataFrame({c: pd.concat([f.pop(c) for f in chunks], ignore_index=True) for c in names}, copy=False)
     pa.default_memory_pool().release_unused()
     return in_time_order(dataset, frame, remarks(dataset, frame, columns_there - {dataset.label}))
 
