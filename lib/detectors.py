@@ -21,6 +21,7 @@ DETECTORS = {
     "isolation_forest": ("lib.detectors", "IsolationForest"),
     "autoencoder": ("lib.autoencoder", "Autoencoder"),
     "gaussian_mixture": ("lib.mixture", "GaussianMixtureEnsemble"),
+    "supervised_boosting": ("lib.detectors", "SupervisedBoosting"),
 }
 
 
