@@ -1,6 +1,5 @@
 """From the registry to the server: provenance, parity with the estimator, scoring time."""
 
-import subprocess
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,16 +10,9 @@ from scipy.stats import spearmanr
 from lib import bundle, candidates, detectors, splits, tracking
 from lib.bundle import BundleError
 from lib.calibration import threshold_for_budget
-from lib.datasets import ROOT
+from lib.store import git_commit
 
 TOLERANCE = 1e-5  # relative to the spread of the scores; float32 arithmetic over a few hundred terms
-
-
-def git_commit():
-    """The project's commit, with `+` appended where files differ from it; None outside git."""
-    ask = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
-    done = subprocess.run(ask, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or None
 
 
 def provenance(present):

@@ -9,6 +9,7 @@ from IPython import get_ipython
 from lib import plots
 from lib.bundle import BundleError
 from lib.datasets import ROOT, DataError
+from lib.store import TrackingError
 
 BY_HAND = ROOT / "reports" / "by-hand"
 
@@ -59,5 +60,6 @@ def _say_errors_in_a_sentence():
     shell = get_ipython()
     if shell is not None:
         shell.set_custom_exc(
-            (DataError, BundleError), lambda _shell, kind, error, *_args, **_more: [f"{kind.__name__}: {error}"]
+            (DataError, BundleError, TrackingError),
+            lambda _shell, kind, error, *_args, **_more: [f"{kind.__name__}: {error}"],
         )
