@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -96,6 +98,8 @@ class Calibration:
     def apply(self, raw):
         """anomaly_score, float64 in [0, 1], of raw scores of any shape; NaN stays NaN."""
         raw = np.asarray(raw, dtype=np.float64)
+        if raw.size == 1:
+            return np.full(raw.shape, self._apply_one(raw.item()))
         q, p = self.raw_score, self.anomaly_score
         body = np.where(np.isnan(raw), raw, p[-1])
         if q.size > 1:
@@ -105,6 +109,23 @@ class Calibration:
             body = np.where(along >= 1, p[left + 1], body)  # rounding would miss the knot by an ulp
         tail = 1.0 - (1.0 - p[-1]) / (1.0 + np.maximum(raw - q[-1], 0.0) / self.tail_scale)
         return np.where(raw > q[-1], np.maximum(tail, p[-1]), body)
+
+    def _apply_one(self, raw):
+        """`apply` on one float, step by step the same: numpy takes twenty times as long for it."""
+        q, p = self._lists
+        if raw != raw:
+            return raw
+        if raw > q[-1]:
+            return max(1.0 - (1.0 - p[-1]) / (1.0 + (raw - q[-1]) / self.tail_scale), p[-1])
+        if len(q) == 1:
+            return p[-1]
+        left = min(max(bisect_right(q, raw) - 1, 0), len(q) - 2)
+        along = max((raw - q[left]) / (q[left + 1] - q[left]), 0.0)
+        return p[left + 1] if along >= 1 else min(p[left] + along * (p[left + 1] - p[left]), p[left + 1])
+
+    @cached_property
+    def _lists(self):
+        return self.raw_score.tolist(), self.anomaly_score.tolist()
 
     def to_dict(self):
         """As JSON-able lists; `from_dict` gives back the same floats."""

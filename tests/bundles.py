@@ -104,10 +104,8 @@ def write(folder, kind="autoencoder", *, features=FEATURES, seed=0, hashed_names
     """Write a calibrated bundle and return `folder`."""
     parts = graphs(kind, len(features), seed)
     start = manifest(kind, features, **changes)
-    bundle.write(folder, parts, start, hashed_names)
-    raw = bundle.load(folder).raw_score(rows(2_000, len(features), seed=1))
+    raw = bundle.Bundle({"files": {}, **start}, parts).raw_score(rows(2_000, len(features), seed=1))
     calibration = Calibration.fit(raw, np.ones(len(raw)))
     threshold = {"anomaly_score": 1 - budget, "rule": "alert_budget", "alert_budget": budget}
-    whole = {"calibration": calibration.to_dict(), "threshold": threshold} | start
-    bundle.write(folder, parts, whole, hashed_names)
+    bundle.write(folder, parts, {"calibration": calibration.to_dict(), "threshold": threshold} | start, hashed_names)
     return folder

@@ -43,6 +43,15 @@ def test_scores_have_their_direction_range_and_shape(folder):
     np.testing.assert_array_equal(model.anomaly_score(raw=raw), model.anomaly_score(X))
 
 
+def test_one_row_scores_as_it_does_among_others(folder):
+    model = bundle.load(folder)
+    raw = model.raw_score(bundles.rows(500, seed=5)) * np.linspace(0.5, 2, 500)
+    knots = model.calibration.raw_score
+    raw = np.concatenate([raw, knots, np.nextafter(knots, np.inf), np.nextafter(knots, -np.inf), [np.inf, -np.inf]])
+    one_by_one = [model.anomaly_score(raw=raw[i : i + 1])[0] for i in range(len(raw))]
+    np.testing.assert_array_equal(one_by_one, model.anomaly_score(raw=raw))
+
+
 def test_chunks_do_not_change_scores(folder, monkeypatch):
     model, X = bundle.load(folder), bundles.rows(100)
     whole = model.raw_score(X)

@@ -1,0 +1,246 @@
+"""The prediction API: POST /predict for the exported bundle, and what running it needs.
+
+`uvicorn serve.app:app --port 8000` serves with one worker; `python -m serve` takes host, port and workers from the
+environment (see serve/settings.py).
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import parse_qsl
+
+import msgspec
+from fastapi import FastAPI, Response
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+
+from serve import schemas, telemetry
+from serve.body import Bodies
+from serve.edge import Edge
+from serve.errors import RequestError, internal, overloaded, respond
+from serve.model import Model
+from serve.settings import Settings, SettingsError
+
+TEXT = "text/plain; version=0.0.4; charset=utf-8"
+SWITCH = {b"": False, b"explain=true": True, b"explain=false": False}
+encode = msgspec.json.Encoder().encode
+
+
+class PredictRoute(APIRoute):
+    """A documented route whose endpoint speaks ASGI: no Request, Response or validation of answers in between."""
+
+    async def handle(self, scope, receive, send):
+        """Answer POST; leave the rest (405) to FastAPI."""
+        if scope["method"] == "POST":
+            await self.endpoint(scope, receive, send)
+        else:
+            await super().handle(scope, receive, send)
+
+
+class Predictor:
+    """Score one transaction or up to 10,000, each as a list of features in order or as an object with names.
+
+    A wrong request gets a sentence that names the row and the feature. Nothing of a request is kept.
+    """
+
+    def __init__(self, settings, model):
+        self.settings, self.model = settings, model
+        self.bodies = Bodies(settings)
+        self.pool = ThreadPoolExecutor(settings.pool_threads, thread_name_prefix="large")
+        self.n_large = 0
+
+    async def __call__(self, scope, receive, send):
+        """Answer one request, a small one where it arrives, a large one on a thread; or raise RequestError."""
+        served = self.model.require()
+        query = scope["query_string"]
+        explain = SWITCH[query] if query in SWITCH else _explain(query)
+        body, held = await self.bodies.read(scope, receive)
+        try:
+            if len(body) > self.settings.inline_kb * 1000:
+                answer, scores, n_alerts = await self._on_pool(
+                    lambda: self._answer(served, served.rows.decode(body), explain)
+                )
+            else:
+                X = served.rows.decode(body)
+                # an explanation by replacement scores each row once for each feature
+                if len(X) * (X.shape[1] if explain else 1) > self.settings.inline_rows:
+                    answer, scores, n_alerts = await self._on_pool(lambda: self._answer(served, X, explain))
+                else:
+                    answer, scores, n_alerts = self._answer(served, X, explain)
+        finally:
+            self.bodies.release(held)
+        telemetry.observe_scores(scores, n_alerts)
+        data = scope["fraud"]
+        data["rows"], data["alerts"] = len(scores), n_alerts
+        await respond(send, 200, answer)
+
+    def _answer(self, served, X, explain):
+        if explain and len(X) > self.settings.max_explained_rows:
+            message = f"{len(X)} rows to explain; at most {self.settings.max_explained_rows} are explained at once."
+            raise RequestError(413, "too_many_rows", message)
+        start = time.perf_counter()
+        predictions, scores = served.bundle.predict(X)
+        answer = {
+            "predictions": predictions.tolist(),
+            "anomaly_scores": scores.tolist(),
+            "model_version": served.version,
+            "inference_time_ms": 0.0,
+        }
+        if explain:
+            answer["explanations"] = served.bundle.explain(X)
+        answer["inference_time_ms"] = round((time.perf_counter() - start) * 1e3, 4)
+        return encode(answer), scores, int(predictions.sum())
+
+    async def _on_pool(self, work):
+        if self.n_large >= self.settings.max_large:
+            raise overloaded(f"{self.n_large} large requests in work")
+        self.n_large += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self.pool, work)
+        finally:
+            self.n_large -= 1
+
+
+def _explain(query):
+    """The value of ?explain=; RequestError for anything else in the query."""
+    given = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
+    for name, value in given:
+        if name != "explain":
+            raise RequestError(
+                422, "unknown_parameter", f"There is no parameter {name[:60]!r}; only 'explain'.", field=name[:60]
+            )
+        if value.lower() not in ("true", "1", "false", "0"):
+            raise RequestError(422, "wrong_type", "The parameter 'explain' must be true or false.", field="explain")
+    return bool(given) and given[-1][1].lower() in ("true", "1")
+
+
+def create_api(settings: Settings, model: Model, predictor: Predictor) -> FastAPI:
+    """The routes and their documentation."""
+    telemetry_off = {"tracing": False, "metrics": False, "logs": False}
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app):
+        telemetry.configure_logging(settings.log_level)
+        await model.refresh()
+        loop = asyncio.get_running_loop()
+        if hasattr(signal, "SIGHUP") and threading.current_thread() is threading.main_thread():
+            loop.add_signal_handler(signal.SIGHUP, model.wake)
+        watcher = asyncio.create_task(model.watch())
+        yield
+        watcher.cancel()
+        await asyncio.gather(watcher, return_exceptions=True)
+        predictor.pool.shutdown()
+
+    app = FastAPI(
+        title="Fraud detector",
+        version="1.0.0",
+        description="Scores card transactions: the higher the anomaly score, the rarer such a transaction is.",
+        lifespan=lifespan,
+        redoc_url=None,
+        redirect_slashes=False,
+        telemetry=telemetry_off,
+        exception_handlers={HTTPException: _http_error, RequestError: _refused, Exception: _failed},
+    )
+    app.state.model = model
+    app.openapi = lambda: schemas.document(app, model.served, settings)
+
+    app.router.add_api_route(
+        "/predict",
+        predictor,
+        methods=["POST"],
+        name="predict",
+        summary="Score transactions",
+        description=Predictor.__doc__,
+        response_model=schemas.Prediction,
+        responses=schemas.errors(400, 401, 408, 413, 415, 422, 503),
+        route_class_override=PredictRoute,
+    )
+
+    @app.get("/health/live", summary="Does the process answer?", response_model=schemas.Alive)
+    async def live():
+        return _json({"status": "live"})
+
+    @app.get(
+        "/health/ready",
+        summary="Is a verified bundle loaded?",
+        response_model=schemas.Ready,
+        responses=schemas.errors(503),
+    )
+    async def ready():
+        served = model.require()
+        answer = {"status": "ready", "model_version": served.version, "bundle_hash": served.bundle.hash}
+        return _json({**answer, "refused": model.reason or None})
+
+    @app.get("/model", summary="What answers?", response_model=schemas.Card, responses=schemas.errors(401, 503))
+    async def card():
+        return _json(model.require().card())
+
+    @app.get("/metrics", summary="Metrics for Prometheus, all workers", responses=schemas.errors(401))
+    async def metrics() -> Response:
+        return Response(telemetry.render(), media_type=TEXT)
+
+    if settings.api_key:
+
+        @app.post(
+            "/admin/reload",
+            summary="Look at the bundle's folder now",
+            response_model=schemas.Reloaded,
+            responses=schemas.errors(401, 409),
+        )
+        async def reload():
+            changed = await model.refresh(force=True)
+            if model.reason:
+                raise RequestError(409, "bundle_refused", model.reason)
+            served = model.require()
+            answer = {"model_version": served.version, "bundle_hash": served.bundle.hash}
+            return _json({"reloaded": changed, **answer})
+
+    return app
+
+
+def create_app(settings: Settings) -> Edge:
+    """The application for these settings; the bundle is opened when it starts, not here."""
+    model = Model(settings)
+    predictor = Predictor(settings, model)
+    app = Edge(create_api(settings, model, predictor), settings, predictor)
+    if settings.cors_origins:
+        origins = [origin.strip() for origin in settings.cors_origins.split(",")]
+        headers = ["Content-Type", "X-API-Key", "Authorization", "X-Request-ID"]
+        app = CORSMiddleware(app, allow_origins=origins, allow_headers=headers, allow_methods=["GET", "POST"])
+    return app
+
+
+def _json(content):
+    return Response(encode(content), media_type="application/json")
+
+
+def _http_error(request, error):
+    """404 and 405 in our shape."""
+    if error.status_code == 405:
+        refused = RequestError(405, "method_not_allowed", f"{request.method} is not possible here; see /docs.")
+    elif error.status_code == 404:
+        refused = RequestError(404, "not_found", "There is nothing at this address; see /docs.")
+    else:
+        refused = RequestError(error.status_code, "refused", str(error.detail))
+    return _refused(request, refused, error.headers)
+
+
+def _refused(request, error, headers=None):
+    request.scope["fraud"]["code"] = error.code
+    headers = {name.decode(): value.decode() for name, value in error.headers} | dict(headers or {})
+    return Response(error.body(), error.status, headers, media_type="application/json")
+
+
+def _failed(request, error):
+    return _refused(request, internal())
+
+
+try:
+    app = create_app(Settings.from_environment(os.environ))
+except SettingsError as error:
+    raise SystemExit(f"serve: {error}") from error

@@ -1,0 +1,45 @@
+"""Refusals: what a client is told when it gets no answer, in one JSON shape."""
+
+import msgspec
+
+
+class RequestError(Exception):
+    """A request that gets {"error": {"code", "message", "row", "field"}} instead of an answer.
+
+    Parameters
+    ----------
+    status : HTTP status, 4xx or 503
+    code : short and stable, for programs
+    message : a sentence for people: what is wrong and what to do
+    row : position of the row at fault, from 0
+    field : name of the feature or parameter at fault
+    headers : further headers of the answer
+    """
+
+    def __init__(self, status, code, message, row=None, field=None, headers=()):
+        super().__init__(message)
+        self.status, self.code, self.message, self.row, self.field = status, code, message, row, field
+        self.headers = list(headers)
+
+    def body(self):
+        """The answer's JSON."""
+        error = {"code": self.code, "message": self.message, "row": self.row, "field": self.field}
+        return msgspec.json.encode({"error": error})
+
+
+def overloaded(what):
+    """503 with Retry-After: the client should come back, there is no queue to wait in."""
+    message = f"The server has {what}; try again in a second."
+    return RequestError(503, "overloaded", message, headers=[(b"retry-after", b"1")])
+
+
+def internal():
+    """500: our fault, told without a stack trace."""
+    return RequestError(500, "internal", "The server failed; its log has the reason under this request's id.")
+
+
+async def respond(send, status, body, headers=()):
+    """Send a whole JSON answer."""
+    head = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), *headers]
+    await send({"type": "http.response.start", "status": status, "headers": head})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,139 @@
+"""The bundle that answers: loaded at start-up, replaced while requests go on, kept when its successor is broken."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from dataclasses import dataclass
+
+from lib import bundle
+from lib.bundle import Bundle, BundleError
+from serve import telemetry
+from serve.errors import RequestError
+from serve.rows import Rows
+
+log = logging.getLogger("serve.model")
+
+
+@dataclass(frozen=True)
+class Served:
+    """A bundle with what a request needs of it; a request keeps the one it began with."""
+
+    bundle: Bundle
+    rows: Rows
+    version: str
+    loaded_at: float
+
+    @property
+    def labels(self):
+        """Its labels in the metrics."""
+        name = self.bundle.manifest.get("name", self.bundle.manifest.get("model", "model"))
+        return str(name), self.version, self.bundle.hash[:16]
+
+    def card(self):
+        """What GET /model answers."""
+        manifest, provenance = self.bundle.manifest, self.bundle.manifest.get("provenance", {})
+        return {
+            "name": self.labels[0],
+            "version": self.version,
+            "model": manifest.get("model"),
+            "dataset": manifest.get("dataset", {}),
+            "features": list(self.bundle.features),
+            "amount": manifest.get("amount"),
+            "missing": self.rows.missing,
+            "threshold": manifest["threshold"],
+            "metrics": manifest.get("metrics", {}),
+            "fit": manifest.get("fit", {}),
+            "bundle_hash": self.bundle.hash,
+            "files": manifest["files"],
+            "trained_at": provenance.get("trained_at"),
+            "exported_at": provenance.get("exported_at"),
+            "provenance": provenance,
+            "loaded_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.loaded_at)),
+        }
+
+
+class Model:
+    """Holds the served bundle and watches its folder.
+
+    Attributes
+    ----------
+    served : Served or None, replaced in one assignment
+    reason : why there is none, or why the last one was refused; '' if all is well
+    """
+
+    def __init__(self, settings):
+        self.settings = settings
+        self.served = None
+        self.reason = "The bundle has not been loaded yet."
+        self._seen = None
+        self._lock = asyncio.Lock()
+        self._wake = asyncio.Event()
+
+    def require(self):
+        """The served bundle; RequestError with 503 while there is none."""
+        if self.served is None:
+            raise RequestError(503, "not_ready", self.reason, headers=[(b"retry-after", b"1")])
+        return self.served
+
+    def wake(self):
+        """Look at the folder now; for SIGHUP."""
+        self._seen = None
+        self._wake.set()
+
+    async def watch(self):
+        """Look at manifest.json every `poll_s` and take up what is new; never returns."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), self.settings.poll_s)
+            self._wake.clear()
+            await self.refresh()
+
+    async def refresh(self, force=False):
+        """Load the bundle if its manifest changed; True if another one answers now."""
+        async with self._lock:
+            signature = self._signature()  # before the files are read: a later change is seen by the next look
+            if signature == self._seen and not force:
+                return False
+            start = time.perf_counter()
+            try:
+                successor = await asyncio.to_thread(self._load)
+            except Exception as error:  # whatever is wrong with the files, the old bundle goes on
+                self._refuse(error)
+                return False
+            before, self.served, self.reason, self._seen = self.served, successor, "", signature
+            telemetry.reloads.labels("ok").inc()
+            if before is not None:
+                telemetry.served.labels(*before.labels).set(0)
+            telemetry.served.labels(*successor.labels).set(1)
+            name, version, short = successor.labels
+            data = {"model": name, "version": version, "bundle_hash": short}
+            data["milliseconds"] = round((time.perf_counter() - start) * 1e3, 1)
+            log.info("bundle loaded", extra={"data": data})
+            return before is None or before.bundle.hash != successor.bundle.hash or before.version != successor.version
+
+    def _signature(self):
+        try:
+            stat = (self.settings.bundle / "manifest.json").stat()
+        except OSError:
+            return "absent"
+        return stat.st_mtime_ns, stat.st_size, stat.st_ino
+
+    def _load(self):
+        expected = self.served.bundle.features if self.served else None  # clients send rows by position
+        loaded = bundle.load(self.settings.bundle, threads=self.settings.threads, features=expected)
+        if loaded.threshold is None or loaded.calibration is None:
+            raise BundleError(
+                f"{self.settings.bundle} is a candidate without calibration or threshold; export it first."
+            )
+        rows = Rows(loaded.features, loaded.manifest.get("missing", "refuse"), self.settings.max_rows)
+        return Served(loaded, rows, loaded.version or "baked-in", time.time())
+
+    def _refuse(self, error):
+        """Keep the served bundle; tell once."""
+        sentence = str(error) if isinstance(error, BundleError) else f"The bundle cannot be loaded: {error!r}."
+        if sentence != self.reason:
+            telemetry.reloads.labels("refused").inc()
+            goes_on = f"version {self.served.version} goes on" if self.served else "not ready"
+            log.error("bundle refused", extra={"data": {"reason": sentence, "result": goes_on}})
+        self.reason = sentence

@@ -1,0 +1,170 @@
+"""From the bytes of a request to a matrix: every row checked, and what is wrong said with row and field."""
+
+import json
+import re
+
+import msgspec
+import numpy as np
+
+from serve.errors import RequestError
+
+_PATH = re.compile(r"\$\.features\[(\d+)\](?:\[(\d+)\])?")
+_KIND = re.compile(r"^Expected `.+?`, got `(.+?)`")
+_SAID = {"str": "a string", "bool": "true or false", "array": "a list", "object": "an object", "int": "a number"}
+
+
+class _Body(msgspec.Struct, forbid_unknown_fields=True):
+    features: list[list[float] | dict[str, float]]
+
+
+class _BodyWithNull(msgspec.Struct, forbid_unknown_fields=True):
+    features: list[list[float | None] | dict[str, float | None]]
+
+
+class Rows:
+    """Decodes bodies for one bundle.
+
+    Parameters
+    ----------
+    features : names, in the order of the columns
+    missing : 'refuse', or 'median' where the model fills in for null
+    max_rows : more rows in one request are refused
+    """
+
+    def __init__(self, features, missing, max_rows):
+        self.features, self.missing, self.max_rows = tuple(features), missing, max_rows
+        self.max_values = max_rows * len(self.features)
+        self._decode = msgspec.json.Decoder(_Body if missing == "refuse" else _BodyWithNull).decode
+
+    def decode(self, body):
+        """{"features": [[…], …]} or {"features": [{name: …}, …]} -> (n, d) float32, NaN for null; else RequestError."""
+        # a body of commas alone would decode to fifteen times its size
+        if len(body) > self.max_values and body.count(b",") >= self.max_values:
+            message = f"More values than {self.max_rows} rows of {len(self.features)} features have."
+            raise RequestError(413, "too_many_rows", message)
+        try:
+            rows = self._decode(body).features
+        except msgspec.ValidationError as error:
+            raise self._invalid(body, str(error)) from error
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise _not_json(body, error) from error
+        if not rows:
+            raise RequestError(422, "empty", "'features' is an empty list; send at least one row.", field="features")
+        if len(rows) > self.max_rows:
+            raise RequestError(
+                413, "too_many_rows", f"{len(rows)} rows in one request; at most {self.max_rows} are taken."
+            )
+        if body.find(b'"', body.find(b'"', body.find(b'"') + 1) + 1) != -1:  # names of features, or "features" twice
+            rows = self._ordered(body, rows)
+        try:
+            with np.errstate(over="ignore"):
+                X = np.array(rows, dtype=np.float32)
+        except ValueError as error:
+            raise self._ragged(rows) from error
+        if X.shape[1] != len(self.features):
+            raise self._ragged(rows)
+        if np.isinf(X).any():
+            row, column = np.argwhere(np.isinf(X))[0]
+            raise self._out_of_range(int(row), self.features[column])
+        return X
+
+    def _ordered(self, body, rows):
+        """Rows as lists, values in the order of the columns; names that are unknown, missing or given twice refused."""
+        expected = 2 + 2 * sum(len(row) for row in rows if isinstance(row, dict))
+        if body.count(b'"') != expected:
+            _refuse_repeated_names(body)
+        names, ordered = self.features, []
+        for i, row in enumerate(rows):
+            if isinstance(row, dict):
+                if row.keys() != set(names):
+                    raise self._names(i, row)
+                row = [row[name] for name in names]
+            ordered.append(row)
+        return ordered
+
+    def _names(self, i, row):
+        unknown = [name for name in row if name not in self.features]
+        if unknown:
+            name = unknown[0][:60]
+            message = f"Row {i} has the unknown name {name!r}; GET /model lists the features."
+            return RequestError(422, "unknown_feature", message, i, name)
+        missing = [name for name in self.features if name not in row]
+        rest = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        return RequestError(422, "missing_feature", f"Row {i} lacks {missing[0]!r}{rest}.", i, missing[0])
+
+    def _ragged(self, rows):
+        d = len(self.features)
+        i, n = next((i, len(row)) for i, row in enumerate(rows) if len(row) != d)
+        return RequestError(422, "wrong_length", f"Row {i} has {n} features, expected {d}.", i)
+
+    def _out_of_range(self, row, field):
+        message = f"Row {row}, {field}: the number is beyond ±3.4e38, the range of float32."
+        return RequestError(422, "out_of_range", message, row, field)
+
+    def _invalid(self, body, reason):
+        """JSON, but not of our shape; `reason` is msgspec's sentence."""
+        path, kind = _PATH.search(reason), _KIND.match(reason)
+        got = _SAID.get(kind[1], kind[1]) if kind else "something else"
+        if path is None:
+            field = "features" if "$.features" in reason or "`features`" in reason else None
+            if "unknown field" in reason:
+                name = reason.partition("`")[2].rpartition("`")[0][:60]
+                message = f"The body has the unknown key {name!r}; send only 'features'."
+                return RequestError(422, "unknown_key", message, field=name)
+            if "missing required" in reason:
+                return RequestError(422, "missing_key", "The body lacks 'features', the list of rows.", field=field)
+            wanted = "'features' must be a list of rows" if field else "The body must be an object with 'features'"
+            return RequestError(422, "wrong_type", f"{wanted}, not {got}.", field=field)
+        row = int(path[1])
+        if path[2] is not None:
+            column = int(path[2])
+            field = self.features[column] if column < len(self.features) else None
+        else:
+            field = _first_odd_name(body, row) if reason.endswith("[...]`") else None
+        where = f"Row {row}" + (f", {field}" if field else "")
+        if "out of range" in reason:
+            return self._out_of_range(row, field or "a value")
+        if got == "null":
+            return RequestError(422, "missing_value", f"{where}: null; this model needs every value.", row, field)
+        if path[2] is None and field is None and "[...]" not in reason:
+            message = f"Row {row} must be a list of numbers or an object of names and numbers, not {got}."
+            return RequestError(422, "wrong_type", message, row)
+        return RequestError(422, "not_a_number", f"{where}: expected a number, got {got}.", row, field)
+
+
+def _not_json(body, error):
+    if not body:
+        message = 'The body is empty; send {"features": [[…], …]}.'
+    elif b"NaN" in body or b"Infinity" in body:
+        message = "The body is not JSON: NaN and Infinity are no JSON numbers."
+    elif isinstance(error, UnicodeDecodeError):
+        message = "The body is not JSON: it is not valid UTF-8."
+    else:
+        message = f"The body is not JSON: {str(error).removeprefix('JSON is malformed: ')}."
+    return RequestError(400, "invalid_json", message)
+
+
+def _first_odd_name(body, row):
+    """Name of the first value of an object row that is no finite number, if it can be found."""
+    try:
+        pairs = json.loads(body)["features"][row].items()
+    except (ValueError, RecursionError):
+        return None
+    limit = float(np.finfo(np.float32).max)
+    odd = (name for name, x in pairs if isinstance(x, bool) or not isinstance(x, int | float) or abs(x) > limit)
+    return next((name[:60] for name in odd), None)
+
+
+def _refuse_repeated_names(body):
+    """Refuse an object that gives one name twice; a decoder would silently keep the last."""
+
+    def once(pairs):
+        seen = set()
+        for name, _ in pairs:
+            if name in seen:
+                message = f"The name {name[:60]!r} appears twice in one object."
+                raise RequestError(422, "repeated_name", message, field=name[:60])
+            seen.add(name)
+        return seen
+
+    json.loads(body, object_pairs_hook=once)

@@ -1,0 +1,157 @@
+"""What the API says of itself: the shapes of its answers and an OpenAPI document that fits the served bundle."""
+
+from typing import Literal
+
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel, Field
+
+
+class Reason(BaseModel):
+    """One feature that contributes to a row's score."""
+
+    feature: str
+    value: float | None = Field(description="as sent; null if it was missing")
+    direction: Literal["high", "low", "missing"] = Field(description="against the reference median")
+    genuine_range: list[float] = Field(
+        description="1 % and 99 % quantiles of the reference", min_length=2, max_length=2
+    )
+
+
+class Prediction(BaseModel):
+    """Answers in the order of the rows sent."""
+
+    predictions: list[Literal[0, 1]] = Field(description="1 = anomaly: anomaly score >= threshold")
+    anomaly_scores: list[float] = Field(
+        description="0 to 1, higher = more anomalous; 0.999: one validation transaction in a thousand scores as high"
+    )
+    model_version: str = Field(description="the registry's version; 'baked-in' if the bundle has none")
+    inference_time_ms: float = Field(description="the model's own time: from the checked rows to their scores")
+    explanations: list[list[Reason]] | None = Field(
+        default=None, description="only with ?explain=true: for each row the three features that contribute most"
+    )
+
+
+class ErrorDetail(BaseModel):
+    """What is wrong and where."""
+
+    code: str
+    message: str
+    row: int | None = Field(description="position of the row at fault, from 0")
+    field: str | None = Field(description="feature or parameter at fault")
+
+
+class Error(BaseModel):
+    """Every answer that is not 2xx."""
+
+    error: ErrorDetail
+
+
+class Alive(BaseModel):
+    """The process answers."""
+
+    status: Literal["live"]
+
+
+class Ready(BaseModel):
+    """A verified bundle answers; `refused` says why its successor was not taken up, if one was found."""
+
+    status: Literal["ready"]
+    model_version: str
+    bundle_hash: str
+    refused: str | None
+
+
+class Reloaded(BaseModel):
+    """What answers after a reload."""
+
+    reloaded: bool
+    model_version: str
+    bundle_hash: str
+
+
+class Card(BaseModel):
+    """The served model: where it comes from and how good it was on validation."""
+
+    name: str
+    version: str
+    model: str | None
+    dataset: dict
+    features: list[str]
+    amount: str | None
+    missing: Literal["refuse", "median"]
+    threshold: dict
+    metrics: dict
+    fit: dict
+    bundle_hash: str
+    files: dict[str, str]
+    trained_at: str | None
+    exported_at: str | None
+    provenance: dict
+    loaded_at: str
+
+
+MEANING = {
+    400: "Not JSON",
+    401: "No or wrong API key",
+    408: "The body did not arrive in time",
+    409: "The new bundle was refused; the old one goes on",
+    413: "Too many rows or bytes",
+    415: "Not sent as application/json",
+    422: "A row or a parameter is wrong; the message says which",
+    503: "Not ready or overloaded; try again",
+}
+
+
+def errors(*statuses):
+    """The `responses` of a route that may refuse."""
+    return {status: {"model": Error, "description": MEANING[status]} for status in statuses}
+
+
+EXPLAIN = {
+    "name": "explain",
+    "in": "query",
+    "required": False,
+    "schema": {"type": "boolean", "default": False},
+    "description": "add the three features that contribute most to each row's score",
+}
+
+
+def document(app, served, settings):
+    """The OpenAPI document; its examples are rows that the served bundle takes."""
+    paths = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+    features = served.bundle.features if served else ("V1", "V2", "Amount")
+    median = served.bundle.reference.get("median") if served else None
+    values = [0.0] * len(features) if median is None else [float(f"{value:.4g}") for value in median]
+    number = {"type": "number", "minimum": -3.4e38, "maximum": 3.4e38}
+    if served and served.rows.missing == "median":
+        number["type"] = ["number", "null"]
+    d = len(features)
+    listed = {"type": "array", "items": number, "minItems": d, "maxItems": d}
+    named = {
+        "type": "object",
+        "properties": dict.fromkeys(features, number),
+        "required": list(features),
+        "additionalProperties": False,
+    }
+    rows = {"type": "array", "items": {"anyOf": [listed, named]}, "minItems": 1, "maxItems": settings.max_rows}
+    body = {
+        "type": "object",
+        "properties": {"features": {**rows, "description": f"rows; as lists in the order {', '.join(features)}"}},
+        "required": ["features"],
+        "additionalProperties": False,
+    }
+    examples = {
+        "list": {"summary": "a row as a list", "value": {"features": [values]}},
+        "names": {"summary": "a row with names", "value": {"features": [dict(zip(features, values, strict=True))]}},
+    }
+    predict = paths["paths"]["/predict"]["post"]
+    predict["requestBody"] = {"required": True, "content": {"application/json": {"schema": body, "examples": examples}}}
+    predict["parameters"] = [EXPLAIN]
+    if settings.api_key:
+        schemes = {"key": {"type": "apiKey", "in": "header", "name": "X-API-Key"}}
+        paths.setdefault("components", {})["securitySchemes"] = schemes
+        for path, operations in paths["paths"].items():
+            if not path.startswith("/health/"):
+                for operation in operations.values():
+                    operation["security"] = [{"key": []}]
+    return paths
