@@ -1,0 +1,241 @@
+"""One contract for all detectors: direction, repeatability, weights, odd columns, and a graph that scores alike."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import onnxruntime
+import pytest
+from scipy.stats import spearmanr
+from sklearn.base import clone
+
+from lib import detectors
+from lib.scaling import Scaler, check_weight, signed_log, weighted_quantile
+
+SMALL = {
+    "isolation_forest": {"n_trees": 50},
+    "autoencoder": {"members": 2, "epochs": 5},
+    "gaussian_mixture": {"members": 2, "n_components": 3},
+    "supervised_boosting": {"n_trees": 20},
+}
+UNSUPERVISED = sorted(set(SMALL) - {"supervised_boosting"})
+ANY = pytest.mark.parametrize("name", sorted(SMALL))
+DETECTOR = pytest.mark.parametrize("name", UNSUPERVISED)
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """Ordinary rows with awkward columns, then 40 strange ones; y marks the latter."""
+    return make_rows(3_000, seed=0)
+
+
+def make_rows(n, seed):
+    rng = np.random.default_rng(seed)
+    latent = rng.normal(size=(n, 2))
+    X = np.column_stack(
+        [
+            latent[:, 0],
+            latent[:, 0] + 0.3 * latent[:, 1],
+            rng.lognormal(3, 1.5, n),
+            rng.poisson(2, n),
+            rng.random(n) < 0.3,
+            np.full(n, 7.0),
+            rng.random(n) < 0.002,
+            1e6 + 50 * latent[:, 1],
+        ]
+    )
+    y = np.zeros(n, dtype=np.int8)
+    y[-40:] = 1
+    X[-40:, 0] += 4
+    X[-40:, 1] -= 4
+    return SimpleNamespace(X=X.astype(np.float32), y=y, weight=rng.choice([1.0, 5.0], n))
+
+
+@pytest.fixture(scope="module")
+def fitted(rows):
+    """Detectors fitted once, by name, on the ordinary rows (boosting: on all, with labels)."""
+    return {name: fit(name, rows) for name in SMALL}
+
+
+def fit(name, rows, **params):
+    detector = detectors.make(name, **SMALL[name], **params)
+    if name == "supervised_boosting":
+        return detector.fit(rows.X, rows.y, rows.weight)
+    ordinary = rows.y == 0
+    return detector.fit(rows.X[ordinary], rows.weight[ordinary])
+
+
+def run(graph, X):
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(graph, options)
+    assert [each.name for each in session.get_inputs()] == ["features"]
+    return session.run(None, {"features": np.asarray(X, dtype=np.float32)})[0]
+
+
+@ANY
+def test_strange_rows_score_higher(name, rows, fitted):
+    score = fitted[name].raw_score(rows.X)
+    assert score.shape == (len(rows.X),)
+    assert score.dtype == np.float64
+    assert np.isfinite(score).all()
+    ordinary = np.quantile(score[rows.y == 0], 0.9)
+    assert np.mean(score[rows.y == 1] > ordinary) > 0.9
+
+
+@ANY
+def test_the_graph_scores_as_the_estimator_does(name, fitted):
+    X = make_rows(6_000, seed=1).X
+    score, graph = fitted[name].raw_score(X), run(fitted[name].to_onnx(), X)
+    assert graph.shape == score.shape
+    assert graph.dtype == np.float32
+    np.testing.assert_allclose(graph, score, rtol=1e-3, atol=1e-3)
+    assert spearmanr(graph, score).statistic > 0.99999
+
+
+@ANY
+def test_a_row_scores_the_same_alone_and_in_a_batch(name, rows, fitted):
+    graph = fitted[name].to_onnx()
+    alone = np.concatenate([run(graph, row[None]) for row in rows.X[:20]])
+    np.testing.assert_allclose(alone, run(graph, rows.X)[:20], rtol=1e-5, atol=1e-6)
+
+
+@ANY
+def test_equal_seeds_give_equal_bytes(name, rows, fitted):
+    again = fit(name, rows)
+    np.testing.assert_array_equal(again.raw_score(rows.X), fitted[name].raw_score(rows.X))
+    assert again.to_onnx() == fitted[name].to_onnx()
+
+
+@DETECTOR
+def test_another_seed_gives_another_fit(name, rows, fitted):
+    assert np.any(fit(name, rows, seed=1).raw_score(rows.X) != fitted[name].raw_score(rows.X))
+
+
+@pytest.mark.parametrize("name", ["isolation_forest", "gaussian_mixture"])
+def test_threads_change_nothing(name, rows, fitted):
+    assert fit(name, rows, threads=2).to_onnx() == fitted[name].to_onnx()
+
+
+@ANY
+def test_missing_values_count_as_the_median(name, rows, fitted):
+    X = rows.X[:50].copy()
+    X[:, 2] = np.nan
+    by_hand = X.copy()
+    by_hand[:, 2] = fitted[name].scaler_.median_[2]
+    np.testing.assert_array_equal(fitted[name].raw_score(X), fitted[name].raw_score(by_hand))
+    graph = fitted[name].to_onnx()
+    np.testing.assert_array_equal(run(graph, X), run(graph, by_hand))
+
+
+@ANY
+def test_any_finite_row_gets_a_finite_score(name, rows, fitted):
+    extreme = np.concatenate([np.eye(rows.X.shape[1]), -np.eye(rows.X.shape[1])]) * 3e38
+    assert np.isfinite(fitted[name].raw_score(extreme)).all()
+    assert np.isfinite(run(fitted[name].to_onnx(), extreme)).all()
+
+
+@DETECTOR
+def test_rows_without_weight_are_not_learned(name, rows):
+    known = detectors.make(name, **SMALL[name]).fit(rows.X, np.where(rows.y == 1, 0.0, rows.weight))
+    score = known.raw_score(rows.X)
+    assert np.median(score[rows.y == 1]) > np.quantile(score[rows.y == 0], 0.95)
+
+
+@DETECTOR
+def test_validation_rows_are_accepted_without_labels(name, rows):
+    detector = detectors.make(name, **SMALL[name])
+    assert detector.fit(rows.X, validation=(rows.X[:500], rows.weight[:500])) is detector
+
+
+@DETECTOR
+def test_few_rows_are_enough(name, rows):
+    detector = detectors.make(name, **SMALL[name]).fit(rows.X[:60])
+    assert np.isfinite(detector.raw_score(rows.X)).all()
+
+
+@ANY
+def test_explanations_name_the_strange_columns(name, rows, fitted):
+    graph = fitted[name].explain_onnx()
+    if graph is None:
+        assert name in ("isolation_forest", "supervised_boosting")
+        return
+    contributions = run(graph, rows.X)
+    assert contributions.shape == rows.X.shape
+    assert np.isfinite(contributions).all()
+    largest = np.argmax(contributions[rows.y == 1], axis=1)
+    assert np.mean(np.isin(largest, [0, 1])) > 0.8
+
+
+@ANY
+def test_wrong_columns_are_refused(name, rows, fitted):
+    with pytest.raises(ValueError, match="8 columns"):
+        fitted[name].raw_score(rows.X[:, :5])
+
+
+@ANY
+def test_parameters_survive_a_clone(name):
+    detector = detectors.make(name, seed=3, **SMALL[name])
+    assert clone(detector).get_params() == detector.get_params()
+
+
+def test_unknown_detectors_are_refused_by_name():
+    with pytest.raises(ValueError, match=r"'svm'; there are autoencoder, .*isolation_forest"):
+        detectors.make("svm")
+
+
+def test_boosting_needs_both_classes(rows):
+    with pytest.raises(ValueError, match="one class"):
+        detectors.make("supervised_boosting").fit(rows.X, np.zeros(len(rows.X)))
+
+
+def test_naive_scores_by_hand():
+    reference = SimpleNamespace(X=np.float32([[0, 0], [2, 5]]), weight=np.array([3.0, 1.0]))
+    current = SimpleNamespace(X=np.float32([[0.5, 0], [3.5, 1]]), amount=np.array([4.0, 5.0]))
+    scores = detectors.naive_scores(current, reference, seed=0)
+    sd = np.sqrt([0.75, 0.75 * 6.25])  # weighted means are 0.5 and 1.25
+    np.testing.assert_allclose(scores["max_abs_z"], [1.25 / sd[1], 3 / sd[0]])
+    np.testing.assert_array_equal(scores["amount"], [4, 5])
+    current.amount = None
+    assert set(detectors.naive_scores(current, reference)) == {"random", "max_abs_z"}
+
+
+def test_draw_follows_the_weights():
+    rng = np.random.default_rng(0)
+    np.testing.assert_array_equal(detectors.draw(rng, np.ones(5), 5), np.arange(5))
+    counts = np.bincount(detectors.draw(rng, np.array([1.0, 0.0, 2.5]), 7_000), minlength=3)
+    np.testing.assert_allclose(counts, [2_000, 0, 5_000], atol=1)
+
+
+def test_only_skewed_columns_are_logged(rows):
+    scaler = Scaler().fit(rows.X, rows.weight)
+    assert scaler.logged_.tolist() == [False, False, True, False, False, False, False, False]
+    z = scaler.transform(rows.X)
+    np.testing.assert_allclose(np.average(z, axis=0, weights=rows.weight), 0, atol=1e-4)
+    assert np.all(z[:, 5] == 0)
+    assert np.abs(z[:, 6]).max() <= 10.1  # a rare flag is no 20 standard deviations
+    low, median, high = weighted_quantile(z[:, 2], rows.weight, [0.01, 0.5, 0.99])
+    assert abs(high + low - 2 * median) < 0.1 * (high - low)
+
+
+def test_the_unit_of_a_column_does_not_matter(rows):
+    euro, cent = (Scaler().fit(rows.X[:, [2]] * unit).transform(rows.X[:, [2]] * unit) for unit in (1, 100))
+    np.testing.assert_allclose(euro, cent, atol=1e-4)
+
+
+def test_signed_log_is_odd_and_increasing():
+    t = np.linspace(-50, 50, 101)
+    np.testing.assert_allclose(signed_log(-t), -signed_log(t))
+    assert np.all(np.diff(signed_log(t)) > 0)
+
+
+@pytest.mark.parametrize(
+    ("weight", "message"), [([1, 2], "one number a row"), ([1, -1, 1], "negative"), ([0, 0, 0], "only zeros")]
+)
+def test_bad_weights_are_refused(weight, message):
+    with pytest.raises(ValueError, match=message):
+        check_weight(weight, 3)
+
+
+def test_weighted_quantile_by_hand():
+    x, weight = np.array([30.0, 10.0, 20.0]), np.array([1.0, 1.0, 2.0])
+    assert weighted_quantile(x, weight, [0.25, 0.26, 0.75, 0.76, 1.0]).tolist() == [10, 20, 20, 30, 30]
