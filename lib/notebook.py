@@ -11,6 +11,7 @@ from lib.bundle import BundleError
 from lib.datasets import ROOT, DataError
 from lib.store import TrackingError
 
+OURS = (DataError, BundleError, TrackingError)  # their messages are sentences
 BY_HAND = ROOT / "reports" / "by-hand"
 
 

@@ -79,27 +79,13 @@ def _line(model):
     return {"color": colour(model), "linestyle": "--" if dashed else "-", "linewidth": 1.4 if dashed else 2.0}
 
 
-def spread_labels(positions, gap):
-    """Positions moved apart to at least `gap`, order kept, so that direct labels don't overlap."""
-    order = np.argsort(positions, kind="stable")
-    moved = np.asarray(positions, dtype=float)[order]
-    for _ in range(200):
-        short = gap - np.diff(moved)
-        if not (short > 1e-9).any():
-            break
-        push = np.clip(short, 0, None) / 2
-        moved[:-1] -= push
-        moved[1:] += push
-    result = np.empty_like(moved)
-    result[order] = moved
-    return result
-
-
-def _name_lines(ax, ends, gap=0.055):
-    """Write each line's name beside the right edge; `ends`: {model: y in axes fraction}."""
-    heights = spread_labels(list(ends.values()), gap)
-    for model, y in zip(ends, heights, strict=True):
-        ax.annotate(label(model), (1.01, y), xycoords="axes fraction", color=colour(model), va="center", fontsize=9)
+def _name_lines(ax, models):
+    """Write each line's name to the right of the axes, in the order given and in the line's own colour and dash."""
+    for row, model in enumerate(models):
+        y = 0.98 - row * min(0.075, 0.96 / max(len(models) - 1, 1))
+        style = {"color": colour(model), "linestyle": _line(model)["linestyle"], "linewidth": 2}
+        ax.plot([1.015, 1.05], [y, y], transform=ax.transAxes, clip_on=False, **style)
+        ax.annotate(label(model), (1.06, y), xycoords="axes fraction", color=colour(model), va="center", fontsize=9)
 
 
 def by_class(ax, values, y, weight, xlabel="", bins=60, log_x=False):
@@ -152,15 +138,19 @@ def scores(ax, anomaly_score, y, weight, threshold=None):
     """Calibrated scores by class on an axis that stretches the last thousandths."""
     nines = -np.log10(np.clip(1 - anomaly_score, 1e-6, 1))
     by_class(ax, nines[y == 0], y[y == 0], weight[y == 0], bins=50)
+    above = ax.get_xaxis_transform()
     frauds = nines[y == 1]
-    ax.plot(frauds, np.full(len(frauds), 0.5), "|", color=FRAUD, markersize=16, alpha=0.7, label="fraud, one line each")
+    ax.plot(
+        frauds, np.full(len(frauds), 1.05), "|", color=FRAUD, markersize=12, alpha=0.7, transform=above, clip_on=False
+    )
+    ax.annotate("| one fraud", (0.99, 0.93), xycoords="axes fraction", color=FRAUD, ha="right")
+    ax.annotate("genuine", (0.99, 0.85), xycoords="axes fraction", color=GENUINE, ha="right")
     ticks = [0, 1, 2, 3, 4, 5, 6]
     ax.set_xticks(ticks, ["0", "0.9", "0.99", "0.999", "0.9999", "0.99999", "1"][: len(ticks)])
     ax.set(
         xlabel="anomaly score (logarithmic in 1 − score)",
         xlim=(0, 6),
         yscale="log",
-        ylim=(None, 1),
         ylabel="share of genuine transactions (log)",
     )
     if threshold is not None:
@@ -168,38 +158,33 @@ def scores(ax, anomaly_score, y, weight, threshold=None):
         ax.axvline(x, color=INK, linestyle="--", linewidth=1.2)
         ax.annotate(f"threshold {threshold:.4f}", (x, 0.97), xycoords=("data", "axes fraction"), xytext=(5, 0),
                     textcoords="offset points", va="top", color=INK)  # fmt: skip
-    ax.legend(loc="upper right")
     return ax
 
 
 def precision_recall(ax, curves, prevalence):
     """Precision over recall; `curves`: {model: (recall, precision)}; the dotted line is a random ranking."""
-    ends = {}
     for model, (recall, precision) in curves.items():
         ax.plot(recall, precision, drawstyle="steps-pre", **_line(model))
-        ends[model] = float(np.clip(precision[-1], 0, 1))
     ax.axhline(prevalence, color=FAINT, linestyle=":", linewidth=1.6)
     ax.annotate(f"prevalence {prevalence:.2%}", (0.005, prevalence), xytext=(2, 3), textcoords="offset points",
                 color="#5F6872", fontsize=8)  # fmt: skip
     ax.set(xlabel="recall (share of frauds found)", ylabel="precision (share of alerts that are fraud)",
            xlim=(0, 1), ylim=(0, 1.02))  # fmt: skip
-    _name_lines(ax, ends)
+    _name_lines(ax, list(curves))
     return ax
 
 
 def money(ax, curves, budgets=()):
     """Share of fraud money caught over share reviewed; `curves`: {model: (share reviewed, money share)}."""
-    ends = {}
     for model, (reviewed, caught) in curves.items():
         ax.plot(reviewed, caught, **_line(model))
-        ends[model] = float(np.interp(0.1, reviewed, caught))
     for budget in budgets:
         ax.axvline(budget, color=FAINT, linestyle=":", linewidth=1)
     ax.set(xscale="log", xlim=(1e-4, 0.1), ylim=(0, 1.02), xlabel="share of transactions reviewed (log scale)",
            ylabel="share of fraud money caught")  # fmt: skip
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.0%}" if v >= 0.01 else f"{v:.2%}"))
-    _name_lines(ax, ends)
+    _name_lines(ax, list(curves))
     return ax
 
 

@@ -4,7 +4,6 @@ import json
 import re
 from html.parser import HTMLParser
 
-import numpy as np
 import pytest
 
 from lib import plots, report, tables
@@ -121,12 +120,6 @@ def test_results_put_the_best_first_below_the_perfect_ranking():
 def test_by_budget_has_every_share_at_every_budget():
     table = tables.by_budget({"autoencoder": figures(0.6)}, (0.002, 0.01), 0.002)
     assert list(table.index) == [(b, s) for b in (0.002, 0.01) for s in ("recall", "precision", "money caught")]
-
-
-def test_labels_are_spread_in_order_and_apart():
-    spread = plots.spread_labels([0.5, 0.5, 0.1, 0.52], gap=0.1)
-    assert np.diff(np.sort(spread)).min() >= 0.1 - 1e-6
-    assert spread[2] == min(spread)
 
 
 def test_every_variant_keeps_its_familys_colour():
