@@ -190,7 +190,7 @@ def _post(client, body, first):
         n_tries += 1
         try:
             answer = client.post("/predict", content=body, headers={"content-type": "application/json"})
-            if answer.status_code == 200 or answer.status_code in REFUSED and answer.status_code not in BUSY:
+            if answer.status_code == 200 or (answer.status_code in REFUSED and answer.status_code not in BUSY):
                 return answer, n_tries
             reason = f"status {answer.status_code}"
         except httpx.TransportError as error:

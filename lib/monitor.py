@@ -1,0 +1,157 @@
+"""What can be seen of a deployed model: at once, from the prediction log and the features; later, with the labels.
+
+Shares and rates count weight. Where the log has no score, because the server refused the row, the row has been no
+alert and is ranked last.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.stats import binom
+from sklearn.isotonic import IsotonicRegression
+
+from lib import metrics, replay
+
+SCORE = "anomaly score"  # its row among the features' drift
+BAND = 0.95  # of the alert rate that a budget makes likely
+SHOWN = ("average_precision", "recall_at_budget", "precision_at_budget", "amount_recall_at_budget")
+
+
+class Stream:
+    """The folder in which a deployment leaves its log and, beside it, what it was asked; nothing here has labels."""
+
+    def __init__(self, folder, features):
+        self.folder, self.features = Path(folder), list(features)
+
+    def keep(self, batch, log, data, ids=None):
+        """Write one batch: `log` as `replay` gives it, `data` the batch's Arrays, `ids` a frame of identifiers."""
+        about = {"time_s": data.time_s} | ({} if ids is None else {name: ids[name].array for name in ids})
+        asked = pd.DataFrame(data.X, columns=self.features)
+        asked.insert(0, "weight", data.weight)
+        asked.insert(0, "position", log["position"].to_numpy())
+        replay.write(log.assign(**about), self.folder / "log" / f"{batch}.parquet")
+        replay.write(asked, self.folder / "features" / f"{batch}.parquet")
+
+    def log(self, batch):
+        """The batch's prediction log -> DataFrame."""
+        return pd.read_parquet(self.folder / "log" / f"{batch}.parquet")
+
+    def asked(self, batch):
+        """What the server was asked -> X (n, d) float32, weight (n,) float64."""
+        frame = pd.read_parquet(self.folder / "features" / f"{batch}.parquet")
+        return frame[self.features].to_numpy(np.float32), frame["weight"].to_numpy(np.float64)
+
+
+def alert_band(budget, weight):
+    """The alert rates, low and high, that 95 % of batches with this budget have; `weight` (n,) makes n effective."""
+    n = weight.sum() ** 2 / np.square(weight).sum()
+    low, high = binom.ppf([(1 - BAND) / 2, (1 + BAND) / 2], round(n), budget) / n
+    return float(low), float(high)
+
+
+def look(stream, batch, reference, alert_budget):
+    """Look at one batch without labels.
+
+    Parameters
+    ----------
+    stream : Stream
+    reference : drift.Reference of the transactions that the champion was made from, with their scores
+    alert_budget : share of transactions that people can review
+
+    Returns
+    -------
+    figures : dict of the batch's size, alert rate and band, latency, and what was refused or missing
+    table : DataFrame, a row a feature and one for the score; see `drift.compare`
+    """
+    log, (X, weight) = stream.log(batch), stream.asked(batch)
+    share = weight / weight.sum()
+    scored = log["status"].to_numpy() == 200
+    low, high = alert_band(alert_budget, weight)
+    figures = {
+        "batch": batch,
+        "n": len(log),
+        "weight": float(weight.sum()),
+        "start_s": float(log["time_s"].iloc[0]),
+        "end_s": float(log["time_s"].iloc[-1]),
+        "model_version": ", ".join(sorted(set(log["model_version"]) - {""})),
+        "n_alerts": float(weight @ log["alert"]),
+        "alert_rate": float(share @ log["alert"]),
+        "alert_low": low,
+        "alert_high": high,
+        "latency_p50_ms": float(log["latency_ms"].median()),
+        "latency_p99_ms": float(log["latency_ms"].quantile(0.99)),
+        "share_missing": float(share @ np.isnan(X).mean(axis=1)),
+    } | replay.count(log, len(log))
+    table = reference.compare(X, weight, log["time_s"].to_numpy(), log["anomaly_score"].to_numpy(), scored)
+    flagged = table.index[table["flagged"]]
+    figures["drifted"] = [name for name in flagged if name != SCORE]
+    figures["score_drifted"] = SCORE in flagged
+    return figures, table
+
+
+class Estimator:
+    """Which share of frauds the alerts catch, guessed without labels of the batch.
+
+    On older, labelled transactions an isotonic regression learns how likely fraud is at each score; sums of these
+    likelihoods over alerts and over all rows stand for frauds. It knows only the frauds of the past: a new kind that
+    scores low is not in the guess.
+    """
+
+    def __init__(self, score, y, weight):
+        self.model = IsotonicRegression(out_of_bounds="clip").fit(score, y, sample_weight=weight)
+
+    def recall(self, log, weight):
+        """Estimated recall of the batch's alerts; None where no fraud is expected."""
+        known = log["anomaly_score"].notna().to_numpy()
+        expected = self.model.predict(log["anomaly_score"][known]) * weight[known]
+        return float(expected @ log["alert"][known] / expected.sum()) if expected.sum() > 0 else None
+
+
+def realise(log, data, alert_budget, block_s=600.0, n_resamples=200, seed=0):
+    """What labels say of a batch or several, once they are known.
+
+    log : the rows' log; data : their Arrays, with y
+    -> dict: average_precision, recall, precision and money at the budget ({"value", "low", "high"}), of a reviewer who
+    takes each day's highest scores; and of the alerts as they were fired: `n_frauds`, `n_caught`, `money`,
+    `money_caught` (weighted), `recall` with its interval.
+    """
+    score = log["anomaly_score"].fillna(-1.0).to_numpy()
+    options = {"headline_budget": alert_budget, "budgets": (), "block_s": block_s, "n_resamples": n_resamples}
+    found = metrics.evaluate(data.y, {"it": score}, data.weight, data.time_s, data.amount, seed=seed, **options)["it"]
+    fraud = data.weight * (data.y == 1)
+    money = fraud * (0.0 if data.amount is None else np.maximum(data.amount, 0.0))
+    alert = log["alert"].to_numpy(np.float64)
+    caught, n_effective = float(fraud @ alert), fraud.sum() ** 2 / max(np.square(fraud).sum(), 1e-300)
+    recall = {"value": None, "low": None, "high": None}
+    if fraud.sum() > 0:
+        recall = metrics.clopper_pearson(caught / fraud.sum(), n_effective)
+    return {metric: found[metric] for metric in SHOWN} | {
+        "recall": recall,
+        "n_frauds": float(fraud.sum()),
+        "n_caught": caught,
+        "money": float(money.sum()),
+        "money_caught": float(money @ alert),
+    }
+
+
+def totals(steps):
+    """Sums over batches, as labels will have told -> dict.
+
+    `…_at_budget` count what reviewers find who take each batch's highest scores up to the budget, so that policies
+    which fired different numbers of alerts can be compared.
+    """
+    seen = [step["realised"] for step in steps]
+
+    def at_budget(metric, size):
+        return sum((r[metric]["value"] or 0.0) * r[size] for r in seen)
+
+    return {
+        "n_frauds": sum(r["n_frauds"] for r in seen),
+        "money": sum(r["money"] for r in seen),
+        "n_alerts": sum(step["n_alerts"] for step in steps),
+        "n_caught": sum(r["n_caught"] for r in seen),
+        "money_caught": sum(r["money_caught"] for r in seen),
+        "n_caught_at_budget": at_budget("recall_at_budget", "n_frauds"),
+        "money_caught_at_budget": at_budget("amount_recall_at_budget", "money"),
+    }

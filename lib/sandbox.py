@@ -1,0 +1,187 @@
+"""What a simulated production needs for itself: a tracking store, the past with its labels, and challengers.
+
+Nothing outside the sandbox's folder changes: not the project's aliases, not the exported bundle.
+"""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+from scipy.stats import spearmanr
+
+from lib import bundle, candidates, comparison, detectors, metrics, periods, replay, stages, tracking
+from lib.calibration import threshold_for_budget
+from lib.datasets import ROOT, DataError
+from lib.manifest import read
+from lib.notebook import write_json
+from lib.runner import Execution
+from lib.splits import MANIFEST
+
+URI = "MLFLOW_TRACKING_URI"
+VALIDATING_FRAUDS = 3  # a challenger's validation reaches back until it holds so many
+CHALLENGER = "challenger"
+
+
+@contextmanager
+def store(folder):
+    """Within the block MLflow's store is `folder`/mlflow.db, and no pipeline's run is known."""
+    kept = {name: os.environ.pop(name, None) for name in (URI, tracking.PARENT)}
+    os.environ[URI] = f"sqlite:///{Path(folder).absolute() / 'mlflow.db'}"
+    try:
+        yield
+    finally:
+        del os.environ[URI]
+        os.environ.update({name: value for name, value in kept.items() if value is not None})
+
+
+def start_bundle(split, bundle_dir, folder, alert_budget=0.002, seed=0):
+    """The bundle to begin with: the exported one if it can score this split, else a quick forest -> folder.
+
+    Raises BundleError if the exported bundle is damaged.
+    """
+    found = Path(bundle_dir) / "manifest.json"
+    if found.is_file():
+        manifest, graphs = read(found.parent)
+        if manifest["dataset"]["name"] == split.dataset.name and manifest["features"] == list(split.dataset.features):
+            bundle.write(folder, graphs, {key: value for key, value in manifest.items() if key != "version"})
+            return folder
+    detector, training, seconds = candidates.fit(detectors.make("isolation_forest", seed=seed), split)
+    made = candidates.write(folder, "isolation_forest", detector, split, training, fit_s=seconds)
+    calibrate(made, split.arrays("validation"), alert_budget, "made for this simulation")
+    return made
+
+
+def calibrate(folder, data, alert_budget, name):
+    """Give a candidate its calibration and the budget's threshold on these Arrays; no label is used."""
+    raw = bundle.load(folder).raw_score(data.X)
+    threshold = threshold_for_budget(raw, data.weight, alert_budget)
+    candidates.calibrate(folder, raw, data.weight, threshold, "alert_budget", alert_budget, {}, name)
+
+
+def deploy(name, folder):
+    """Put the registry's champion of `name` where the server looks, as 07_export does -> tracking.Champion."""
+    present = tracking.champion(name)
+    manifest, graphs = read(present.folder)
+    bundle.write(folder, graphs, manifest | {"version": present.version}, hashed_names=True)
+    return present
+
+
+class History:
+    """All transactions of a split in time order, and which labels are known when.
+
+    label_delay_s : s until a label is known; negative: the mean duration of a batch
+    """
+
+    def __init__(self, split, label_delay_s=-1.0):
+        self.split = split
+        parts = {name: split.frame(name) for name in ("reference", "validation", *split.batches)}
+        ends = np.cumsum([len(part) for part in parts.values()]).tolist()
+        self.slices = dict(zip(parts, map(slice, [0, *ends], ends), strict=False))
+        self.frame = pd.concat(parts.values(), ignore_index=True)
+        self.data = split.dataset.arrays(self.frame)
+        self.n_past = self.slices["validation"].stop
+        self.cumulated = np.cumsum(self.data.weight)
+        span_s = self.data.time_s[-1] - self.data.time_s[self.n_past]
+        self.label_delay_s = span_s / len(split.batches) if label_delay_s < 0 else label_delay_s
+        self.batch_weight = self.data.weight[self.n_past :].sum() / len(split.batches)
+
+    def n_known(self, now_s):
+        """Number of transactions, from the first on, whose labels are known at an instant of the stream."""
+        known = np.searchsorted(self.data.time_s, now_s - self.label_delay_s, side="right")
+        return max(self.n_past, int(known))
+
+    def back(self, stop, weight):
+        """Start of the stretch before `stop` that holds this much weight."""
+        return int(np.searchsorted(self.cumulated, self.cumulated[stop - 1] - weight * (1 + 1e-9), side="right"))
+
+    def window(self, n_known, share=1.0):
+        """What to fit on, `share` of reference's weight, and the labelled batch behind it that validates -> slices."""
+        frauds = np.flatnonzero(self.data.y[:n_known] == 1)
+        start = min(self.back(n_known, self.batch_weight), int(frauds[-VALIDATING_FRAUDS:][0]))
+        weight = share * self.cumulated[self.slices["reference"].stop - 1]
+        return slice(self.back(start, weight), start), slice(start, n_known)
+
+    def write(self, folder, parts):
+        """Write {period: slice} as a split for the model notebooks -> folder."""
+        folder.mkdir(parents=True)
+        manifest = self.split.manifest | {"periods": {}, "remarks": []}
+        for name, part in parts.items():
+            replay.write(self.frame.iloc[part], folder / f"{name}.parquet")
+            manifest["periods"][name] = periods.summary(self.split.dataset, self.frame.iloc[part])
+        write_json(folder / MANIFEST, manifest)
+        return folder
+
+
+@dataclass
+class Challenger:
+    """A model that was fitted on later transactions and has not been promoted."""
+
+    folder: Path
+    fitted_on: slice
+    validated_on: slice
+    fit_s: float
+    shadow: dict = field(default_factory=dict)
+
+
+def retrain(champion, history, parts, folder, seed=0, threads=1):
+    """Execute the champion's own notebook, with its parameters, on later transactions -> Challenger.
+
+    champion : the manifest of the model that is live; parts : slices to fit and to validate on
+    Raises DataError where there is no such notebook or it fails.
+    """
+    family, fit = champion["model"].split("@")[0], champion["fit"]
+    stage = next((s for s in stages.present(ROOT) if s.short == family), None)
+    if stage is None:
+        raise DataError(f"{family} has no notebook to retrain it with; choose the policies frozen and threshold")
+    split_dir = history.write(folder / "split", dict(zip(("reference", "validation"), parts, strict=True)))
+    notebook = stages.notebook(ROOT, stage)
+    accepted = stages.read_parameters(notebook)
+    parameters = {k: v for k, v in fit["parameters"].items() if k in accepted and v is not None}
+    parameters |= {"split_dir": str(split_dir), "run_dir": str(folder), "train_on": fit["train_on"], "track": False}
+    parameters |= {"seed": seed, "threads": threads}
+    execution = Execution(notebook, folder / stage.name, parameters, ROOT, dict(os.environ), threads)
+    with ThreadPoolExecutor(1) as pool:  # the event loop of a notebook, where this is one, runs in this thread
+        outcome = pool.submit(execution.run).result()
+    if outcome.message:
+        raise DataError(f"{stage.name}, executed once more to retrain {family}: {outcome.message}")
+    (made,) = (path.parent for path in folder.glob("models/*/manifest.json"))
+    return Challenger(made, *parts, outcome.seconds)
+
+
+def shadow(challenger, asked, log):
+    """Let the challenger score what the champion has just answered -> dict, also kept as its `shadow`.
+
+    asked : (X, weight) as the server got them; log : the champion's
+    `rank_correlation` of the scores (Spearman); `alert_rate`; `alert_overlap`, weight of the transactions that both
+    alert over that of those that either does.
+    """
+    X, weight = asked
+    alert, score = bundle.load(challenger.folder).predict(X)
+    ours, theirs = alert == 1, log["alert"].to_numpy() == 1
+    known = log["anomaly_score"].notna().to_numpy()
+    either = weight[ours | theirs].sum()
+    challenger.shadow = {
+        "rank_correlation": float(spearmanr(score[known], log["anomaly_score"][known])[0]),
+        "alert_rate": float(weight[ours].sum() / weight.sum()),
+        "alert_overlap": float(weight[ours & theirs].sum() / either) if either else None,
+        "alert": ours,
+    }
+    return challenger.shadow
+
+
+def judge(challenger, present, history, n_known, metric, **options):
+    """The comparison's gate, on the labelled transactions that neither model was fitted on -> gate.Verdict."""
+    held = slice(challenger.fitted_on.stop, n_known)
+    data, features = history.data.take(held), history.split.dataset.features
+    naive = detectors.naive_scores(data, history.data.take(challenger.fitted_on), options["seed"])
+    scores = naive | {CHALLENGER: bundle.load(challenger.folder, features=features).raw_score(data.X)}
+    scores |= comparison.score_champion(present, data.X, features)
+    compared = metrics.compare(data.y, scores, data.weight, data.time_s, data.amount, budgets=(), **options)
+    period = {"validation": {"start_s": data.time_s[0], "end_s": data.time_s[-1]}}
+    held_out = SimpleNamespace(manifest={"periods": period})
+    return comparison.judge({CHALLENGER: challenger.folder}, compared, naive, present, held_out, metric=metric)
