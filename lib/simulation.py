@@ -67,7 +67,7 @@ class Drift:
 NEW_FRAUD = Drift("fraud", ("V6", "V13", "V24"), first_batch=5, strength=2.5, share=0.6)
 DRIFTS = (
     Drift("shift", ("V15", "V22"), first_batch=3, strength=0.45),
-    Drift("shift", ("V3", "V9", "V18"), first_batch=4, strength=2.5, share=0.15),  # a new sort of terminal
+    Drift("shift", ("V3", "V9", "V18", "V21"), first_batch=4, strength=3.0, share=0.15),  # a new sort of terminal
     NEW_FRAUD,
     Drift("spread", ("V8", "V26"), first_batch=7, strength=1.6),
 )

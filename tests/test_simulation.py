@@ -10,6 +10,7 @@ from sklearn.decomposition import PCA
 from sklearn.ensemble import IsolationForest
 from sklearn.metrics import average_precision_score
 from sklearn.mixture import GaussianMixture
+from threadpoolctl import threadpool_limits
 
 from lib import simulation
 from lib.datasets import DataError, load_description
@@ -128,22 +129,23 @@ def test_too_few_rows_are_refused():
         simulate(500)
 
 
+@threadpool_limits.wrap(limits=1)  # spinning threads are slow on a busy machine
 @pytest.mark.parametrize("seed", [0, 1])
 def test_every_model_beats_chance_and_none_is_perfect(seed):
-    frame = simulate(40_000, seed=seed)
+    frame = simulate(ROWS, seed=seed)
     X, y = frame[[*FEATURES, "Amount"]].to_numpy(), frame.Class.to_numpy()
     X[:, -1] = np.log1p(X[:, -1])
-    fit, check = slice(0, 20_000), slice(20_000, 28_000)
+    fit, check = slice(0, 10_000), slice(10_000, 14_000)
     genuine = X[fit][y[fit] == 0]
     Z = np.arcsinh((X - genuine.mean(0)) / genuine.std(0))
     train = Z[fit][y[fit] == 0]
     pca = PCA(10).fit(train)
-    boosting = SupervisedBoosting(n_trees=100).fit(X[fit], y[fit])
+    boosting = SupervisedBoosting(n_trees=60).fit(X[fit], y[fit])
     scores = {
         "max_abs_z": np.abs((X - genuine.mean(0)) / genuine.std(0))[check].max(1),
         "forest": -IsolationForest(n_estimators=60, random_state=0).fit(train).score_samples(Z[check]),
         "residual": ((Z - pca.inverse_transform(pca.transform(Z)))[check] ** 2).sum(1),
-        "mixture": -GaussianMixture(6, max_iter=20, random_state=0).fit(train[::2]).score_samples(Z[check]),
+        "mixture": -GaussianMixture(4, max_iter=20, random_state=0).fit(train).score_samples(Z[check]),
         "boosting": boosting.raw_score(X[check]),
     }
     found = {name: average_precision_score(y[check], score) for name, score in scores.items()}
