@@ -13,8 +13,10 @@ from pathlib import Path
 
 from lib import store
 from lib.console import Progress, summary, table, told
+from lib.datasets import load_description
+from lib.logbook import Logbook, champion_version
 from lib.pipeline import Pipeline
-from lib.preflight import prepare
+from lib.preflight import DEFAULT, prepare, registered_name
 from lib.rawfile import DataError
 from lib.runs import Run, locked
 from lib.settings import Settings, jobs
@@ -22,6 +24,13 @@ from lib.stages import Refused, choose, find, notebook, present, read_cells, rea
 from lib.state import read_json
 
 ROOT = Path(__file__).resolve().parent
+
+
+def positive(text):
+    """A whole number from 1 on."""
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
 
 
 def arguments(argv):
@@ -46,7 +55,9 @@ def arguments(argv):
     choice.add_argument(
         "--force", nargs="?", const="all", action="append", default=[], metavar="STAGE", help="up to date or not"
     )
-    way.add_argument("--jobs", type=int, default=os.cpu_count(), metavar="N", help="notebooks at once (default: cores)")
+    way.add_argument(
+        "--jobs", type=positive, default=os.cpu_count(), metavar="N", help="notebooks at once (default: cores)"
+    )
     way.add_argument("--timeout", type=float, default=0.0, metavar="S", help="limit for one notebook (default: none)")
     way.add_argument("--wait", action="store_true", help="wait for another pipeline in this folder to end")
     way.add_argument("--json", action="store_true", help="print the summary as JSON")
@@ -76,24 +87,20 @@ def asked_for(args, stages, chosen):
     if args.config:
         return Settings.read(args.config).overlaid(asked)
     runs = Run.all(ROOT / "reports") if args.only or args.first else []
-    same = [run for run in runs if args.dataset in ("", run.info["dataset"], run.settings.dataset)]
-    return same[0].settings.overlaid(asked) if same else asked
+    same = [run for run in runs if args.dataset in ("", run.info["dataset"], run.asked.dataset)]
+    return same[0].asked.overlaid(asked) if same else asked
 
 
-def resolved(asked, planned, data):
-    """The settings with every parameter of every job written out."""
-    pairs = {f"{job.stage.name}.{name}": value for job in planned for name, value in job.parameters.items()}
-    swept = {f"{find(key.rpartition('.')[0], [j.stage for j in planned]).name}.{key.rpartition('.')[2]}": values
-             for key, values in asked.sweep.items()}  # fmt: skip
-    return Settings(data.argument, data.raw, {k: v for k, v in pairs.items() if k not in swept}, swept)
-
-
-def champion(name):
-    """Version that the alias points to; None if there is none, or no answer."""
-    try:
-        return store.champion_version(name)
-    except store.TrackingError:
-        return None
+def planned(args, asked, stages, chosen):
+    """Find, check and split the data, and decide what to run -> Pipeline."""
+    found = jobs(ROOT, asked, chosen)
+    split = next((job.parameters for job in found if job.stage.short == "split"), {})
+    shares = {name: split[name] for name in ("reference", "validation", "n_batches") if name in split}
+    force = [name if name == "all" else find(name, stages).name for name in args.force]
+    data = prepare(asked.dataset, asked.raw, split.get("rows", 0), split.get("seed", 0), shares, not args.dry_run)
+    pipeline = Pipeline(ROOT, data, found, chosen, asked, force, champion_version)
+    pipeline.plan()
+    return pipeline
 
 
 def run(args, say):
@@ -101,72 +108,74 @@ def run(args, say):
     stages = present(ROOT)
     chosen = choose(stages, args.only, args.first, args.last)
     asked = asked_for(args, stages, chosen)
-    planned = jobs(ROOT, asked, chosen)
-    force = ["all" if name == "all" else find(name, stages).name for name in args.force]
-    split = next((job.parameters for job in planned if job.stage.short == "split"), {})
-    shares = {name: split[name] for name in ("reference", "validation", "n_batches") if name in split}
     with locked(ROOT, args.wait, say) as lock:
-        data = prepare(asked.dataset, asked.raw, split.get("rows", 0), split.get("seed", 0), shares, not args.dry_run)
-        remarks = [f"SIMULATED TRANSACTIONS stand in for real ones: {data.fallback}"] if data.fallback else []
+        pipeline = planned(args, asked, stages, chosen)
+        fallback = pipeline.data.fallback
+        remarks = [f"SIMULATED TRANSACTIONS stand in for real ones: {fallback}"] if fallback else []
         for remark in remarks:
             say(remark)
-        pipeline = Pipeline(ROOT, data, planned, chosen, resolved(asked, planned, data), force, champion)
-        tasks = pipeline.plan()
         if args.dry_run:
-            print(table(["stage", "status", "why"], [(t.name, t.status, t.why) for t in tasks]))
+            print(table(["stage", "status", "why"], [(t.name, t.status, t.why) for t in pipeline.tasks]))
             return 0
         if finished := pipeline.unchanged():
-            say(f"Nothing has changed since {finished.folder.relative_to(ROOT)}.")
-            status = "done"
+            say(f"Nothing has changed since reports/{finished.name}.")
+            result = summary(finished, pipeline.tasks, "done", remarks)
         else:
-            status, finished = execute(args, pipeline, tasks, data, remarks, lock), pipeline.run
-        result = summary(finished, tasks, status, read_json(finished.folder / "metrics.json"), remarks)
+            result = execute(args, pipeline, remarks, lock)
     print(json.dumps(result, indent=1) if args.json else told(result))
-    return 0 if status == "done" else 1
+    return 0 if result["status"] == "done" else 1
 
 
-def execute(args, pipeline, tasks, data, remarks, lock):
-    """Execute what is to run, and log it -> the run's status."""
-    from lib.logbook import Logbook
+def execute(args, pipeline, remarks, lock):
+    """Execute what is to run, log it, write the run's page -> its summary."""
+    from lib import report  # imports matplotlib
 
-    current = pipeline.open()
+    tasks, current = pipeline.tasks, pipeline.open()
     n_cells = {t.name: sum(kind == "code" for kind, *_ in read_cells(t.job.notebook)) + 1 for t in tasks}
     progress = Progress(sum(not t.is_whole for t in tasks), n_cells)
-    progress.say(f"{'Resuming' if pipeline.is_resumed else 'Starting'} {current.folder.relative_to(ROOT)}")
-    logbook = Logbook(current, {"dataset": data.dataset.name, "source": data.source})
+    progress.say(f"{'Resuming' if pipeline.is_resumed else 'Starting'} reports/{current.name}")
+    logbook = Logbook(current, {"dataset": pipeline.data.dataset.name, "source": pipeline.data.source})
     for task in tasks:
         if task.is_whole and not (pipeline.is_resumed and "mlflow_run" in task.record):
             logbook.stage(task, pipeline.places(current))
     status = "interrupted"
     try:
-        pipeline.execute(progress, logbook, max(1, args.jobs), args.timeout, (lock,))
+        pipeline.execute(progress, logbook, args.jobs, args.timeout, (lock,))
         status = "done" if all(t.is_whole or not t.chosen for t in tasks) else "failed"
     finally:
         metrics = read_json(current.folder / "metrics.json") or {}
         if error := logbook.finish(status, metrics.get("models", {})):
-            remarks.append(error)
-            status = "failed"
+            status, remarks = "failed", [*remarks, error]
         current.note(status=status)
-    return status
+    result = summary(current, tasks, status, remarks)
+    report.write(current.folder, result["stages"])
+    return result
+
+
+def rollback(args, say):
+    """Make the previous champion of a dataset the champion again -> exit code."""
+    from lib import tracking
+
+    runs = [run.info["dataset"] for run in Run.all(ROOT / "reports")]
+    dataset = load_description(args.dataset).name if args.dataset else next(iter(runs), DEFAULT)
+    name = registered_name(dataset)
+    version = tracking.rollback(name)
+    say(f"{name}: version {version} is the champion again; run_pipeline.py --only 07_export exports it.")
+    return 0
 
 
 def main(argv=None):
     """The command -> exit code."""
-    args = arguments(argv)
+    args, say = arguments(argv), Progress().say
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # it repeats what we say in a sentence
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    say = Progress().say
     try:
         if args.list:
-            print(
-                table(
-                    ["stage", "reads", "writes"],
-                    [(s.name, ", ".join(s.reads), ", ".join(s.writes)) for s in present(ROOT)],
-                )
-            )
+            rows = [(s.name, ", ".join(s.reads), ", ".join(s.writes)) for s in present(ROOT)]
+            print(table(["stage", "reads", "writes"], rows))
             return 0
-        return run(args, say)
-    except (Refused, DataError) as error:
+        return rollback(args, say) if args.rollback else run(args, say)
+    except (Refused, DataError, store.TrackingError) as error:
         say(str(error))
         return 2
     except OSError as error:

@@ -3,6 +3,8 @@
 import sys
 import time
 
+from lib.state import read_json
+
 SHOWN = ("average_precision", "recall_at_budget", "precision_at_budget", "amount_recall_at_budget")
 
 
@@ -56,15 +58,9 @@ def _text(cell):
     return "" if cell is None else cell if isinstance(cell, str) else f"{cell:,}"
 
 
-def summary(run, tasks, status, metrics, remarks=()):
-    """What a run came to, as plain data for scripts.
-
-    Parameters
-    ----------
-    metrics : dict, the run's `metrics.json`, None if there is none
-    remarks : sentences that must not be overlooked
-    """
-    metrics = metrics or {}
+def summary(run, tasks, status, remarks=()):
+    """What a run came to, as plain data for scripts; `remarks` are sentences that must not be overlooked."""
+    metrics = read_json(run.folder / "metrics.json") or {}
     champion = metrics.get("champion")
     figures = metrics.get("models", {}).get(champion["model"], {}).get("validation", {}) if champion else {}
     return {
@@ -98,6 +94,12 @@ def told(summary):
         lines += [f"  {name:<25}{_interval(figure)}" for name, figure in champion["validation"].items()]
     elif summary["status"] == "done":
         lines.append("No champion.")
+    lines += [
+        "",
+        f"Report      reports/{summary['run']}/index.html",
+        f"Notebooks   reports/{summary['run']}/notebooks/",
+    ]
+    lines += ["Tracking    make mlflow", "Server      make serve"]
     return "\n".join([*lines, *summary["remarks"]])
 
 

@@ -2,17 +2,30 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
+from lib import store
 from lib.stages import within
 from lib.state import read_json
-from lib.store import TrackingError
 
 STATUS = {"done": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}  # ours and MLflow's
+
+
+def champion_version(name):
+    """Version that the registry's alias points to, None without one; "unknown" where there is no answer."""
+    try:
+        return store.champion_version(name)
+    except store.TrackingError:  # no SQLite store: ask MLflow, whose import takes seconds
+        from lib import tracking
+    try:
+        champion = tracking.champion(name)
+    except store.TrackingError:
+        return "unknown"
+    return champion and champion.version
 
 
 class Logbook:
     """The MLflow run of one pipeline run, with a child for each notebook.
 
-    Once MLflow has failed, `error` is the sentence that says how, and the rest is left out: the run's folder has it all.
+    Once MLflow has failed, `error` says how and the rest is left out: the run's folder has it all.
 
     Parameters
     ----------
@@ -44,8 +57,8 @@ class Logbook:
         if not self.error:
             try:
                 return function(*args)
-            except (TrackingError, OSError) as error:
-                self.error = str(error)
+            except Exception as error:  # whatever it is, a run is not lost by it
+                self.error = f"What was not logged is in {self.run.folder}: {error}"
         return None
 
     def _start(self):

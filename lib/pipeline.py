@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lib.runner import Execution
 from lib.runs import Run
-from lib.settings import Job
+from lib.settings import Job, resolved
 from lib.stages import Refused, upstream, within
 from lib.state import Places, State, digest, made_from, put_back, reasons
 
@@ -52,13 +52,13 @@ class Pipeline:
     data : lib.preflight.Data
     jobs : list of Job, of all stages that are present
     chosen : stages to execute unless they are up to date; the last of them is the last of the run
-    settings : Settings, resolved
+    asked : Settings, by which an unfinished run is recognised as the same
     force : names of stages to execute even if they are up to date, or "all"
     champion : function (registered name) -> version that the registry's alias points to
     """
 
-    def __init__(self, root, data, jobs, chosen, settings, force=(), champion=lambda name: None):
-        self.root, self.data, self.settings = Path(root), data, settings
+    def __init__(self, root, data, jobs, chosen, asked, force=(), champion=lambda name: None):
+        self.root, self.data, self.asked = Path(root), data, asked
         self.force, self.champion = set(force), champion
         self.reports = self.root / "reports"
         self.runs = Run.all(self.reports, data.dataset.name)
@@ -146,13 +146,20 @@ class Pipeline:
         return {"champion": self.champion(name)} if "registry" in getattr(task.job.stage, kind) else {}
 
     def open(self):
-        """The run's folder -> Run: the newest if it was left unfinished with these settings, else a new one."""
+        """The run's folder -> Run: the newest if it was left unfinished and the same is asked, else a new one."""
         newest = self.runs[0] if self.runs else None
-        self.is_resumed = bool(newest and newest.info["status"] != "done" and newest.settings == self.settings)
-        self.run = newest if self.is_resumed else Run.create(self.reports, self.data.dataset.name, self.settings)
+        self.is_resumed = bool(newest and newest.asked == self.asked and self._fits(newest))
+        self.run = newest if self.is_resumed else Run.create(self.reports, self.data.dataset.name, self.asked)
+        resolved(self.asked, [t.job for t in self.tasks], self.data.argument, self.data.raw).write(
+            self.run.folder / "run.yaml"
+        )
         self.run.note(status="running")
         self._adopt([task for task in self.tasks if task.is_whole])
         return self.run
+
+    def _fits(self, run):
+        replaced = (State(self.places(run), task.job).record for task in self._open_tasks())
+        return run.info["status"] != "done" or not any(replaced)
 
     def _adopt(self, tasks):
         """Take over what is up to date, from whichever run it is in."""

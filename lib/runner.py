@@ -43,9 +43,9 @@ class Execution:
     def __init__(self, notebook, archive, parameters, root, environment, threads=1, timeout=0.0, inherit=()):
         self.notebook, self.archive, self.parameters, self.root = notebook, archive, parameters, Path(root)
         self.name, self.threads, self.timeout, self.inherit = archive.name, threads, timeout, inherit
-        paths = [str(root), *filter(None, [environment.get("PYTHONPATH")])]
         self.environment = environment | dict.fromkeys(THREAD_VARIABLES, str(threads)) | QUIET
-        self.environment["PYTHONPATH"] = os.pathsep.join(paths)
+        self.environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), environment.get("PYTHONPATH")]))
+        self.environment.pop("MLFLOW_RUN_ID", None)  # it would break nested runs
         self.pid, self.peak_mb, self.n_done, self.start = None, 0.0, 0, time.monotonic()
         self._killed, self._cell, self._n_injected = "", "no cell", 0
 

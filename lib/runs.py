@@ -1,9 +1,10 @@
-"""The folders of runs, `reports/<YYYYMMDD-HHMMSS-dataset>`, and the lock that lets one pipeline at a time write there."""
+"""The folders of runs, `reports/<YYYYMMDD-HHMMSS-dataset>`, and the lock: one pipeline at a time writes there."""
 
 import contextlib
 import fcntl
 import os
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import psutil
@@ -16,7 +17,7 @@ PATIENCE_S = 15  # kernels of a killed run hold its lock for the second or two t
 
 
 class Run:
-    """A run's folder; `info` is what its `run.json` says: dataset, status, MLflow's run."""
+    """A run's folder; `info` is what its `run.json` says: dataset, what was asked for, status, MLflow's run."""
 
     def __init__(self, folder):
         self.folder = Path(folder)
@@ -27,9 +28,9 @@ class Run:
         return self.folder.name
 
     @property
-    def settings(self):
-        """The resolved settings that the run was started with."""
-        return Settings.read(self.folder / "run.yaml")
+    def asked(self):
+        """The settings that the run was started with."""
+        return Settings(**self.info.get("asked", {}))
 
     def note(self, **changes):
         """Change entries of `run.json`, whole."""
@@ -44,14 +45,13 @@ class Run:
         return [run for run in runs if dataset in ("", run.info.get("dataset"))]
 
     @classmethod
-    def create(cls, reports, dataset, settings):
+    def create(cls, reports, dataset, asked):
         """A new run's folder, to which `reports/latest` then points."""
         while (folder := Path(reports) / time.strftime(f"%Y%m%d-%H%M%S-{dataset}")).exists():
             time.sleep(0.1)
         folder.mkdir(parents=True)
         run = cls(folder)
-        settings.write(folder / "run.yaml")
-        run.note(dataset=dataset, status="running")
+        run.note(dataset=dataset, asked=asdict(asked), status="running")
         link = Path(reports) / ".latest"
         link.unlink(missing_ok=True)
         link.symlink_to(folder.name)

@@ -141,6 +141,19 @@ def jobs(root, settings, chosen):
     return result
 
 
+def resolved(asked, jobs, dataset, raw):
+    """Settings that say all of it: the dataset, every parameter of every job, the swept values in their types."""
+    stages = [job.stage for job in jobs]
+    sweep, parameters = {}, {}
+    for key in asked.sweep:
+        stage, (_, _, name) = find(key.rpartition(".")[0], stages), key.rpartition(".")
+        values = [job.parameters[name] for job in jobs if job.stage == stage]
+        sweep[f"{stage.name}.{name}"] = [v for i, v in enumerate(values) if v not in values[:i]]
+    for job in jobs:
+        parameters |= {f"{job.stage.name}.{name}": value for name, value in job.parameters.items()}
+    return Settings(dataset, raw, {k: v for k, v in parameters.items() if k not in sweep}, sweep)
+
+
 def _meant(key, stages, chosen, known):
     """The (stage, parameter) pairs that a key such as `04_autoencoder.latent` or `seed` stands for."""
     stage_name, _, name = key.rpartition(".")

@@ -122,17 +122,24 @@ def made_from(job, root, inputs, registry):
 def reasons(old, new):
     """What differs between two of them, in words: `parameter latent: 8 → 16`, `lib/metrics.py changed`."""
     said = []
-    for part, after in new.items():
-        before = old.get(part, {})
-        for key in sorted({*before, *after}):
-            if before.get(key) == after.get(key) and (key in before) == (key in after):
-                continue
-            if part in ("notebook", "files", "inputs"):
-                said.append(f"{key} {'is new' if key not in before else 'is gone' if key not in after else 'changed'}")
-            else:
-                prefix = {"parameters": "parameter ", "registry": "registry, "}.get(part, "")
-                said.append(f"{prefix}{key}: {_short(before.get(key))} → {_short(after.get(key))}")
+    for part in ("parameters", "registry", "versions"):
+        prefix = {"parameters": "parameter ", "registry": "registry, "}.get(part, "")
+        before, after = old[part], new[part]
+        different = [key for key in sorted({*before, *after}) if before.get(key, "none") != after.get(key, "none")]
+        said += [f"{prefix}{key}: {_short(before.get(key))} → {_short(after.get(key))}" for key in different]
+    for part in ("notebook", "files", "inputs"):
+        before, after = old[part], new[part]
+        kinds = {
+            "changed": [key for key in after if key in before and before[key] != after[key]],
+            "new": [key for key in after if key not in before],
+            "gone": [key for key in before if key not in after],
+        }
+        said += [f"{_listed(keys)} {kind}" for kind, keys in kinds.items() if keys]
     return said
+
+
+def _listed(keys, n=4):
+    return ", ".join(keys[:n]) + (f" and {len(keys) - n} more" if len(keys) > n else "")
 
 
 def _short(value):

@@ -21,7 +21,11 @@ def project(tmp_path):
 
     The environment makes `lib` the copy's, and `lib.datasets.ROOT` with it.
     """
-    folder = tmp_path / "project"
+    return copy_project(tmp_path / "project")
+
+
+def copy_project(folder):
+    """What the fixture `project` gives, in this folder."""
     for part in ("lib", "notebooks", "serve"):
         unwanted = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", "model")
         shutil.copytree(ROOT / part, folder / part, ignore=unwanted)

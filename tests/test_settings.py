@@ -1,0 +1,230 @@
+"""What is refused before anything runs, and the jobs that follow from what is asked."""
+
+import shutil
+
+import pytest
+from conftest import ROOT
+
+from lib.settings import Settings, jobs
+from lib.stages import STAGES, Refused, choose, convert, find, present, read_parameters, upstream
+
+FIXTURES = ROOT / "tests" / "fixtures"
+NOTEBOOKS = {
+    "01_eda": "draws_figures",
+    "02_split": "splits",
+    "03_isolation_forest": "fits_a_candidate",
+    "04_autoencoder": "fits_a_candidate",
+    "06_comparison": "compares_candidates",
+    "07_export": "exports",
+    "09_stability": "draws_figures",
+}
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A project's folder with fixture notebooks."""
+    (tmp_path / "notebooks").mkdir()
+    for stage, fixture in NOTEBOOKS.items():
+        shutil.copy(FIXTURES / f"{fixture}.ipynb", tmp_path / "notebooks" / f"{stage}.ipynb")
+    return tmp_path
+
+
+def planned(root, parameters=None, sweep=None, only=()):
+    stages = choose(present(root), only)
+    return {job.name: job for job in jobs(root, Settings("", "", parameters or {}, sweep or {}), stages)}
+
+
+def test_stages_wait_for_what_they_read():
+    before = {stage.name: [s.name[:2] for s in upstream(stage)] for stage in STAGES}
+    assert before == {
+        "01_eda": [],
+        "02_split": [],
+        "03_isolation_forest": ["02"],
+        "04_autoencoder": ["02"],
+        "05_gaussian_mixture": ["02"],
+        "06_comparison": ["02", "03", "04", "05"],
+        "07_export": ["03", "04", "05", "06"],
+        "08_production": ["02", "03", "04", "05", "06", "07"],
+        "09_stability": [],
+    }
+
+
+def test_stages_are_chosen_by_either_name(root):
+    stages = present(root)
+
+    def names(**choice):
+        return [stage.name[:2] for stage in choose(stages, **choice)]
+
+    assert names() == ["01", "02", "03", "04", "06", "07"]
+    assert names(only=["comparison", "eda"]) == ["01", "06"]
+    assert names(first="04_autoencoder") == ["04", "06", "07"]
+    assert names(first="split", last="autoencoder") == ["02", "03", "04"]
+    assert names(only=["stability"]) == ["09"]
+    with pytest.raises(Refused, match="'autoencder': did you mean 'autoencoder'"):
+        find("autoencder", stages)
+    with pytest.raises(Refused, match="the order is 01_eda"):
+        choose(stages, first="export", last="split")
+
+
+def test_parameters_are_read_with_type_default_and_comment():
+    parameters = read_parameters(FIXTURES / "takes_every_type.ipynb")
+    assert [(p.name, p.kind, p.default, p.comment) for p in parameters.values()] == [
+        ("name", "str", "a=b # c", "a text"),
+        ("count", "int", 1000, "a number"),
+        ("share", "float", 0.001, "a share"),
+        ("flag", "bool", False, "a choice"),
+        ("budgets", "list[float]", [0.001, 0.01], "shares"),
+        ("limit", "int | None", None, "a number or none"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("name", "3", "3"),
+        ("count", "-12", -12),
+        ("count", 12, 12),
+        ("share", "1e-4", 1e-4),
+        ("share", 1, 1.0),
+        ("flag", "true", True),
+        ("flag", False, False),
+        ("budgets", "0.1,0.2", [0.1, 0.2]),
+        ("budgets", "[0.1, 1]", [0.1, 1.0]),
+        ("budgets", [0.1], [0.1]),
+        ("limit", "none", None),
+        ("limit", "7", 7),
+    ],
+)
+def test_values_take_the_parameters_type(name, value, expected):
+    converted = convert(read_parameters(FIXTURES / "takes_every_type.ipynb")[name], value, "-p")
+    assert converted == expected
+    assert type(converted) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("name", 3),
+        ("count", "8.0"),
+        ("count", 8.0),
+        ("count", True),
+        ("count", "many"),
+        ("share", "nan"),
+        ("share", True),
+        ("share", None),
+        ("flag", "yes"),
+        ("flag", 1),
+        ("budgets", "a,b"),
+        ("budgets", 0.1),
+        ("budgets", "[0.1"),
+        ("limit", "some"),
+    ],
+)
+def test_values_of_another_type_are_refused(name, value):
+    parameter = read_parameters(FIXTURES / "takes_every_type.ipynb")[name]
+    with pytest.raises(Refused, match=f"-p: {name} is of type .*, and .* is not"):
+        convert(parameter, value, "-p")
+
+
+def test_the_particular_overrides_the_general(root):
+    found = planned(root, {"autoencoder.seed": "5", "seed": "3"})
+    assert {name: job.parameters["seed"] for name, job in found.items() if "seed" in job.parameters} == {
+        "01_eda": 3,
+        "02_split": 3,
+        "03_isolation_forest": 3,
+        "04_autoencoder": 5,
+        "06_comparison": 3,
+        "09_stability": 0,  # not chosen
+    }
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"latnt": "3"}, "Unknown parameter 'latnt': did you mean 'latent'"),
+        ({"autoencoder.latnt": "3"}, "Unknown 04_autoencoder parameter 'latnt': did you mean 'latent'"),
+        ({"autoencodr.latent": "3"}, "did you mean 'autoencoder'"),
+        ({"comparison.latent": "3"}, "Unknown 06_comparison parameter 'latent': there are accept"),
+        ({"latent": "three"}, "latent is of type int, and 'three' is not"),
+        ({"run_dir": "here"}, "run_dir is set by the pipeline"),
+        ({"dataset": "mine"}, "it follows from --dataset"),
+    ],
+)
+def test_misspelt_and_mistyped_parameters_are_refused(root, parameters, message):
+    with pytest.raises(Refused, match=message):
+        planned(root, parameters)
+
+
+def test_a_parameter_that_only_other_notebooks_have_is_refused(root):
+    with pytest.raises(Refused, match="Unknown 06_comparison parameter 'latent'"):
+        planned(root, {"latent": "3"}, only=["comparison"])
+
+
+def test_a_sweep_makes_a_candidate_of_each_combination(root):
+    found = planned(root, sweep={"04_autoencoder.latent": ["4", "8"], "autoencoder.members": ["[1, 2]", [3]]})
+    swept = {name: (job.parameters["latent"], job.parameters["members"]) for name, job in found.items() if "@" in name}
+    assert swept == {
+        "04_autoencoder@latent=4,members=_1,_2_": (4, [1, 2]),
+        "04_autoencoder@latent=4,members=_3_": (4, [3]),
+        "04_autoencoder@latent=8,members=_1,_2_": (8, [1, 2]),
+        "04_autoencoder@latent=8,members=_3_": (8, [3]),
+    }
+    assert "04_autoencoder" not in found
+    job = found["04_autoencoder@latent=4,members=_3_"]
+    assert job.candidate == "autoencoder@latent=4,members=_3_"
+    assert "run/models/autoencoder@latent=4,members=_3_" in job.outputs
+    assert "run/models/autoencoder" not in job.outputs
+
+
+@pytest.mark.parametrize(
+    ("sweep", "message"),
+    [
+        ({"latent": [1]}, "name the stage as well"),
+        ({"autoencoder.latnt": [1]}, "did you mean 'latent'"),
+        ({"autoencoder.latent": []}, "a list of values belongs there"),
+        ({"autoencoder.latent": 8}, "a list of values belongs there"),
+        ({"autoencoder.latent": ["a"]}, "latent is of type int"),
+        ({"comparison.alert_budget": [0.1]}, "06_comparison makes no candidate"),
+    ],
+)
+def test_sweeps_that_cannot_be_are_refused(root, sweep, message):
+    with pytest.raises(Refused, match=message):
+        planned(root, sweep=sweep)
+
+
+def test_settings_survive_a_file(tmp_path):
+    settings = Settings("mine.yaml", "", {"04_autoencoder.noise": 1e-05, "seed": 1}, {"04_autoencoder.latent": [4, 8]})
+    settings.write(tmp_path / "run.yaml")
+    assert Settings.read(tmp_path / "run.yaml") == settings
+
+
+def test_a_stage_may_have_a_block_of_its_own(tmp_path):
+    (tmp_path / "run.yaml").write_text("parameters:\n  seed: 1\n  autoencoder:\n    latent: 4\n    noise: 0.1\n")
+    assert Settings.read(tmp_path / "run.yaml").parameters == {
+        "seed": 1,
+        "autoencoder.latent": 4,
+        "autoencoder.noise": 0.1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("datset: x", "Unknown key 'datset': did you mean 'dataset'"),
+        ("- a", "has to be `name: value` lines"),
+        ("parameters: 3", "has to be `name: value` lines"),
+        ("dataset: 3", "dataset is 3, and that is no text"),
+        ("a: [", "cannot be read"),
+    ],
+)
+def test_files_that_hold_something_else_are_refused(tmp_path, text, message):
+    (tmp_path / "run.yaml").write_text(text)
+    with pytest.raises(Refused, match=message):
+        Settings.read(tmp_path / "run.yaml")
+
+
+def test_what_is_asked_lies_over_what_a_file_says():
+    file = Settings("mine", "raw.csv", {"03_isolation_forest.seed": 1, "04_autoencoder.latent": 8}, {"a.seed": [1, 2]})
+    assert file.overlaid(Settings(parameters={"seed": "2"})) == Settings(
+        "mine", "raw.csv", {"04_autoencoder.latent": 8, "seed": "2"}
+    )
