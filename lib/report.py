@@ -14,6 +14,7 @@ COLUMNS = {
     "recall_at_fpr_0.01": "recall at 1 % FPR",
     "roc_auc": "ROC AUC",
 }
+LABELS = {"genuine": "frauds removed", "labels": "in the fit"}
 SHOWN = (  # stem of the figure, its caption
     ("06_comparison-precision-recall", "Precision and recall on validation; the dotted line is a random ranking."),
     ("06_comparison-money", "Share of fraud money caught; dotted lines are the alert budgets."),
@@ -115,7 +116,7 @@ def _tables(metrics):
         best = {"label": "Perfect ranking", "labels_seen": "", "colour": "transparent", "champion": False}
         rows.insert(0, best | {"first": _cell({"value": 1.0, "low": None}), "cells": ceilings})
         columns = [f"{text} at {budget:g}" if "budget" in m else text for m, text in COLUMNS.items()]
-        what = f"{note} 95 % intervals in grey; budget: share of transactions that people review."
+        what = f"{note} 95 % intervals below; a budget is the share of transactions that people review."
         result.append({"title": f"Results on {period}", "note": what, "columns": columns, "rows": rows})
     return result
 
@@ -123,7 +124,7 @@ def _tables(metrics):
 def _row(model, entry, period, champion):
     return {
         "label": label(model),
-        "labels_seen": entry.get("labels_seen", "none"),
+        "labels_seen": LABELS.get(entry.get("train_on"), "none"),
         "colour": colour(model),
         "champion": champion,
         "first": _cell(entry[period]["average_precision"]),
