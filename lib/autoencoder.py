@@ -12,7 +12,7 @@ from lib.robust import RobustCovariance
 from lib.scaling import Scaler, check_weight
 
 SCORED_AT_ONCE = 8_192  # rows; bounds the memory of scoring
-VALIDATION_ROWS = 8_192  # at most, for the validation loss
+VALIDATION_ROWS = 8_192  # drawn by weight for the validation loss
 
 
 class Autoencoder(Detector):
@@ -75,18 +75,14 @@ class Autoencoder(Detector):
         rng = np.random.default_rng(self.seed)
         self.scaler_ = Scaler().fit(X, weight)
         X, weight = subsample(rng, X, weight, self.max_rows)
-        z = self.scaler_.transform(X)  # (n, d)
-        sieve = RobustCovariance(self.trim).fit(z, weight)
-        self.centre_ = sieve.mean_.astype(np.float32)
-        self.scale_ = ordinary_scale(z[sieve.kept_], weight[sieve.kept_], sieve.still_)
-        x = self._inputs(z)
+        x = self._inputs(X)
+        sieve = RobustCovariance(self.trim).fit(x, weight)
         if validation is None:
             held_out = np.arange(len(x)) % 10 == 9
             x_validation, training = x[held_out & sieve.kept_], sieve.kept_ & ~held_out
         else:
-            X_validation, weight_validation = validation[0], check_weight(validation[1], len(validation[0]))
-            drawn = draw(rng, weight_validation, min(len(X_validation), VALIDATION_ROWS))
-            x_validation, training = self._inputs(self.scaler_.transform(X_validation[drawn])), sieve.kept_
+            drawn = draw(rng, check_weight(validation[1], len(validation[0])), VALIDATION_ROWS)
+            x_validation, training = self._inputs(np.asarray(validation[0])[drawn]), sieve.kept_
         with torch_threads(self.threads):
             self.network_, self.history_ = train(
                 x[training], weight[training], x_validation, self.config_, self.device_
@@ -95,9 +91,9 @@ class Autoencoder(Detector):
         self.n_features_in_ = X.shape[1]
         return self
 
-    def _inputs(self, z):
-        """Scaled columns (n, d) float64 -> what the network sees and restores (n, d) float32."""
-        return ((z - self.centre_) / self.scale_).astype(np.float32)
+    def _inputs(self, X):
+        """Raw columns (n, d) -> what the networks see and restore, (n, d) float32 in standard units."""
+        return self.scaler_.transform(X).astype(np.float32)
 
     def _residual(self, x):
         """Restored minus given, (m, n, d) float64, for x (n, d) float32."""
@@ -111,7 +107,7 @@ class Autoencoder(Detector):
         with torch_threads(self.threads):
             for start in range(0, len(X), SCORED_AT_ONCE):
                 part = slice(start, start + SCORED_AT_ONCE)
-                residual = self._residual(self._inputs(self.scaler_.transform(X[part])))
+                residual = self._residual(self._inputs(X[part]))
                 pairs = zip(self.residuals_, residual, strict=True)
                 scores[part] = np.mean([each.squared_distance(r) for each, r in pairs], axis=0)
         return scores
@@ -135,7 +131,7 @@ class Autoencoder(Detector):
 
     def _graph_residuals(self, graph):
         """Add the centred residual [n, d] of each member; returns (its name, S^-1) a member."""
-        x = graph.add("Div", graph.add("Sub", graph.scaled(self.scaler_), self.centre_), self.scale_)
+        x = graph.scaled(self.scaler_)
         seen = graph.add("Clip", x, -self.config_.reach, self.config_.reach)
         residuals = []
         for member, covariance in enumerate(self.residuals_):
@@ -157,13 +153,6 @@ def pick_device(device):
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device is 'cuda', but torch finds no such GPU here; choose 'cpu' or 'auto'.")
     return device
-
-
-def ordinary_scale(z, weight, still):
-    """Standard deviation (d,) float32 of the columns of ordinary rows z (n, d); 1 where the column is still."""
-    centred = z - np.average(z, axis=0, weights=weight)
-    sd = np.sqrt(np.average(centred**2, axis=0, weights=weight))
-    return np.where(still, 1.0, np.maximum(sd, 1e-3)).astype(np.float32)
 
 
 def subsample(rng, X, weight, n):

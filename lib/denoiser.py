@@ -22,8 +22,8 @@ class Config:
     members: int = 3  # networks that differ in their start, batches and noise
     hidden: tuple = (64, 32)  # widths of the encoder; the decoder mirrors them
     code: int | None = None  # width of the bottleneck; None: half of the columns, at least 2
-    noise: float = 0.6  # standard deviation of the input noise, in those of ordinary rows
-    reach: float = 5.0  # inputs are clipped beyond so many standard deviations; the targets are not
+    noise: float = 0.6  # standard deviation of the input noise, in standard units
+    reach: float = 5.0  # inputs are clipped beyond so many standard units; the targets are not
     trim: float = 0.02  # share of the validation rows, those of highest loss, that its loss leaves out
     epochs: int = 30  # at most
     patience: int = 6  # epochs without a lower validation loss of any member before training ends
