@@ -18,7 +18,7 @@ import onnxruntime
 from lib.calibration import Calibration
 from lib.manifest import FLOAT32_MAX, SCHEMA_VERSION, BundleError, check, file_name, read
 
-CHUNK_ROWS = 16_384  # bounds the memory of one run of a graph
+CHUNK_ROWS = 512  # bounds the memory of one run; in longer ones onnxruntime's forests lose their pace
 
 
 def write(

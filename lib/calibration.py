@@ -101,14 +101,19 @@ class Calibration:
         if raw.size == 1:
             return np.full(raw.shape, self._apply_one(raw.item()))
         q, p = self.raw_score, self.anomaly_score
-        body = np.where(np.isnan(raw), raw, p[-1])
         if q.size > 1:
-            left = np.clip(np.searchsorted(q, raw, side="right") - 1, 0, q.size - 2)
-            along = np.clip((raw - q[left]) / (q[left + 1] - q[left]), 0.0, 1.0)
-            body = np.minimum(p[left] + along * (p[left + 1] - p[left]), p[left + 1])
-            body = np.where(along >= 1, p[left + 1], body)  # rounding would miss the knot by an ulp
-        tail = 1.0 - (1.0 - p[-1]) / (1.0 + np.maximum(raw - q[-1], 0.0) / self.tail_scale)
-        return np.where(raw > q[-1], np.maximum(tail, p[-1]), body)
+            left = np.minimum(np.maximum(q.searchsorted(raw, side="right") - 1, 0), q.size - 2)
+            start, low, high = q.take(left), p.take(left), p.take(left + 1)
+            along = np.minimum(np.maximum((raw - start) / (q.take(left + 1) - start), 0.0), 1.0)
+            body = np.minimum(low + along * (high - low), high)
+            body = np.where(along >= 1, high, body)  # rounding would miss the knot by an ulp
+        else:
+            body = np.where(np.isnan(raw), raw, p[-1])
+        beyond = raw > q[-1]
+        if beyond.any():
+            tail = 1.0 - (1.0 - p[-1]) / (1.0 + np.maximum(raw - q[-1], 0.0) / self.tail_scale)
+            body = np.where(beyond, np.maximum(tail, p[-1]), body)
+        return body
 
     def _apply_one(self, raw):
         """`apply` on one float, step by step the same: numpy takes twenty times as long for it."""

@@ -6,6 +6,7 @@ environment (see serve/settings.py).
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import threading
@@ -130,6 +131,8 @@ def create_api(settings: Settings, model: Model, predictor: Predictor) -> FastAP
         loop = asyncio.get_running_loop()
         if hasattr(signal, "SIGHUP") and threading.current_thread() is threading.main_thread():
             loop.add_signal_handler(signal.SIGHUP, model.wake)
+        gc.collect()
+        gc.freeze()  # what start-up has made need not be looked through again while requests wait
         watcher = asyncio.create_task(model.watch())
         yield
         watcher.cancel()

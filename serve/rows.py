@@ -1,7 +1,9 @@
 """From the bytes of a request to a matrix: every row checked, and what is wrong said with row and field."""
 
+import itertools
 import json
 import re
+import struct
 
 import msgspec
 import numpy as np
@@ -56,13 +58,15 @@ class Rows:
             )
         if body.find(b'"', body.find(b'"', body.find(b'"') + 1) + 1) != -1:  # names of features, or "features" twice
             rows = self._ordered(body, rows)
-        try:
+        if set(map(len, rows)) != {len(self.features)}:
+            raise self._ragged(rows)
+        n = len(rows) * len(self.features)
+        try:  # twice as fast as numpy's own way from lists
+            X = np.frombuffer(struct.pack(f"{n}f", *itertools.chain.from_iterable(rows)), np.float32)
+        except struct.error:  # null, which only numpy takes
             with np.errstate(over="ignore"):
                 X = np.array(rows, dtype=np.float32)
-        except ValueError as error:
-            raise self._ragged(rows) from error
-        if X.shape[1] != len(self.features):
-            raise self._ragged(rows)
+        X = X.reshape(len(rows), -1)
         if np.isinf(X).any():
             row, column = np.argwhere(np.isinf(X))[0]
             raise self._out_of_range(int(row), self.features[column])
