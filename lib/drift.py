@@ -10,40 +10,44 @@ import pandas as pd
 from scipy import stats
 
 SCORE = "anomaly score"  # the column of scores
-QUIET, DRIFT, PERSISTENT = "quiet", "drift", "persistent"  # what a batch is; the last is the louder level
-MIN_PER_BIN = 20  # below this many effective rows a bin, PSI is no longer near chi-squared: KS decides alone
+QUIET, DRIFT, PERSISTENT = "quiet", "drift", "persistent"  # levels of a batch; the last is the louder one
+MIN_PER_BIN = 40  # with fewer effective rows a bin, PSI's far tail is beyond chi-squared: it decides nothing
 MIN_PER_HOUR = 50  # reference rows that an hour of the day needs before batches are matched to it
+RHYTHM = "The reference window does not cover this batch's hours of the day: their rhythm is flagged as drift, too."
 
 
 @dataclass(frozen=True)
 class ColumnDrift:
-    """One column of one batch. `wasserstein` is in reference standard deviations, `missing` a share of the weight.
+    """One column of one batch; None where there was nothing, or for PSI's threshold too little, to compare.
 
-    `psi_threshold` is where PSI alone would flag this column, were it the only one of the batch to drift.
+    `wasserstein` is in reference standard deviations; `missing` (or infinite) and `out_of_range` (beyond all that the
+    reference window holds) are shares of the batch's weight. `psi_threshold` is where PSI alone would flag this column
+    if no other column drifted.
     """
 
     name: str
-    psi: float
-    psi_threshold: float
-    ks: float
-    wasserstein: float
-    missing: float
-    p_value: float
-    drifted: bool
+    psi: float | None = None
+    psi_threshold: float | None = None
+    ks: float | None = None
+    wasserstein: float | None = None
+    missing: float = 0.0
+    out_of_range: float = 0.0
+    p_value: float = 1.0
+    drifted: bool = False
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The verdict on a batch: 'quiet', 'drift' (some column) or 'persistent' (a column that had drifted before, too).
+    """A batch is 'quiet', has 'drift' (some column) or 'persistent' drift (of a column that drifted in the last, too).
 
-    Without `hour_matched` the reference window covers other hours of the day: its rhythm is flagged like drift.
-    Sizes are effective numbers of rows, (sum w)^2 / sum w^2.
+    Sizes are effective numbers of rows; `note` says what to bear in mind, or is empty.
     """
 
     level: str
     drifted: tuple[str, ...]
     persistent: tuple[str, ...]
     hour_matched: bool
+    note: str
     n: int
     reference_size: float
     current_size: float
@@ -54,137 +58,142 @@ class Verdict:
         return asdict(self)
 
     def table(self) -> pd.DataFrame:
-        """A row a column, by name."""
+        """A row for each column of the data, by name."""
         return pd.DataFrame([asdict(column) for column in self.columns]).set_index("name")
 
 
 def effective_size(weight) -> float:
-    """Rows of equal weight that would say as much: (sum w)^2 / sum w^2; 0 if there are none."""
+    """Equally weighted rows that say as much: (sum w)^2 / sum w^2; 0 if there is no weight."""
     total = np.sum(weight)
     return float(total**2 / np.sum(np.square(weight))) if total > 0 else 0.0
 
 
 def psi(reference, current) -> float:
-    """Population stability index of two vectors of bin shares; shares must be above 0."""
+    """Population stability index of two vectors of bin shares, all above 0."""
     reference, current = np.asarray(reference, float), np.asarray(current, float)
     return float(np.sum((current - reference) * np.log(current / reference)))
 
 
-def psi_p_value(value: float, n_bins: int, n: float, m: float, design_effect: float = 1.0) -> float:
-    """Chance of a PSI this large without drift, which is about chi-squared(n_bins - 1) * (1/n + 1/m).
+def psi_null(share, n: float, m: float, extra=None) -> tuple[float, float]:
+    """Scale and degrees of freedom of the chi-squared that PSI follows under no drift.
 
-    Yurdakul and Naranjo, Journal of Risk Model Validation 2020; `design_effect` is Rao and Scott's correction.
+    (1/n + 1/m, bins - 1) for independent rows (Yurdakul and Naranjo, Journal of Risk Model Validation 2020). `extra`
+    (bins, bins) is what dependent rows add to the covariance of the shares' difference: Satterthwaite's approximation
+    then (Rao and Scott, JASA 1981).
     """
-    return float(stats.chi2.sf(value / (design_effect * (1 / n + 1 / m)), n_bins - 1)) if n_bins > 1 else 1.0
+    share = np.asarray(share, float)
+    V = (1 / n + 1 / m) * (np.eye(len(share)) - share)  # covariance of the difference, each row over its share
+    V += 0.0 if extra is None else extra / share[:, None]
+    mean = max(np.trace(V), (1 / n + 1 / m) * (len(share) - 1))
+    squares = max(np.sum(V * V.T), mean**2 / (len(share) - 1))
+    return float(squares / mean), float(mean**2 / squares)
 
 
 def distances(x, x_weight, y, y_weight) -> tuple[float, float]:
-    """Weighted Kolmogorov-Smirnov distance (0 to 1) and Wasserstein distance (unit of x) of two samples."""
+    """Weighted Kolmogorov-Smirnov (0 to 1) and Wasserstein (unit of x) distance of two samples."""
     values = np.concatenate([x, y])
     order = np.argsort(values, kind="stable")
-    values = values[order]
-    signed = np.concatenate([x_weight / np.sum(x_weight), -(y_weight / np.sum(y_weight))])[order]
-    gap, step = np.abs(np.cumsum(signed)), np.diff(values)
-    last = np.append(step > 0, True)  # among equal values only the last has seen them all
-    return float(gap[last].max()), float(np.sum(gap[:-1] * step))
+    step = np.diff(values[order])
+    gap = np.abs(np.cumsum(np.concatenate([x_weight / np.sum(x_weight), -y_weight / np.sum(y_weight)])[order]))[:-1]
+    return float(np.max(gap[step > 0], initial=0.0)), float(np.sum(gap * step))  # equal values are one step
 
 
 def ks(a, b, weight_a, weight_b) -> float:
-    """Weighted two-sample Kolmogorov-Smirnov distance of a (n,) and b (m,), 0 to 1; NaN are left out."""
-    a, b = np.asarray(a, float), np.asarray(b, float)
-    x, y = ~np.isnan(a), ~np.isnan(b)
-    return distances(a[x], np.asarray(weight_a, float)[x], b[y], np.asarray(weight_b, float)[y])[0]
+    """Weighted Kolmogorov-Smirnov distance of a (n,) and b (m,), 0 to 1, by their known values; NaN if none is."""
+    samples = []
+    for values, weight in ((a, weight_a), (b, weight_b)):
+        values, weight = np.asarray(values, float), np.asarray(weight, float)
+        known = ~np.isnan(values) & (weight > 0)
+        samples += [values[known], weight[known]]
+    return distances(*samples)[0] if len(samples[0]) and len(samples[2]) else float("nan")
 
 
 def benjamini_hochberg(p_values, rate: float) -> np.ndarray:
     """Which hypotheses fall (n,) bool, at a false discovery rate of `rate` (Benjamini and Hochberg, JRSS B 1995)."""
     p = np.asarray(p_values, float)
-    passed = np.flatnonzero(np.sort(p) <= rate * np.arange(1, len(p) + 1) / len(p))
-    return p <= (np.sort(p)[passed[-1]] if len(passed) else -1.0)
+    passed = np.sort(p)[np.sort(p) <= rate * np.arange(1, len(p) + 1) / len(p)]
+    return p <= np.max(passed, initial=-1.0)
 
 
-def design_effect(bins, weight, block, stratum) -> float:
-    """How many times more bin shares vary if blocks are resampled within strata than if rows are; at least 1.
+def block_covariance(bins, weight, block, stratum, n_bins: int) -> np.ndarray:
+    """Covariance (n_bins, n_bins) of bin shares between blocks of one stratum, beyond that of independent rows.
 
-    bins (n,) int, weight (n,), block (n,) int from 0, stratum (number of blocks,) int. The variance is what a bootstrap
-    of whole blocks tends to, K/(K-1) times the squared residuals of a stratum's K blocks, so nothing is drawn; averaged
-    over bins as suits a chi-squared (Rao and Scott, JASA 1981). 1.0 where under ten blocks are left to tell.
+    bins (n,) int, weight (n,), block (n,) int from 0, stratum (blocks,) int. It is what resampling whole blocks within
+    strata gives in the limit, less what resampling rows gives, so nothing is drawn. 0 where under ten blocks can tell.
     """
-    n_bins, n_strata, n_blocks = bins.max() + 1, stratum.max() + 1, np.bincount(stratum)
     counts = np.bincount(block * n_bins + bins, weight, minlength=len(stratum) * n_bins).reshape(-1, n_bins)
-    total = np.zeros((n_strata, n_bins))
-    np.add.at(total, stratum, counts)
-    share = total / np.maximum(total.sum(1, keepdims=True), 1e-300)
-    told = n_blocks > 1  # a stratum of one block says nothing
-    if (n_blocks[told] - 1).sum() < 10:
-        return 1.0
-    residual = (counts - counts.sum(1, keepdims=True) * share[stratum]) ** 2
-    between = (residual * (told * n_blocks / np.maximum(n_blocks - 1, 1))[stratum, None]).sum(0)
-    squares = np.bincount(stratum[block], weight**2, minlength=n_strata)
-    within = ((told * squares)[:, None] * share * (1 - share)).sum(0)
-    used = within > 0
-    overall = total.sum(0)[used]
-    return max(1.0, float((between[used] / overall).sum() / (within[used] / overall).sum())) if used.any() else 1.0
+    size, n_blocks = counts.sum(1), np.bincount(stratum)
+    total = np.stack([np.bincount(stratum, c) for c in counts.T], axis=1)
+    share = total / np.maximum(total.sum(1, keepdims=True), np.finfo(float).tiny)
+    told = (n_blocks > 1)[stratum]  # the only block of its stratum says nothing
+    if told.sum() - (n_blocks > 1).sum() < 10 or not (told * size).any():
+        return np.zeros((n_bins, n_bins))
+    factor = told * (n_blocks / np.maximum(n_blocks - 1, 1))[stratum]
+    residual = counts - size[:, None] * share[stratum]
+    rows = np.bincount(stratum[block], weight**2 * told[block], minlength=len(total))
+    independent = np.diag(rows @ share) - (share * rows[:, None]).T @ share
+    return ((residual * factor[:, None]).T @ residual - independent) / np.sum(told * size**2)
 
 
 class Monitor:
-    """A reference window that batches are compared with.
+    """A reference window that batches are compared with, matched by hour of the day where it covers their hours.
 
-    Batches are matched to it by hour of the day where it covers their hours. With a reference of one day that takes
-    the rhythm of the day out, yet not what sets one day apart from another; that needs a reference of several days.
+    A reference of one day takes the rhythm of the day out, yet not what sets one day apart from the next; with several
+    days, blocks are compared over all of them and the thresholds widen by what days differ.
 
     Parameters
     ----------
-    X : (n, k) float, the reference window; a value that is not finite is missing
-    weight : (n,) >= 0, how many transactions a row stands for; None: 1
-    time_s : (n,) seconds; the hour of the day counts from its zero (midnight UTC for an epoch)
-    names : the k columns: features, and the score if it is to be watched
+    X : (n, k) float, the reference window; what is not finite is missing
+    weight : (n,) >= 0, how many transactions a row stands for; None for 1
+    time_s : (n,) seconds; hours of the day count from its zero (midnight UTC for an epoch)
+    names : of the k columns
     n_bins : bins of PSI, weighted quantiles of the reference
     block_s : seconds within which rows may depend on each other
-    fdr : false discovery rate over the columns of one batch
+    fdr : false discovery rate over the columns of one batch, and the rate of false alarms in batches without drift
 
     Raises
     ------
-    ValueError if shapes disagree or the window holds no weight.
+    ValueError if shapes disagree, a time or weight is not a number, or a window holds no weight.
     """
 
     def __init__(self, X, weight, time_s, names, *, n_bins=10, block_s=600.0, fdr=0.001):
-        self.names, self.n_bins, self.fdr = tuple(names), n_bins, fdr
-        self.X, self.hour, self.weight = self._window("reference window", X, time_s, weight)
-        block = np.floor(np.asarray(time_s) / block_s).astype(np.int64) * 24 + self.hour
-        _, first, self._block = np.unique(block, return_index=True, return_inverse=True)
-        self._stratum = self.hour[first]  # blocks are resampled within their hour of the day, over all days
-        self._columns = [self._describe(x) for x in self.X.T]
+        self.names, self.block_s, self.fdr = tuple(names), block_s, fdr
+        X, self.weight, self.hour, self.block = self._window("reference window", X, weight, time_s)
+        self.X = np.ascontiguousarray(X.T)
+        stratum = self.hour[np.unique(self.block, return_index=True)[1]]
+        self._columns = [self._describe(x, n_bins, stratum) for x in self.X]
 
-    def _window(self, what, X, time_s, weight):
-        X = np.asarray(X, dtype=np.float64)
-        weight = np.ones(len(X)) if weight is None else np.asarray(weight, dtype=np.float64)
-        if X.shape[1:] != (len(self.names),) or len(X) != len(time_s) or len(X) != len(weight):
-            raise ValueError(
-                f"The {what} has shape {X.shape}, {len(time_s)} times and {len(weight)} weights; "
-                f"expected one of each a row and the {len(self.names)} columns {', '.join(self.names[:3])}, ..."
-            )
+    def _window(self, what, X, weight, time_s):
+        X, time_s = np.asarray(X, np.float64), np.asarray(time_s, np.float64)
+        weight = np.ones(len(X)) if weight is None else np.asarray(weight, np.float64)
+        if X.shape != (len(time_s), len(self.names)) or len(weight) != len(X):
+            expected = f"({len(time_s)}, {len(self.names)}) for its times and columns, and a weight a row"
+            raise ValueError(f"The {what} has shape {X.shape} and {len(weight)} weights; expected {expected}.")
+        if not (np.isfinite(time_s).all() and (weight >= 0).all() and 0 < weight.sum() < np.inf):
+            raise ValueError(f"The {what} ({len(X)} rows) needs finite times, and weights >= 0 that are not all 0.")
+        hour = (time_s // 3600 % 24).astype(np.int64)
+        block = np.unique(time_s // self.block_s * 24 + hour, return_inverse=True)[1]  # blocks end with their hour
+        return X, weight, hour, block
+
+    def _describe(self, x, n_bins, stratum):
+        """Inner bin edges, shares, range, standard deviation, block covariances (values, missing) of a column (n,)."""
+        weight = np.where(np.isfinite(x), self.weight, 0.0)
+        missing = block_covariance((weight == 0).astype(int), self.weight, self.block, stratum, 2)
         if not weight.sum() > 0:
-            raise ValueError(f"The {what} holds no weight ({len(X)} rows); there is nothing to compare.")
-        return X, (np.floor(np.asarray(time_s) / 3600) % 24).astype(np.int64), weight
-
-    def _describe(self, x):
-        """Bin edges, standard deviation and design effect of one reference column (n,)."""
-        known = np.isfinite(x) & (self.weight > 0)
-        if not known.any():
-            return np.empty(0), 1.0, 1.0
-        values, weight = x[known], self.weight[known]
+            return np.empty(0), np.ones(1), (-np.inf, np.inf), 1.0, np.zeros((1, 1)), missing
+        values, w = x[weight > 0], weight[weight > 0]
         order = np.argsort(values)
-        share = np.cumsum(weight[order]) / weight.sum()
-        at = np.searchsorted(share, np.arange(1, self.n_bins) / self.n_bins)
-        edges = np.unique(values[order][at])
+        at = np.searchsorted(np.cumsum(w[order]), np.arange(1, n_bins) / n_bins * w.sum())
+        edges = np.unique(values[order][np.minimum(at, len(order) - 1)])
         edges = edges[edges < values.max()]  # bins are (below, edge]: the highest value needs none of its own
-        scale = np.sqrt(np.cov(values, aweights=weight, ddof=0)) or 1.0
-        bins = np.searchsorted(edges, x)
-        return edges, float(scale), design_effect(bins, np.where(known, self.weight, 0.0), self._block, self._stratum)
+        sd = np.sqrt(np.average((values - np.average(values, weights=w)) ** 2, weights=w))
+        bins, n_bins = np.searchsorted(edges, x), len(edges) + 1
+        share = np.bincount(bins, weight, minlength=n_bins) / w.sum()
+        covariance = block_covariance(bins, weight, self.block, stratum, n_bins)
+        return edges, share, (values.min(), values.max()), float(sd) or 1.0, covariance, missing
 
-    def _matched(self, hour, weight):
-        """Reference weights (n,) with the hours of the day that the batch has, and whether that was possible."""
+    def match(self, hour, weight) -> tuple[np.ndarray, bool]:
+        """Reference weights (n,) with the batch's shares of the hours of the day, and whether that was possible."""
         wanted = np.bincount(hour, weight, minlength=24) / weight.sum()
         there = np.bincount(self.hour, self.weight, minlength=24)
         covered = (np.bincount(self.hour, minlength=24) >= MIN_PER_HOUR) & (there > 0)
@@ -193,54 +202,60 @@ class Monitor:
         return self.weight * np.divide(wanted, there, out=np.zeros(24), where=covered)[self.hour], True
 
     def check(self, X, weight, time_s, previous: Verdict | None = None) -> Verdict:
-        """Return the verdict on a batch X (m, k) at time_s (m,); `previous` is that on the batch before it."""
-        X, hour, weight = self._window("batch", X, time_s, weight)
-        reference_weight, hour_matched = self._matched(hour, weight)
-        compared = [
-            self._compare(self.X[:, j], reference_weight, X[:, j], weight, *column)
-            for j, column in enumerate(self._columns)
+        """Return the verdict on a batch X (m, k) at time_s (m,); `previous` is the verdict on the batch before it."""
+        Y, y_weight, hour, y_block = self._window("batch", X, weight, time_s)
+        x_weight, hour_matched = self.match(hour, y_weight)
+        samples = ((self.block, x_weight), (y_block, y_weight))
+        blocks = sum(1 / effective_size(np.bincount(block, w)) for block, w in samples)
+        rows = np.flatnonzero(x_weight)
+        columns = [
+            self._compare(j, rows, x_weight[rows], Y[:, j], y_weight, y_block, blocks) for j in range(Y.shape[1])
         ]
-        flags = benjamini_hochberg([c["p_value"] for c in compared], self.fdr)
-        columns = tuple(
-            ColumnDrift(name=name, drifted=bool(flag), **c)
-            for name, flag, c in zip(self.names, flags, compared, strict=True)
-        )
+        flags = benjamini_hochberg([c["p_value"] for c in columns], self.fdr)
+        columns = tuple(ColumnDrift(**c, drifted=bool(f)) for c, f in zip(columns, flags, strict=True))
         drifted = tuple(c.name for c in columns if c.drifted)
         persistent = tuple(name for name in drifted if previous and name in previous.drifted)
         level = PERSISTENT if persistent else DRIFT if drifted else QUIET
-        sizes = effective_size(reference_weight), effective_size(weight)
-        return Verdict(level, drifted, persistent, hour_matched, len(X), *sizes, columns)
+        sizes, note = (effective_size(x_weight), effective_size(y_weight)), "" if hour_matched else RHYTHM
+        return Verdict(level, drifted, persistent, hour_matched, note, len(Y), *sizes, columns)
 
-    def _compare(self, x, x_weight, y, y_weight, edges, scale, effect):
-        """Figures of one column, x (n,) of the reference against y (m,) of the batch."""
-        x_known, y_known = np.isfinite(x) & (x_weight > 0), np.isfinite(y) & (y_weight > 0)
-        missing = [1 - w[known].sum() / w.sum() for w, known in ((x_weight, x_known), (y_weight, y_known))]
-        sizes = [effective_size(x_weight), effective_size(y_weight)]
-        gone = [round(size * share) for size, share in zip(sizes, missing, strict=True)]
-        left = [round(size) - g for size, g in zip(sizes, gone, strict=True)]
-        p_values = [stats.fisher_exact([gone, left]).pvalue] if any(gone) else []
-        found = {"psi": None, "psi_threshold": None, "ks": None, "wasserstein": None}
-        if x_known.any() and y_known.any():
-            x, x_weight, y, y_weight = x[x_known], x_weight[x_known], y[y_known], y_weight[y_known]
-            n, m, n_bins = effective_size(x_weight), effective_size(y_weight), len(edges) + 1
-            shares = [
-                np.maximum(np.bincount(np.searchsorted(edges, v), w, minlength=n_bins) / w.sum(), 0.5 / size)
-                for v, w, size in ((x, x_weight, n), (y, y_weight, m))
-            ]  # an empty bin counts as half a row
-            found["psi"] = psi(*shares)
-            ks, gap = distances(x, x_weight, y, y_weight)
-            found["ks"], found["wasserstein"] = ks, gap / scale
-            p_values.append(float(stats.kstwobign.sf(ks * np.sqrt(n * m / (n + m) / effect))))
-            if min(n, m) >= MIN_PER_BIN * n_bins and n_bins > 1:
-                p_values.append(psi_p_value(found["psi"], n_bins, n, m, effect))
+    def _compare(self, j, rows, x_weight, y, y_weight, y_block, blocks) -> dict:
+        x, (edges, share, (low, high), sd, covariance, of_missing) = self.X[j, rows], self._columns[j]
+        known = np.isfinite(x), np.isfinite(y)
+        sizes, missing = [effective_size(w) for w in (x_weight, y_weight)], []
+        for k, w in zip(known, (x_weight, y_weight), strict=True):
+            missing.append(float(w[~k].sum() / w.sum()))
+        found, p_values = {"name": self.names[j], "missing": missing[1]}, []
+        if any(missing):
+            independent = (1 / sizes[0] + 1 / sizes[1]) * max(missing[0] * (1 - missing[0]), 1 / sizes[0])
+            inflation = 1 + max(of_missing[0, 0], 0.0) * blocks / independent
+            table = [np.round(np.array([p, 1 - p]) * s / inflation) for p, s in zip(missing, sizes, strict=True)]
+            p_values.append(float(stats.fisher_exact(np.array(table, int)).pvalue))
+        samples = (x[known[0]], x_weight[known[0]]), (y[known[1]], y_weight[known[1]])
+        if all(w.sum() > 0 for _, w in samples):
+            n, m, n_bins = *(effective_size(w) for _, w in samples), len(edges) + 1
+            shares = [np.bincount(np.searchsorted(edges, v), w, minlength=n_bins) / w.sum() for v, w in samples]
+            a, b = np.maximum(shares[0], 0.5 / n), np.maximum(shares[1], 0.5 / m)  # an empty bin is half a row
+            distance, gap = distances(*samples[0], *samples[1])
+            below = np.cumsum(share)[:-1]
+            extra = np.diag(np.cumsum(np.cumsum(covariance, 0), 1))[:-1] * blocks / (below * (1 - below))
+            inflation = 1 + np.max(extra, initial=0.0) / (1 / n + 1 / m)  # variance of the distribution function
+            p_values.append(float(stats.kstwobign.sf(distance * np.sqrt(n * m / (n + m) / inflation))))
+            beyond = known[1] & (y_weight > 0) & ((y < low) | (y > high))
+            times, chance = len(np.unique(y_block[beyond])), m / (m + effective_size(self.weight))
+            p_values.append(min(1.0, (times + 1) * chance**times))  # of all rows the `times` most extreme in the batch
+            out_of_range = float(y_weight[beyond].sum() / y_weight.sum())
+            found |= {"psi": psi(a, b), "ks": distance, "wasserstein": gap / sd, "out_of_range": out_of_range}
+            if n_bins > 1 and min(n, m) >= MIN_PER_BIN * n_bins:
+                scale, freedom = psi_null(share, n, m, covariance * blocks)
+                p_values.append(float(stats.chi2.sf(found["psi"] / scale, freedom)))
                 strictest = self.fdr / len(self.names) / len(p_values)
-                found["psi_threshold"] = float(effect * (1 / n + 1 / m) * stats.chi2.isf(strictest, n_bins - 1))
-        p = min(1.0, len(p_values) * min(p_values)) if p_values else 1.0
-        return found | {"missing": float(missing[1]), "p_value": float(p)}
+                found["psi_threshold"] = float(stats.chi2.isf(strictest, freedom) * scale)
+        return found | {"p_value": min([1.0, *(p * len(p_values) for p in p_values)])}
 
 
 class Reference(Monitor):
-    """A reference window with a model's scores as one more column; batches are compared in time order.
+    """A reference window with a model's scores as one more column, for batches in time order.
 
     Parameters
     ----------
@@ -251,10 +266,10 @@ class Reference(Monitor):
 
     def __init__(self, names, data, score, **options):
         super().__init__(np.c_[data.X, score], data.weight, data.time_s, (*names, SCORE), **options)
-        self.verdict = None
+        self.verdict = None  # on the last batch
 
     def compare(self, X, weight, time_s, score, scored=None) -> pd.DataFrame:
-        """Table of a batch, with `flagged` and `loud`; the whole `verdict` is kept until the next batch."""
+        """Table of a batch; `flagged` are the columns that drifted, `loud` those that did in the last batch, too."""
         score = np.asarray(score, float) if scored is None else np.where(scored, score, np.nan)
         self.verdict = self.check(np.c_[X, score], weight, time_s, self.verdict)
         table = self.verdict.table().rename(columns={"drifted": "flagged", "psi_threshold": "threshold"})
