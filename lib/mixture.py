@@ -43,11 +43,11 @@ class GaussianMixtureEnsemble(Detector):
 
     def __init__(
         self,
-        members=8,
+        members=6,
         n_components=8,
         tail=8.0,
         trim=0.02,
-        min_share=0.03,
+        min_share=0.01,
         floor=1e-3,
         max_rows=20_000,
         seed=0,
