@@ -84,6 +84,7 @@ def asked_for(args, stages, chosen):
             raise Refused(f"-p {key}: that stage is not among the chosen ones: {', '.join(s.name for s in chosen)}.")
     parameters = dict(args.p) | ({"06_comparison.accept": True} if args.accept else {})
     asked = Settings(args.dataset, args.raw, parameters, {key: values for key, *values in args.sweep})
+    jobs(ROOT, asked, chosen)  # refuses what only other notebooks have
     if args.config:
         return Settings.read(args.config).overlaid(asked)
     runs = Run.all(ROOT / "reports") if args.only or args.first else []
@@ -93,7 +94,7 @@ def asked_for(args, stages, chosen):
 
 def planned(args, asked, stages, chosen):
     """Find, check and split the data, and decide what to run -> Pipeline."""
-    found = jobs(ROOT, asked, chosen)
+    found = jobs(ROOT, asked)
     split = next((job.parameters for job in found if job.stage.short == "split"), {})
     shares = {name: split[name] for name in ("reference", "validation", "n_batches") if name in split}
     force = [name if name == "all" else find(name, stages).name for name in args.force]
@@ -167,8 +168,6 @@ def rollback(args, say):
 def main(argv=None):
     """The command -> exit code."""
     args, say = arguments(argv), Progress().say
-    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # it repeats what we say in a sentence
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if args.list:
             rows = [(s.name, ", ".join(s.reads), ", ".join(s.writes)) for s in present(ROOT)]
@@ -187,4 +186,6 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # it repeats what we say in a sentence
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())

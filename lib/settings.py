@@ -110,12 +110,12 @@ class Job:
         return (*(p for p in listed if p != "registry"), *common)
 
 
-def jobs(root, settings, chosen):
+def jobs(root, settings, among=None):
     """The jobs of all stages that are present -> list of Job, in order.
 
     Parameters
     ----------
-    chosen : stages whose notebooks a parameter without a stage is meant for
+    among : stages one of whose notebooks has to have a parameter that is given without a stage; None for all
 
     Raises
     ------
@@ -123,12 +123,13 @@ def jobs(root, settings, chosen):
         An unknown stage or parameter (with the nearest name), a value of the wrong type, a sweep that cannot be.
     """
     stages = present(root)
+    among = stages if among is None else among
     known = {s: read_parameters(notebook(root, s)) for s in stages}
     values = {s: {n: p.default for n, p in known[s].items() if n not in PIPELINE_OWNED} for s in stages}
     for stage in stages:
         values[stage] |= {"rows": 0} if "rows" in known[stage] else {}  # as the description says, not a notebook's few
     for key in sorted(settings.parameters, key=lambda key: "." in key):
-        for stage, name in _meant(key, stages, chosen, known):
+        for stage, name in _meant(key, stages, among, known):
             values[stage][name] = convert(known[stage][name], settings.parameters[key], f"-p {key}")
     axes = _axes(settings.sweep, stages, known)
     result = []
@@ -154,12 +155,12 @@ def resolved(asked, jobs, dataset, raw):
     return Settings(dataset, raw, {k: v for k, v in parameters.items() if k not in sweep}, sweep)
 
 
-def _meant(key, stages, chosen, known):
+def _meant(key, stages, among, known):
     """The (stage, parameter) pairs that a key such as `04_autoencoder.latent` or `seed` stands for."""
     stage_name, _, name = key.rpartition(".")
     if name in PIPELINE_OWNED:
         raise Refused(f"-p {key}: {name} is set by the pipeline; it follows from {PIPELINE_OWNED[name]}.")
-    among = [find(stage_name, stages)] if stage_name else chosen
+    among = [find(stage_name, stages)] if stage_name else among
     if pairs := [(stage, name) for stage in among if name in known[stage]]:
         return pairs
     names = {n for stage in among for n in known[stage]} - set(PIPELINE_OWNED)

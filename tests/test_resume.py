@@ -1,0 +1,87 @@
+"""The command as a process of its own, with kernels: killed, interrupted, started twice."""
+
+import json
+import random
+import signal
+import time
+
+import psutil
+import pytest
+from pipelines import SMALL, Project
+
+PAUSING = (*SMALL, "-p", "pause_s", "0.5")
+
+
+@pytest.fixture(scope="session")
+def unstarted(tmp_path_factory):
+    """A small project before any run -> Project."""
+    return Project.create(tmp_path_factory.mktemp("unstarted") / "project")
+
+
+@pytest.fixture
+def small(unstarted, tmp_path):
+    """A small project before any run."""
+    return unstarted.copy(tmp_path / "project")
+
+
+@pytest.fixture(scope="session")
+def undisturbed(unstarted, tmp_path_factory):
+    """A small project after a run that nobody disturbed, and how long that took (s)."""
+    project, start = unstarted.copy(tmp_path_factory.mktemp("undisturbed") / "project"), time.monotonic()
+    project.command(*PAUSING)
+    return project, time.monotonic() - start
+
+
+def until_fitting(project, process):
+    """Wait until a model notebook has begun to write."""
+    while not list(project.folder.glob("reports/*/models/*/model.onnx")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+
+
+def test_a_second_run_ends_at_once(undisturbed):
+    project, seconds = undisturbed
+    start = time.process_time(), time.monotonic()
+    said = project.command(*PAUSING)
+    assert "Nothing has changed" in said
+    assert time.monotonic() - start[1] < max(5, seconds / 2)  # 5 s where nobody else is at work
+    assert len(project.runs) == 1
+
+
+@pytest.mark.parametrize("seed", [pytest.param(s, marks=pytest.mark.check if s >= 3 else ()) for s in range(20)])
+def test_a_killed_run_is_resumed_to_the_same_result(small, undisturbed, seed):
+    project, seconds = undisturbed
+    process = small.start(*PAUSING)
+    time.sleep(random.Random(seed).uniform(0.2, 1.0) * seconds)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    small.command(*PAUSING)
+    assert len(small.runs) == 1
+    assert small.result() == project.result()
+    assert len({entry["id"] for entry in small.logged("start")}) == 1
+
+
+def test_an_interrupted_run_says_so_and_leaves_no_kernel(small):
+    process = small.start(*SMALL, "-p", "pause_s", "100")
+    until_fitting(small, process)
+    kernels = [child.pid for child in psutil.Process(process.pid).children()]
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert said.endswith("Interrupted; the same command goes on where it stopped.\n")
+    assert kernels
+    assert not any(map(psutil.pid_exists, kernels))
+    assert json.loads((small.runs[0] / "run.json").read_text())["status"] == "interrupted"
+    assert small.logged("finish")[0]["status"] == "KILLED"
+
+
+def test_two_pipelines_do_not_interleave(small):
+    process = small.start(*SMALL, "-p", "pause_s", "5")
+    until_fitting(small, process)
+    said = small.command(*SMALL, code=2)
+    assert f"Another pipeline (process {process.pid}) is running in this folder; --wait waits for it." in said
+    said = small.command(*SMALL, "-p", "pause_s", "5", "--wait")
+    assert f"Waiting for the pipeline of process {process.pid} to end." in said
+    assert "Nothing has changed" in said
+    process.communicate()
+    assert process.returncode == 0
