@@ -33,12 +33,13 @@ class Notebook:
     stage : str, such as "04_autoencoder"
     run_dir : str, the run's folder; empty when run by hand: `reports/by-hand`
     track : bool, whether the last cell logs to MLflow; the runner passes False and logs from the files itself
+    candidate : str, such as "autoencoder@latent=4" in a sweep, whose stages have places of their own
     """
 
-    def __init__(self, stage, run_dir="", track=True):
-        self.stage, self.track = stage, track
+    def __init__(self, stage, run_dir="", track=True, candidate=""):
+        self.stage, self.track = stage + "".join(candidate.partition("@")[1:]), track
         self.run_dir = Path(run_dir) if run_dir else BY_HAND
-        self.folder = self.run_dir / "stages" / stage
+        self.folder = self.run_dir / "stages" / self.stage
         self.folder.mkdir(parents=True, exist_ok=True)
         _say_errors_in_a_sentence()
 
