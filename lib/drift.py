@@ -21,31 +21,30 @@ class ColumnDrift:
     """One column of one batch; None where there was nothing, or for PSI's threshold too little, to compare.
 
     `wasserstein` is in reference standard deviations; `missing` (or infinite) and `out_of_range` (beyond all that the
-    reference window holds) are shares of the batch's weight. `psi_threshold` is where PSI alone would flag this column
-    if no other column drifted.
+    reference window holds) are shares of weight; at `threshold` PSI alone would flag it if nothing else drifted.
     """
 
     name: str
     psi: float | None = None
-    psi_threshold: float | None = None
+    threshold: float | None = None
     ks: float | None = None
     wasserstein: float | None = None
     missing: float = 0.0
     out_of_range: float = 0.0
     p_value: float = 1.0
-    drifted: bool = False
+    flagged: bool = False
+    loud: bool = False  # flagged in the batch before, too
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A batch is 'quiet', has 'drift' (some column) or 'persistent' drift (of a column that drifted in the last, too).
+    """A batch is 'quiet', has 'drift' (some column is flagged) or 'persistent' drift (some column again).
 
     Sizes are effective numbers of rows; `note` says what to bear in mind, or is empty.
     """
 
     level: str
-    drifted: tuple[str, ...]
-    persistent: tuple[str, ...]
+    flagged: tuple[str, ...]
     hour_matched: bool
     note: str
     n: int
@@ -59,7 +58,7 @@ class Verdict:
 
     def table(self) -> pd.DataFrame:
         """A row for each column of the data, by name."""
-        return pd.DataFrame([asdict(column) for column in self.columns]).set_index("name")
+        return pd.DataFrame(map(asdict, self.columns)).set_index("name")
 
 
 def effective_size(weight) -> float:
@@ -70,22 +69,20 @@ def effective_size(weight) -> float:
 
 def psi(reference, current) -> float:
     """Population stability index of two vectors of bin shares, all above 0."""
-    reference, current = np.asarray(reference, float), np.asarray(current, float)
-    return float(np.sum((current - reference) * np.log(current / reference)))
+    return float(np.sum(np.subtract(current, reference) * np.log(np.divide(current, reference))))
 
 
 def psi_null(share, n: float, m: float, extra=None) -> tuple[float, float]:
     """Scale and degrees of freedom of the chi-squared that PSI follows under no drift.
 
-    (1/n + 1/m, bins - 1) for independent rows (Yurdakul and Naranjo, Journal of Risk Model Validation 2020). `extra`
-    (bins, bins) is what dependent rows add to the covariance of the shares' difference: Satterthwaite's approximation
-    then (Rao and Scott, JASA 1981).
+    (1/n + 1/m, bins - 1) for independent rows (Yurdakul and Naranjo, Journal of Risk Model Validation 2020); by Rao and
+    Scott (JASA 1981) if dependent ones add `extra` (bins, bins) to the covariance of the difference of bin shares.
     """
-    share = np.asarray(share, float)
-    V = (1 / n + 1 / m) * (np.eye(len(share)) - share)  # covariance of the difference, each row over its share
+    share, k = np.asarray(share, float), len(share) - 1
+    V = (1 / n + 1 / m) * (np.eye(k + 1) - share)  # covariance of the difference, each row over its share
     V += 0.0 if extra is None else extra / share[:, None]
-    mean = max(np.trace(V), (1 / n + 1 / m) * (len(share) - 1))
-    squares = max(np.sum(V * V.T), mean**2 / (len(share) - 1))
+    mean = max(np.trace(V), (1 / n + 1 / m) * k)  # blocks that differ less than chance would have it earn nothing
+    squares = max(np.sum(V * V.T), mean**2 / k)
     return float(squares / mean), float(mean**2 / squares)
 
 
@@ -100,12 +97,9 @@ def distances(x, x_weight, y, y_weight) -> tuple[float, float]:
 
 def ks(a, b, weight_a, weight_b) -> float:
     """Weighted Kolmogorov-Smirnov distance of a (n,) and b (m,), 0 to 1, by their known values; NaN if none is."""
-    samples = []
-    for values, weight in ((a, weight_a), (b, weight_b)):
-        values, weight = np.asarray(values, float), np.asarray(weight, float)
-        known = ~np.isnan(values) & (weight > 0)
-        samples += [values[known], weight[known]]
-    return distances(*samples)[0] if len(samples[0]) and len(samples[2]) else float("nan")
+    samples = [(np.asarray(v, float), np.asarray(w, float)) for v, w in ((a, weight_a), (b, weight_b))]
+    x, y = ((v[known], w[known]) for v, w in samples for known in [~np.isnan(v) & (w > 0)])
+    return distances(*x, *y)[0] if len(x[0]) and len(y[0]) else float("nan")
 
 
 def benjamini_hochberg(p_values, rate: float) -> np.ndarray:
@@ -138,8 +132,7 @@ def block_covariance(bins, weight, block, stratum, n_bins: int) -> np.ndarray:
 class Monitor:
     """A reference window that batches are compared with, matched by hour of the day where it covers their hours.
 
-    A reference of one day takes the rhythm of the day out, yet not what sets one day apart from the next; with several
-    days, blocks are compared over all of them and the thresholds widen by what days differ.
+    A reference of one day takes out the rhythm of the day, yet nothing of what sets one day apart from the next.
 
     Parameters
     ----------
@@ -149,11 +142,9 @@ class Monitor:
     names : of the k columns
     n_bins : bins of PSI, weighted quantiles of the reference
     block_s : seconds within which rows may depend on each other
-    fdr : false discovery rate over the columns of one batch, and the rate of false alarms in batches without drift
+    fdr : false discovery rate over the columns of a batch; a batch without drift is flagged no more often than that
 
-    Raises
-    ------
-    ValueError if shapes disagree, a time or weight is not a number, or a window holds no weight.
+    Raises ValueError if shapes disagree, a time or weight is not a number, or a window holds no weight.
     """
 
     def __init__(self, X, weight, time_s, names, *, n_bins=10, block_s=600.0, fdr=0.001):
@@ -167,8 +158,8 @@ class Monitor:
         X, time_s = np.asarray(X, np.float64), np.asarray(time_s, np.float64)
         weight = np.ones(len(X)) if weight is None else np.asarray(weight, np.float64)
         if X.shape != (len(time_s), len(self.names)) or len(weight) != len(X):
-            expected = f"({len(time_s)}, {len(self.names)}) for its times and columns, and a weight a row"
-            raise ValueError(f"The {what} has shape {X.shape} and {len(weight)} weights; expected {expected}.")
+            others = f"{len(time_s)} times, {len(weight)} weights and {len(self.names)} names of columns"
+            raise ValueError(f"The {what} has shape {X.shape}, but there are {others}.")
         if not (np.isfinite(time_s).all() and (weight >= 0).all() and 0 < weight.sum() < np.inf):
             raise ValueError(f"The {what} ({len(X)} rows) needs finite times, and weights >= 0 that are not all 0.")
         hour = (time_s // 3600 % 24).astype(np.int64)
@@ -176,21 +167,21 @@ class Monitor:
         return X, weight, hour, block
 
     def _describe(self, x, n_bins, stratum):
-        """Inner bin edges, shares, range, standard deviation, block covariances (values, missing) of a column (n,)."""
+        """Bin edges and shares, range, standard deviation, what blocks add to the variance of shares and missing."""
         weight = np.where(np.isfinite(x), self.weight, 0.0)
-        missing = block_covariance((weight == 0).astype(int), self.weight, self.block, stratum, 2)
+        missing = block_covariance((weight == 0).astype(int), self.weight, self.block, stratum, 2)[0, 0]
         if not weight.sum() > 0:
-            return np.empty(0), np.ones(1), (-np.inf, np.inf), 1.0, np.zeros((1, 1)), missing
+            return np.empty(0), np.ones(1), -np.inf, np.inf, 1.0, np.zeros((1, 1)), missing
         values, w = x[weight > 0], weight[weight > 0]
         order = np.argsort(values)
         at = np.searchsorted(np.cumsum(w[order]), np.arange(1, n_bins) / n_bins * w.sum())
-        edges = np.unique(values[order][np.minimum(at, len(order) - 1)])
-        edges = edges[edges < values.max()]  # bins are (below, edge]: the highest value needs none of its own
+        edges, (low, high) = np.unique(values[order][np.minimum(at, len(order) - 1)]), values[order][[0, -1]]
+        edges = edges[edges < high]  # the highest value needs no bin of its own
         sd = np.sqrt(np.average((values - np.average(values, weights=w)) ** 2, weights=w))
         bins, n_bins = np.searchsorted(edges, x), len(edges) + 1
         share = np.bincount(bins, weight, minlength=n_bins) / w.sum()
         covariance = block_covariance(bins, weight, self.block, stratum, n_bins)
-        return edges, share, (values.min(), values.max()), float(sd) or 1.0, covariance, missing
+        return edges, share, low, high, sd or 1.0, covariance, missing
 
     def match(self, hour, weight) -> tuple[np.ndarray, bool]:
         """Reference weights (n,) with the batch's shares of the hours of the day, and whether that was possible."""
@@ -205,72 +196,61 @@ class Monitor:
         """Return the verdict on a batch X (m, k) at time_s (m,); `previous` is the verdict on the batch before it."""
         Y, y_weight, hour, y_block = self._window("batch", X, weight, time_s)
         x_weight, hour_matched = self.match(hour, y_weight)
-        samples = ((self.block, x_weight), (y_block, y_weight))
-        blocks = sum(1 / effective_size(np.bincount(block, w)) for block, w in samples)
+        sizes = effective_size(x_weight), effective_size(y_weight)
+        blocks = sum(1 / effective_size(np.bincount(*of)) for of in ((self.block, x_weight), (y_block, y_weight)))
         rows = np.flatnonzero(x_weight)
-        columns = [
-            self._compare(j, rows, x_weight[rows], Y[:, j], y_weight, y_block, blocks) for j in range(Y.shape[1])
-        ]
-        flags = benjamini_hochberg([c["p_value"] for c in columns], self.fdr)
-        columns = tuple(ColumnDrift(**c, drifted=bool(f)) for c, f in zip(columns, flags, strict=True))
-        drifted = tuple(c.name for c in columns if c.drifted)
-        persistent = tuple(name for name in drifted if previous and name in previous.drifted)
-        level = PERSISTENT if persistent else DRIFT if drifted else QUIET
-        sizes, note = (effective_size(x_weight), effective_size(y_weight)), "" if hour_matched else RHYTHM
-        return Verdict(level, drifted, persistent, hour_matched, note, len(Y), *sizes, columns)
+        found = [self._compare(j, rows, x_weight[rows], Y[:, j], y_weight, y_block, blocks) for j in range(Y.shape[1])]
+        flags = benjamini_hochberg([column["p_value"] for column in found], self.fdr)
+        flagged = tuple(name for name, flag in zip(self.names, flags, strict=True) if flag)
+        again = set(flagged) & set(previous.flagged if previous else ())
+        columns = (ColumnDrift(**c, flagged=c["name"] in flagged, loud=c["name"] in again) for c in found)
+        level, note = PERSISTENT if again else DRIFT if flagged else QUIET, "" if hour_matched else RHYTHM
+        return Verdict(level, flagged, hour_matched, note, len(Y), *sizes, tuple(columns))
 
     def _compare(self, j, rows, x_weight, y, y_weight, y_block, blocks) -> dict:
-        x, (edges, share, (low, high), sd, covariance, of_missing) = self.X[j, rows], self._columns[j]
-        known = np.isfinite(x), np.isfinite(y)
-        sizes, missing = [effective_size(w) for w in (x_weight, y_weight)], []
-        for k, w in zip(known, (x_weight, y_weight), strict=True):
-            missing.append(float(w[~k].sum() / w.sum()))
-        found, p_values = {"name": self.names[j], "missing": missing[1]}, []
+        edges, share, low, high, sd, covariance, missing_variance = self._columns[j]
+        x, p_values = self.X[j, rows], []
+        x_known, y_known = np.isfinite(x), np.isfinite(y)
+        missing = [w[~known].sum() / w.sum() for w, known in ((x_weight, x_known), (y_weight, y_known))]
         if any(missing):
+            sizes = effective_size(x_weight), effective_size(y_weight)
             independent = (1 / sizes[0] + 1 / sizes[1]) * max(missing[0] * (1 - missing[0]), 1 / sizes[0])
-            inflation = 1 + max(of_missing[0, 0], 0.0) * blocks / independent
-            table = [np.round(np.array([p, 1 - p]) * s / inflation) for p, s in zip(missing, sizes, strict=True)]
-            p_values.append(float(stats.fisher_exact(np.array(table, int)).pvalue))
-        samples = (x[known[0]], x_weight[known[0]]), (y[known[1]], y_weight[known[1]])
+            inflation = 1 + max(missing_variance, 0.0) * blocks / independent
+            table = [[round(size / inflation * p) for p in (q, 1 - q)] for q, size in zip(missing, sizes, strict=True)]
+            p_values.append(float(stats.fisher_exact(table).pvalue))
+        found = {"name": self.names[j], "missing": float(missing[1])}
+        samples = (x[x_known], x_weight[x_known]), (y[y_known], y_weight[y_known])
         if all(w.sum() > 0 for _, w in samples):
-            n, m, n_bins = *(effective_size(w) for _, w in samples), len(edges) + 1
-            shares = [np.bincount(np.searchsorted(edges, v), w, minlength=n_bins) / w.sum() for v, w in samples]
-            a, b = np.maximum(shares[0], 0.5 / n), np.maximum(shares[1], 0.5 / m)  # an empty bin is half a row
-            distance, gap = distances(*samples[0], *samples[1])
-            below = np.cumsum(share)[:-1]
-            extra = np.diag(np.cumsum(np.cumsum(covariance, 0), 1))[:-1] * blocks / (below * (1 - below))
-            inflation = 1 + np.max(extra, initial=0.0) / (1 / n + 1 / m)  # variance of the distribution function
-            p_values.append(float(stats.kstwobign.sf(distance * np.sqrt(n * m / (n + m) / inflation))))
-            beyond = known[1] & (y_weight > 0) & ((y < low) | (y > high))
+            n, m, n_bins = *(effective_size(w) for _, w in samples), len(share)
+            a, b = (np.bincount(np.searchsorted(edges, v), w, minlength=n_bins) / w.sum() for v, w in samples)
+            found["psi"] = psi(np.maximum(a, 0.5 / n), np.maximum(b, 0.5 / m))  # an empty bin is half a row
+            found["ks"], gap = distances(*samples[0], *samples[1])
+            found["wasserstein"] = float(gap / sd)
+            below, extra = np.cumsum(share)[:-1], covariance * blocks
+            grown = np.diag(np.cumsum(np.cumsum(extra, 0), 1))[:-1] / (below * (1 - below))
+            variance = 1 / n + 1 / m + np.max(grown, initial=0.0)  # of the distribution functions' difference
+            p_values.append(float(stats.kstwobign.sf(found["ks"] / np.sqrt(variance))))
+            beyond = y_known & (y_weight > 0) & ((y < low) | (y > high))
+            found["out_of_range"] = float(y_weight[beyond].sum() / y_weight.sum())
             times, chance = len(np.unique(y_block[beyond])), m / (m + effective_size(self.weight))
-            p_values.append(min(1.0, (times + 1) * chance**times))  # of all rows the `times` most extreme in the batch
-            out_of_range = float(y_weight[beyond].sum() / y_weight.sum())
-            found |= {"psi": psi(a, b), "ks": distance, "wasserstein": gap / sd, "out_of_range": out_of_range}
+            p_values.append(min(1.0, (times + 1) * chance**times))  # that the most extreme of all rows are all here
             if n_bins > 1 and min(n, m) >= MIN_PER_BIN * n_bins:
-                scale, freedom = psi_null(share, n, m, covariance * blocks)
+                scale, freedom = psi_null(share, n, m, extra)
                 p_values.append(float(stats.chi2.sf(found["psi"] / scale, freedom)))
                 strictest = self.fdr / len(self.names) / len(p_values)
-                found["psi_threshold"] = float(stats.chi2.isf(strictest, freedom) * scale)
+                found["threshold"] = float(stats.chi2.isf(strictest, freedom) * scale)
         return found | {"p_value": min([1.0, *(p * len(p_values) for p in p_values)])}
 
 
 class Reference(Monitor):
-    """A reference window with a model's scores as one more column, for batches in time order.
-
-    Parameters
-    ----------
-    names : the features
-    data : Arrays of the window
-    score : (n,) of its rows
-    """
+    """A `Monitor` of Arrays, with a model's scores (n,) as one more column, for batches in time order."""
 
     def __init__(self, names, data, score, **options):
         super().__init__(np.c_[data.X, score], data.weight, data.time_s, (*names, SCORE), **options)
         self.verdict = None  # on the last batch
 
     def compare(self, X, weight, time_s, score, scored=None) -> pd.DataFrame:
-        """Table of a batch; `flagged` are the columns that drifted, `loud` those that did in the last batch, too."""
+        """`Verdict.table` of the next batch; the score of a row that is not `scored` is missing."""
         score = np.asarray(score, float) if scored is None else np.where(scored, score, np.nan)
         self.verdict = self.check(np.c_[X, score], weight, time_s, self.verdict)
-        table = self.verdict.table().rename(columns={"drifted": "flagged", "psi_threshold": "threshold"})
-        return table.assign(loud=table.index.isin(self.verdict.persistent))
+        return self.verdict.table()
