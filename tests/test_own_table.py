@@ -1,0 +1,97 @@
+"""Somebody's own table, whole pipeline: datetimes as text, string ids, missing values, a folder of Parquet."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from lib import bundle
+
+FEATURES = ["total", "items", "minutes", "is_new", "always_one", "risk", "distance"]
+QUICK = ["epochs 2", "autoencoder.members 1", "gaussian_mixture.members 2", "train_on genuine", "n_resamples 100"]
+
+
+def shop(n=4_000, seed=0):
+    """A shop's payments: skewed, binary, constant and missing values; frauds are far away and in a hurry."""
+    rng = np.random.default_rng(seed)
+    fraud = np.zeros(n, dtype=int)
+    fraud[rng.choice(n, 80, replace=False)] = 1
+    frame = pd.DataFrame(
+        {
+            "total": rng.lognormal(3, 1, n).round(2) * (1 + fraud),
+            "items": rng.poisson(2, n) + 1,
+            "minutes": rng.gamma(2, 10, n) / (1 + 8 * fraud),
+            "is_new": rng.random(n) < 0.2 + 0.5 * fraud,
+            "always_one": 1,
+            "risk": rng.beta(2, 8, n) + 0.3 * fraud,
+            "distance": rng.exponential(5, n) * (1 + 10 * fraud),
+            "paid_at": pd.Timestamp("2024-03-01")
+            + pd.to_timedelta(np.sort(rng.uniform(0, 30 * 86_400, n)).round(), "s"),
+            "order_id": [f"order-{i:05d}" for i in rng.permutation(n)],
+            "note": "kept out",
+            "fraud": fraud,
+        }
+    )
+    frame.loc[rng.choice(n, 50, replace=False), "minutes"] = np.nan
+    frame["paid_at"] = frame["paid_at"].dt.strftime("%Y-%m-%d %H:%M:%S")
+    return frame.sample(frac=1, random_state=seed)  # not in time order
+
+
+@pytest.fixture
+def table(project):
+    """(project's folder, environment) with a described folder of Parquet files in it."""
+    folder, environment = project
+    (folder / "shop").mkdir()
+    frame = shop()
+    for i, part in enumerate(np.array_split(np.arange(len(frame)), 3)):
+        frame.iloc[part].to_parquet(folder / "shop" / f"part-{i}.parquet", index=False)
+    description = {"name": "shop", "time": "paid_at", "label": "fraud", "amount": "total", "features": FEATURES}
+    description |= {"ids": ["order_id"], "missing": "median", "raw": {"path": "shop"}}
+    (folder / "shop.yaml").write_text(yaml.safe_dump(description))
+    return folder, environment
+
+
+def run(table, *arguments):
+    folder, environment = table
+    command = [sys.executable, "run_pipeline.py", *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_pipeline_takes_another_schema_from_table_to_bundle(table):
+    folder, _ = table
+    parameters = [word for parameter in QUICK for word in ("-p", *parameter.split())]
+    done = run(table, "--dataset", "shop.yaml", "--until", "07_export", *parameters)
+    assert done.returncode == 0, done.stdout + done.stderr
+    metrics = json.loads((folder / "reports" / "latest" / "metrics.json").read_text())
+    assert metrics["dataset"] == "shop"
+    assert metrics["source"] == "custom"
+    assert metrics["champion"]["name"] == "fraud-detector-shop"
+    best = metrics["models"][metrics["champion"]["model"]]["validation"]["average_precision"]["value"]
+    assert best > metrics["models"]["max_abs_z"]["validation"]["average_precision"]["value"]
+    assert metrics["splits"]["validation"]["n_frauds"] > 0
+
+    served = bundle.load(folder / "serve" / "model", features=FEATURES)
+    assert served.version == "1"
+    alerts, scores = served.predict(np.array([[5000, 1, 0.1, 1, 1, 0.9, 500], [20, 2, 15, 0, 1, 0.2, 3]], np.float32))
+    assert list(alerts) == [1, 0]
+    assert scores[0] > scores[1]
+    assert np.isfinite(served.raw_score(np.array([[20, 2, np.nan, 0, 1, 0.2, 3]], np.float32))).all()
+
+
+def test_bad_row_is_named_and_nothing_is_written(table):
+    folder, _ = table
+    path = folder / "shop" / "part-1.parquet"
+    frame = pd.read_parquet(path)
+    frame.loc[7, "fraud"] = 2
+    frame.to_parquet(path, index=False)
+    refused = run(table, "--dataset", "shop.yaml")
+    assert refused.returncode == 2
+    assert "part-1.parquet" in refused.stderr
+    assert "fraud" in refused.stderr
+    assert "2" in refused.stderr
+    assert not (folder / "reports").exists()
+    assert not list(folder.glob("data/shop/*/splits.json"))
