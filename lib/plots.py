@@ -121,6 +121,26 @@ def members(ax, alone, averaged, model):
     return ax
 
 
+def spread(ax, results, reference):
+    """A dot for each fit of each model: filled without labels of fraud, hollow where known frauds were left out.
+
+    results : DataFrame with `model`, `train_on`, `average_precision`; reference : what boosting with labels reaches
+    """
+    names = list(dict.fromkeys(results["model"]))[::-1]
+    for row, model in enumerate(names):
+        for train_on, shift, face in (("genuine", 0.14, "white"), ("all", -0.14, colour(model))):
+            part = results[(results["model"] == model) & (results["train_on"] == train_on)]["average_precision"]
+            ax.plot(part, np.full(len(part), row + shift), "o", color=colour(model), markerfacecolor=face, markersize=7)
+    ax.axvline(reference, color=colour("supervised_boosting"), linestyle="--", linewidth=1.4)
+    ax.annotate("boosting with labels", (reference, len(names) - 0.45), xytext=(-4, 0), textcoords="offset points",
+                ha="right", va="top", color=colour("supervised_boosting"), fontsize=8)  # fmt: skip
+    ax.annotate("○ known frauds removed   ● no label", (0.01, 0.03), xycoords="axes fraction", fontsize=8, color=INK)
+    ax.set_yticks(range(len(names)), [label(m) for m in names])
+    ax.set(xlim=(0, 1), ylim=(-0.6, len(names) - 0.4))
+    ax.grid(axis="y", visible=False)
+    return ax
+
+
 def learning_curves(ax, history):
     """Loss by epoch; `history`: {"train", "validation"}, each (epochs, members). A dot marks the epoch kept."""
     hue = colour("autoencoder")
