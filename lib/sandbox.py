@@ -185,3 +185,43 @@ def judge(challenger, present, history, n_known, metric, **options):
     period = {"validation": {"start_s": data.time_s[0], "end_s": data.time_s[-1]}}
     held_out = SimpleNamespace(manifest={"periods": period})
     return comparison.judge({CHALLENGER: challenger.folder}, compared, naive, present, held_out, metric=metric)
+
+
+def drill(history, start, folder, batch, alert_budget=0.002, seconds=6.0):
+    """Three reloads and a SIGKILL of the server while a batch is being sent -> dict.
+
+    The registry promotes a second version (the same model, its threshold re-set), rolls back, and rolls forth again;
+    each time the server takes up what the registry says. `replay.count` of the log is in the result, with `versions`,
+    in the order in which they answered, and `n_wrong`, lines whose score is not that of the version they name.
+    """
+    name, live, data = "sandbox-drill", Path(folder) / "live", history.data.take(history.slices[batch])
+    manifest, graphs = read(Path(start))
+    folders = [Path(folder) / "first", Path(folder) / "second"]
+    for path in folders:
+        bundle.write(path, graphs, manifest | {"name": name})
+    calibrate(folders[1], data, alert_budget, name)
+    tracking.register(folders[0], name, ["the drill's first"])
+    deploy(name, live)
+    tracking.register(folders[1], name, ["the drill's second"])
+
+    def take_up():
+        deploy(name, live)
+        server.reload()
+
+    def roll_back():
+        tracking.rollback(name)
+        take_up()
+
+    def power_cut():
+        server.kill()
+        server.launch()
+
+    n = len(data.X)
+    acts = {n // 8: take_up, 3 * n // 8: roll_back, 5 * n // 8: roll_back, 6 * n // 8: power_cut}
+    with replay.Server(live, Path(folder) / "server.log") as server:
+        log = replay.replay(server, data.X, time_s=np.linspace(0, seconds, n), speed=1.0, rows_per_request=20, at=acts)
+    expected = {str(i): bundle.load(path).anomaly_score(data.X) for i, path in enumerate(folders, 1)}
+    version = log["model_version"]
+    wrong = [expected[v][i] != score for i, (v, score) in enumerate(zip(version, log["anomaly_score"], strict=True))]
+    told = {"n_wrong": int(sum(wrong)), "n_reloads": 3, "n_kills": 1, "versions": list(version[version != version.shift()])}
+    return replay.count(log, n) | told

@@ -108,11 +108,15 @@ class Deployment:
         if found:
             self.first_drift = self.first_drift or rows
             self._say(batch, f"drift: {', '.join(found[:8])}{' …' if len(found) > 8 else ''}")
+        known = slice(self.history.n_past, self.history.n_known(step["end_s"]))
+        self.steps[-1]["fraud_drifted"] = new = self.frauds.look(self.history.data.take(known))
+        if new:
+            self._say(batch, f"late labels: recent frauds are unlike those before in {', '.join(new[:8])}")
 
     def _promote(self, model, reasons):
         """Make a candidate the champion: of the registry, of the server's folder, and of what is watched."""
         tracking.register(model.folder, self.name, reasons)
-        self.present = sandbox.deploy(self.name, self.live)
+        self.present, past = sandbox.deploy(self.name, self.live), slice(0, model.validated_on.stop)
         self.bundle = bundle.load(self.live, self.options.threads, self.features)
         self.fitted_on, self.challenger, self.first_drift = model.fitted_on, None, None
         known = slice(model.fitted_on.start, model.validated_on.stop)
@@ -120,6 +124,7 @@ class Deployment:
         score = self.bundle.anomaly_score(data.X)
         self.reference = drift.Reference(self.features, data, score)
         self.estimator = monitor.Estimator(score[unfitted], data.y[unfitted], data.weight[unfitted])
+        self.frauds = monitor.Frauds(self.features, self.history.data.take(past))
 
     def _set_threshold(self, batch):
         """Alert the budget's share of recent transactions: as many as validation has, none that was fitted on."""

@@ -1,0 +1,212 @@
+"""The dashboard of a simulated production: one column a batch, from alerts and drift to labels and money."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import PercentFormatter
+
+from lib import plots
+from lib.drift import SCORE
+from lib.tables import cell
+
+POLICY_COLOURS = {
+    "frozen": "#4D4D4D",
+    "threshold": "#0072B2",
+    "retrain_every": "#009E73",
+    "retrain_on_drift": "#D55E00",
+}
+N_SHOWN = 12  # rows of the drift panel at most
+HEAT = LinearSegmentedColormap.from_list("heat", ["#F4F6F8", "#DCE6EE", "#F2C9A5", "#E08A4F", "#B5432B"])
+
+
+def label(policy):
+    """`retrain_every` -> `retrain every few batches`."""
+    return {"retrain_every": "retrain every few batches", "retrain_on_drift": "retrain on drift",
+            "threshold": "threshold re-set", "frozen": "frozen"}[policy]  # fmt: skip
+
+
+def dashboard(results, table, title, injected=()):
+    """Alerts, drift, recall and money over the batches -> Figure.
+
+    Parameters
+    ----------
+    results : {policy: policies.Deployment.to_dict()}
+    table : policies.Deployment.drift() of the first policy
+    injected : simulation.Drift: what is known to happen, framed in the drift panel
+    """
+    names = _shown(table, injected)
+    steps = next(iter(results.values()))["steps"]
+    heights = [1.5, 0.42 + 0.19 * len(names), 1.7, 1.7]
+    fig, axes = plots.figure(4, 1, width=10.5, height=2.4 + sum(heights), sharex=True, height_ratios=heights)
+    alerts(axes[0], results)
+    drift(axes[1], table, names, injected)
+    recall(axes[2], results)
+    money(axes[3], results)
+    axes[0].set_xlim(0.5, len(steps) + 0.5)
+    axes[3].set_xticks(range(1, len(steps) + 1), [_clock(i + 1, step) for i, step in enumerate(steps)], fontsize=8.5)
+    axes[3].set_xlabel("batch, and the hour of the day at which it ends")
+    for ax in axes:
+        ax.tick_params(length=0)
+        ax.grid(axis="x", visible=False)
+    fig.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold", color=plots.INK)
+    return fig
+
+
+def _clock(i, step):
+    hour, minute = divmod(int(step["end_s"] // 60 % 1440), 60)
+    return f"{i}\n{hour:02d}:{minute:02d}"
+
+
+def _shown(table, injected):
+    """The columns worth a row: what was flagged or injected, the earliest first, and the score on top."""
+    first = table[table["flagged"]].groupby("name")["batch"].agg(["min", "size"])
+    first = first.sort_values(["min", "size"], ascending=[True, False]).index
+    known = [feature for d in injected if d.what != "fraud" for feature in d.features]
+    names = dict.fromkeys([*(n for n in first if n in known), *(n for n in first if n != SCORE), *known])
+    return [SCORE, *list(names)[: N_SHOWN - 1]]
+
+
+def _x(steps):
+    return np.arange(1, len(steps) + 1)
+
+
+def _spread(i, n):
+    """Offset of the i-th of n policies, so that their dots lie beside each other."""
+    return 0.13 * (i - (n - 1) / 2)
+
+
+def alerts(ax, results):
+    """Alert rate by batch and policy; the band holds 95 % of batches if the threshold fits the budget."""
+    steps = next(iter(results.values()))["steps"]
+    x = _x(steps)
+    edges = np.r_[x - 0.5, x[-1] + 0.5]
+    low, high = ([step[key] for step in steps] for key in ("alert_low", "alert_high"))
+    ax.stairs(high, edges, baseline=low, fill=True, color="#E3EBF2", label="95 % band around the budget")
+    for i, (policy, result) in enumerate(results.items()):
+        rate = [step["alert_rate"] for step in result["steps"]]
+        ax.plot(x + _spread(i, len(results)), rate, "o-", color=POLICY_COLOURS[policy], markersize=5, linewidth=1.3,
+                label=label(policy))  # fmt: skip
+    ax.set(ylabel="alerts", ylim=(0, None), title="Alert rate")
+    ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
+    ax.legend(ncols=len(results) + 1, loc="lower right", bbox_to_anchor=(1, 0.98), fontsize=8.5, borderaxespad=0)
+    return ax
+
+
+def drift(ax, table, names, injected=()):
+    """PSI as a multiple of what no drift would pass, a row a column of the data; a dot where drift is flagged."""
+    batches = list(dict.fromkeys(table["batch"]))
+    for row, name in enumerate(names):
+        for column, (_, found) in enumerate(table[table["name"] == name].set_index("batch").loc[batches].iterrows()):
+            ratio = 0.0 if pd.isna(found["threshold"]) else found["psi"] / found["threshold"]
+            shade = HEAT(np.clip((np.log10(max(ratio, 1e-3)) + 1) / 2.2, 0, 1))
+            ax.add_patch(Rectangle((column + 0.54, row - 0.44), 0.92, 0.88, facecolor=shade, linewidth=0))
+            if found["flagged"]:
+                size = 5.5 if found["loud"] else 3.5
+                ax.plot(column + 1, row, "o", color="white", markersize=size, markeredgewidth=0)
+    for d in (d for d in injected if d.what != "fraud"):
+        for name in (n for n in d.features if n in names):
+            corner, width = (d.first_batch - 0.49, names.index(name) - 0.47), len(batches) - d.first_batch + 0.98
+            ax.add_patch(Rectangle(corner, width, 0.94, fill=False, edgecolor=plots.INK, linewidth=1.1, clip_on=False))
+    ax.set_yticks(range(len(names)), names, fontsize=8.5)
+    ax.set(ylim=(len(names) - 0.4, -0.6), title="Drift against the reference window")
+    said = "darker: larger PSI   ·   dot: flagged, large if again" + ("   ·   frame: injected" if injected else "")
+    ax.annotate(said, (1, 1.0), (0, 5), xycoords="axes fraction", textcoords="offset points", ha="right", fontsize=8.5)
+    ax.grid(visible=False)
+    ax.spines[:].set_visible(False)
+    return ax
+
+
+def recall(ax, results):
+    """Share of frauds alerted, with its 95 % interval, and what was estimated before there were labels."""
+    for i, (policy, result) in enumerate(results.items()):
+        steps, hue = result["steps"], POLICY_COLOURS[policy]
+        x, found = _x(steps) + _spread(i, len(results)), [step["realised"]["recall"] for step in steps]
+        for at, figure in zip(x, found, strict=True):
+            if figure["value"] is not None:
+                ax.plot([at, at], [figure["low"], figure["high"]], color=hue, linewidth=3, alpha=0.28,
+                        solid_capstyle="round")  # fmt: skip
+                ax.plot(at, figure["value"], "o", color=hue, markersize=5)
+        estimated = [np.nan if s["estimated_recall"] is None else s["estimated_recall"] for s in steps]
+        ax.plot(x, estimated, "_", color=hue, markersize=11, markeredgewidth=1.8)
+        for at, step in zip(x, steps, strict=True):
+            if step["promoted"]:
+                ax.plot(at, 1.06, "v", color=hue, markersize=8, clip_on=False)
+                ax.axvline(at + 0.4, color=hue, linewidth=1, linestyle=":")
+    for step, at in zip(steps, _x(steps), strict=True):
+        ax.annotate(f"{step['realised']['n_frauds']:.0f}", (at, 0.93), xycoords=("data", "axes fraction"), ha="center",
+                    color=plots.FRAUD, fontsize=8.5)  # fmt: skip
+    ax.set(ylabel="of frauds", ylim=(-0.03, 1.12), title="Recall of the alerts")
+    ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    said = "dot and bar: by labels, with 95 % interval   ·   dash: estimated without   ·   red: frauds"
+    said += "   ·   ▾ promoted" if any(s["promoted"] for r in results.values() for s in r["steps"]) else ""
+    ax.annotate(said, (1, 1.0), (0, 5), xycoords="axes fraction", textcoords="offset points", ha="right", fontsize=8.5)
+    return ax
+
+
+def money(ax, results):
+    """Fraud money saved so far by reviewers of each batch's highest scores, up to the budget; grey: all there was."""
+    steps = next(iter(results.values()))["steps"]
+    x, ends = np.r_[0.5, _x(steps) + 0.5], {}
+    total = np.cumsum([0.0, *(step["realised"]["money"] for step in steps)])
+    scale = total[-1] or 1.0
+    ax.fill_between(x, total / scale, color="#EDEFF1", linewidth=0)
+    ax.annotate("all fraud money", (x[-2], total[-2] / scale), (-6, 0), textcoords="offset points", ha="right",
+                va="bottom", color="#5F6872", fontsize=8.5)  # fmt: skip
+    for policy, result in results.items():
+        seen = [step["realised"] for step in result["steps"]]
+        caught = [(r["amount_recall_at_budget"]["value"] or 0.0) * r["money"] for r in seen]
+        share = np.cumsum([0.0, *caught]) / scale
+        ax.plot(x, share, color=POLICY_COLOURS[policy], linewidth=2.2)
+        ends[policy] = share[-1]
+    y = -1.0
+    for policy in sorted(ends, key=ends.get):
+        y = max(ends[policy], y + 0.1)
+        ax.annotate(f"{ends[policy]:.0%} {label(policy)}", (x[-1], y), (6, 0), textcoords="offset points", va="center",
+                    color=POLICY_COLOURS[policy], fontsize=9, annotation_clip=False)  # fmt: skip
+    ax.set(ylabel="of all fraud money", ylim=(0, 1.02), title="Money caught at the budget, cumulated")
+    ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    return ax
+
+
+def by_batch(result):
+    """One policy's batches -> DataFrame of text."""
+    rows = []
+    for step in result["steps"]:
+        told, guess = step["realised"], step["estimated_recall"]
+        drifted = [*step["drifted"], *([SCORE] if step["score_drifted"] else [])]
+        more = f" and {len(drifted) - 4} more" if len(drifted) > 4 else ""
+        rows.append(
+            {
+                "batch": step["batch"],
+                "transactions": f"{step['n']:,}",
+                "version": step["model_version"],
+                "alerts": f"{step['alert_rate']:.2%} [{step['alert_low']:.2%}, {step['alert_high']:.2%}]",
+                "p99": f"{step['latency_p99_ms']:.0f} ms",
+                "drifted": ", ".join(drifted[:4]) + more or "–",
+                "labels after": step["labels_known_after"] or "the stream",
+                "frauds": f"{told['n_frauds']:.0f}",
+                "recall": cell(told["recall"], 2),
+                "estimated": "–" if guess is None else f"{guess:.2f}",
+                "average precision": cell(told["average_precision"], 2),
+                "money at budget": cell(told["amount_recall_at_budget"], 2),
+            }
+        )
+    return pd.DataFrame(rows).set_index("batch")
+
+
+def by_policy(results):
+    """Totals of all policies -> DataFrame of text."""
+    rows = {}
+    for policy, result in results.items():
+        t = result["totals"]
+        rows[label(policy)] = {
+            "alerts": f"{t['n_alerts']:,.0f}",
+            "frauds alerted": f"{t['n_caught']:.0f} of {t['n_frauds']:.0f}",
+            "their money": f"{t['money_caught']:,.0f} of {t['money']:,.0f}",
+            "frauds at the budget": f"{t['n_caught_at_budget']:.1f}",
+            "money at the budget": f"{t['money_caught_at_budget']:,.0f}",
+            "promotions": sum(step["promoted"] for step in result["steps"]),
+            "time spent fitting": f"{t['fit_s']:.0f} s",
+        }
+    return pd.DataFrame(rows).T.rename_axis("policy")
