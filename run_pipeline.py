@@ -16,6 +16,7 @@ from lib.console import Progress, summary, table, told
 from lib.datasets import load_description
 from lib.logbook import Logbook, champion_version
 from lib.pipeline import Pipeline
+from lib.plan import Plan
 from lib.preflight import DEFAULT, prepare, registered_name
 from lib.rawfile import DataError
 from lib.runs import Run, locked
@@ -93,15 +94,13 @@ def asked_for(args, stages, chosen):
 
 
 def planned(args, asked, stages, chosen):
-    """Find, check and split the data, and decide what to run -> Pipeline."""
+    """Find, check and split the data, and decide what to run -> Plan."""
     found = jobs(ROOT, asked)
     split = next((job.parameters for job in found if job.stage.short == "split"), {})
     shares = {name: split[name] for name in ("reference", "validation", "n_batches") if name in split}
     force = [name if name == "all" else find(name, stages).name for name in args.force]
     data = prepare(asked.dataset, asked.raw, split.get("rows", 0), split.get("seed", 0), shares, not args.dry_run)
-    pipeline = Pipeline(ROOT, data, found, chosen, asked, force, champion_version)
-    pipeline.plan()
-    return pipeline
+    return Plan(ROOT, data, found, chosen, force, champion_version)
 
 
 def run(args, say):
@@ -110,35 +109,35 @@ def run(args, say):
     chosen = choose(stages, args.only, args.first, args.last)
     asked = asked_for(args, stages, chosen)
     with locked(ROOT, args.wait, say) as lock:
-        pipeline = planned(args, asked, stages, chosen)
-        fallback = pipeline.data.fallback
-        remarks = [f"SIMULATED TRANSACTIONS stand in for real ones: {fallback}"] if fallback else []
+        plan = planned(args, asked, stages, chosen)
+        remarks = [f"SIMULATED TRANSACTIONS stand in for real ones: {plan.data.fallback}"] if plan.data.fallback else []
         for remark in remarks:
             say(remark)
         if args.dry_run:
-            print(table(["stage", "status", "why"], [(t.name, t.status, t.why) for t in pipeline.tasks]))
+            print(table(["stage", "status", "why"], [(t.name, t.status, t.why) for t in plan.tasks]))
             return 0
-        if finished := pipeline.unchanged():
+        if finished := plan.unchanged():
             say(f"Nothing has changed since reports/{finished.name}.")
-            result = summary(finished, pipeline.tasks, "done", remarks)
+            result = summary(finished, plan.tasks, "done", remarks)
         else:
-            result = execute(args, pipeline, remarks, lock)
+            result = execute(args, plan, asked, remarks, lock)
     print(json.dumps(result, indent=1) if args.json else told(result))
     return 0 if result["status"] == "done" else 1
 
 
-def execute(args, pipeline, remarks, lock):
+def execute(args, plan, asked, remarks, lock):
     """Execute what is to run, log it, write the run's page -> its summary."""
     from lib import report  # imports matplotlib
 
-    tasks, current = pipeline.tasks, pipeline.open()
+    pipeline, tasks = Pipeline(plan, asked), plan.tasks
+    current = pipeline.run
     n_cells = {t.name: sum(kind == "code" for kind, *_ in read_cells(t.job.notebook)) + 1 for t in tasks}
     progress = Progress(sum(not t.is_whole for t in tasks), n_cells)
     progress.say(f"{'Resuming' if pipeline.is_resumed else 'Starting'} reports/{current.name}")
-    logbook = Logbook(current, {"dataset": pipeline.data.dataset.name, "source": pipeline.data.source})
+    logbook = Logbook(current, {"dataset": plan.data.dataset.name, "source": plan.data.source})
     for task in tasks:
         if task.is_whole and not (pipeline.is_resumed and "mlflow_run" in task.record):
-            logbook.stage(task, pipeline.places(current))
+            logbook.stage(task, pipeline.places)
     status = "interrupted"
     try:
         pipeline.execute(progress, logbook, args.jobs, args.timeout, (lock,))

@@ -62,8 +62,8 @@ class Execution:
             with tempfile.TemporaryDirectory(prefix="kernel-") as sockets:
                 message = self._execute(partial, sockets)
             archive(partial, self.archive)
-        except OSError as error:
-            message = f"{self.archive.name} could not be archived: {error}"
+        except Exception as error:  # whatever it is, the other notebooks go on
+            message = f"{self.name} could not be executed and archived: {error}"
         return Outcome(message, self.seconds, self.peak_mb, self.n_done)
 
     def _execute(self, partial, sockets):

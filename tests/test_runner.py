@@ -98,7 +98,7 @@ def test_a_notebook_that_takes_too_long_is_stopped(execute):
 def test_an_archive_that_cannot_be_written_is_a_sentence(execute, tmp_path):
     (tmp_path / "notebooks").write_text("a file where the folder should be")
     outcome, _ = execute("draws_figures", {"run_dir": str(tmp_path)})
-    assert outcome.message.startswith("stage could not be archived: ")
+    assert outcome.message.startswith("stage could not be executed and archived: ")
 
 
 def test_a_full_disk_is_a_sentence(execute, monkeypatch):
