@@ -223,5 +223,10 @@ def drill(history, start, folder, batch, alert_budget=0.002, seconds=6.0):
     expected = {str(i): bundle.load(path).anomaly_score(data.X) for i, path in enumerate(folders, 1)}
     version = log["model_version"]
     wrong = [expected[v][i] != score for i, (v, score) in enumerate(zip(version, log["anomaly_score"], strict=True))]
-    told = {"n_wrong": int(sum(wrong)), "n_reloads": 3, "n_kills": 1, "versions": list(version[version != version.shift()])}
+    told = {
+        "n_wrong": int(sum(wrong)),
+        "n_reloads": 3,
+        "n_kills": 1,
+        "versions": list(version[version != version.shift()]),
+    }
     return replay.count(log, n) | told
