@@ -38,18 +38,15 @@ class ColumnDrift:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A batch is 'quiet', has 'drift' (some column is flagged) or 'persistent' drift (some column again).
-
-    Sizes are effective numbers of rows; `note` says what to bear in mind, or is empty.
-    """
+    """A batch is 'quiet', has 'drift' (a column is flagged) or 'persistent' drift (one that was in the last, too)."""
 
     level: str
     flagged: tuple[str, ...]
     hour_matched: bool
-    note: str
-    n: int
-    reference_size: float
-    current_size: float
+    note: str  # what to bear in mind, or empty
+    n: int  # rows of the batch
+    reference_size: float  # effective rows compared with
+    current_size: float  # effective rows
     columns: tuple[ColumnDrift, ...]
 
     def to_dict(self) -> dict:
@@ -63,8 +60,7 @@ class Verdict:
 
 def effective_size(weight) -> float:
     """Equally weighted rows that say as much: (sum w)^2 / sum w^2; 0 if there is no weight."""
-    total = np.sum(weight)
-    return float(total**2 / np.sum(np.square(weight))) if total > 0 else 0.0
+    return float(np.sum(weight) ** 2 / np.sum(np.square(weight))) if np.any(weight) else 0.0
 
 
 def psi(reference, current) -> float:
@@ -72,18 +68,19 @@ def psi(reference, current) -> float:
     return float(np.sum(np.subtract(current, reference) * np.log(np.divide(current, reference))))
 
 
-def psi_null(share, n: float, m: float, extra=None) -> tuple[float, float]:
-    """Scale and degrees of freedom of the chi-squared that PSI follows under no drift.
+def psi_null(share, n: float, m: float, extra=0.0) -> tuple[float, float, float]:
+    """PSI under no drift is about offset + scale * chi-squared(freedom) -> offset, scale, freedom.
 
-    (1/n + 1/m, bins - 1) for independent rows (Yurdakul and Naranjo, Journal of Risk Model Validation 2020); by Rao and
-    Scott (JASA 1981) if dependent ones add `extra` (bins, bins) to the covariance of the difference of bin shares.
+    (0, 1/n + 1/m, bins - 1) for independent rows (Yurdakul and Naranjo, Journal of Risk Model Validation 2020). Blocks
+    add `extra` (bins, bins) to the covariance of the shares' difference: a weighted sum of chi-squared (Rao and Scott,
+    JASA 1981), here by its first three moments (Imhof, Biometrika 1961).
     """
     share, k = np.asarray(share, float), len(share) - 1
-    V = (1 / n + 1 / m) * (np.eye(k + 1) - share)  # covariance of the difference, each row over its share
-    V += 0.0 if extra is None else extra / share[:, None]
-    mean = max(np.trace(V), (1 / n + 1 / m) * k)  # blocks that differ less than chance would have it earn nothing
-    squares = max(np.sum(V * V.T), mean**2 / k)
-    return float(squares / mean), float(mean**2 / squares)
+    V = (1 / n + 1 / m) * (np.eye(k + 1) - share) + extra / share[:, None]  # the covariance, each row over its share
+    factors = np.maximum(np.sort(np.linalg.eigvals(V).real)[1:], 1e-6 / n)  # the first is 0: shares sum to 1
+    factors *= max(1.0, k * (1 / n + 1 / m) / factors.sum())  # blocks that differ less than by chance earn nothing
+    c1, c2, c3 = (float(np.sum(factors**power)) for power in (1, 2, 3))
+    return c1 - c2**2 / c3, c3 / c2, c2**3 / c3**2
 
 
 def distances(x, x_weight, y, y_weight) -> tuple[float, float]:
@@ -105,8 +102,8 @@ def ks(a, b, weight_a, weight_b) -> float:
 def benjamini_hochberg(p_values, rate: float) -> np.ndarray:
     """Which hypotheses fall (n,) bool, at a false discovery rate of `rate` (Benjamini and Hochberg, JRSS B 1995)."""
     p = np.asarray(p_values, float)
-    passed = np.sort(p)[np.sort(p) <= rate * np.arange(1, len(p) + 1) / len(p)]
-    return p <= np.max(passed, initial=-1.0)
+    passed = np.sort(p) <= rate * np.arange(1, len(p) + 1) / len(p)
+    return p <= np.max(np.sort(p)[passed], initial=-1.0)
 
 
 def block_covariance(bins, weight, block, stratum, n_bins: int) -> np.ndarray:
@@ -118,7 +115,7 @@ def block_covariance(bins, weight, block, stratum, n_bins: int) -> np.ndarray:
     counts = np.bincount(block * n_bins + bins, weight, minlength=len(stratum) * n_bins).reshape(-1, n_bins)
     size, n_blocks = counts.sum(1), np.bincount(stratum)
     total = np.stack([np.bincount(stratum, c) for c in counts.T], axis=1)
-    share = total / np.maximum(total.sum(1, keepdims=True), np.finfo(float).tiny)
+    share = total / np.maximum(total.sum(1, keepdims=True), 1e-300)
     told = (n_blocks > 1)[stratum]  # the only block of its stratum says nothing
     if told.sum() - (n_blocks > 1).sum() < 10 or not (told * size).any():
         return np.zeros((n_bins, n_bins))
@@ -130,16 +127,15 @@ def block_covariance(bins, weight, block, stratum, n_bins: int) -> np.ndarray:
 
 
 class Monitor:
-    """A reference window that batches are compared with, matched by hour of the day where it covers their hours.
+    """A reference window, matched by hour of the day to the batches whose hours it covers.
 
     A reference of one day takes out the rhythm of the day, yet nothing of what sets one day apart from the next.
 
     Parameters
     ----------
-    X : (n, k) float, the reference window; what is not finite is missing
+    X : (n, k) float, the reference window; what is not finite is missing; its columns have `names`
     weight : (n,) >= 0, how many transactions a row stands for; None for 1
     time_s : (n,) seconds; hours of the day count from its zero (midnight UTC for an epoch)
-    names : of the k columns
     n_bins : bins of PSI, weighted quantiles of the reference
     block_s : seconds within which rows may depend on each other
     fdr : false discovery rate over the columns of a batch; a batch without drift is flagged no more often than that
@@ -149,10 +145,9 @@ class Monitor:
 
     def __init__(self, X, weight, time_s, names, *, n_bins=10, block_s=600.0, fdr=0.001):
         self.names, self.block_s, self.fdr = tuple(names), block_s, fdr
-        X, self.weight, self.hour, self.block = self._window("reference window", X, weight, time_s)
-        self.X = np.ascontiguousarray(X.T)
+        self.X, self.weight, self.hour, self.block = self._window("reference window", X, weight, time_s)
         stratum = self.hour[np.unique(self.block, return_index=True)[1]]
-        self._columns = [self._describe(x, n_bins, stratum) for x in self.X]
+        self._columns = [self._describe(x, n_bins, stratum) for x in self.X.T]
 
     def _window(self, what, X, weight, time_s):
         X, time_s = np.asarray(X, np.float64), np.asarray(time_s, np.float64)
@@ -187,7 +182,7 @@ class Monitor:
         """Reference weights (n,) with the batch's shares of the hours of the day, and whether that was possible."""
         wanted = np.bincount(hour, weight, minlength=24) / weight.sum()
         there = np.bincount(self.hour, self.weight, minlength=24)
-        covered = (np.bincount(self.hour, minlength=24) >= MIN_PER_HOUR) & (there > 0)
+        covered = np.bincount(self.hour, self.weight > 0, minlength=24) >= MIN_PER_HOUR
         if wanted[~covered].sum() > 0.01:
             return self.weight, False
         return self.weight * np.divide(wanted, there, out=np.zeros(24), where=covered)[self.hour], True
@@ -196,20 +191,20 @@ class Monitor:
         """Return the verdict on a batch X (m, k) at time_s (m,); `previous` is the verdict on the batch before it."""
         Y, y_weight, hour, y_block = self._window("batch", X, weight, time_s)
         x_weight, hour_matched = self.match(hour, y_weight)
-        sizes = effective_size(x_weight), effective_size(y_weight)
         blocks = sum(1 / effective_size(np.bincount(*of)) for of in ((self.block, x_weight), (y_block, y_weight)))
         rows = np.flatnonzero(x_weight)
         found = [self._compare(j, rows, x_weight[rows], Y[:, j], y_weight, y_block, blocks) for j in range(Y.shape[1])]
         flags = benjamini_hochberg([column["p_value"] for column in found], self.fdr)
-        flagged = tuple(name for name, flag in zip(self.names, flags, strict=True) if flag)
+        flagged = tuple(self.names[j] for j in np.flatnonzero(flags))
         again = set(flagged) & set(previous.flagged if previous else ())
         columns = (ColumnDrift(**c, flagged=c["name"] in flagged, loud=c["name"] in again) for c in found)
         level, note = PERSISTENT if again else DRIFT if flagged else QUIET, "" if hour_matched else RHYTHM
+        sizes = effective_size(x_weight), effective_size(y_weight)
         return Verdict(level, flagged, hour_matched, note, len(Y), *sizes, tuple(columns))
 
     def _compare(self, j, rows, x_weight, y, y_weight, y_block, blocks) -> dict:
         edges, share, low, high, sd, covariance, missing_variance = self._columns[j]
-        x, p_values = self.X[j, rows], []
+        x, p_values = self.X[rows, j], []
         x_known, y_known = np.isfinite(x), np.isfinite(y)
         missing = [w[~known].sum() / w.sum() for w, known in ((x_weight, x_known), (y_weight, y_known))]
         if any(missing):
@@ -220,7 +215,7 @@ class Monitor:
             p_values.append(float(stats.fisher_exact(table).pvalue))
         found = {"name": self.names[j], "missing": float(missing[1])}
         samples = (x[x_known], x_weight[x_known]), (y[y_known], y_weight[y_known])
-        if all(w.sum() > 0 for _, w in samples):
+        if all(w.any() for _, w in samples):
             n, m, n_bins = *(effective_size(w) for _, w in samples), len(share)
             a, b = (np.bincount(np.searchsorted(edges, v), w, minlength=n_bins) / w.sum() for v, w in samples)
             found["psi"] = psi(np.maximum(a, 0.5 / n), np.maximum(b, 0.5 / m))  # an empty bin is half a row
@@ -235,10 +230,10 @@ class Monitor:
             times, chance = len(np.unique(y_block[beyond])), m / (m + effective_size(self.weight))
             p_values.append(min(1.0, (times + 1) * chance**times))  # that the most extreme of all rows are all here
             if n_bins > 1 and min(n, m) >= MIN_PER_BIN * n_bins:
-                scale, freedom = psi_null(share, n, m, extra)
-                p_values.append(float(stats.chi2.sf(found["psi"] / scale, freedom)))
-                strictest = self.fdr / len(self.names) / len(p_values)
-                found["threshold"] = float(stats.chi2.isf(strictest, freedom) * scale)
+                offset, scale, freedom = psi_null(share, n, m, extra)
+                p_values.append(float(stats.chi2.sf((found["psi"] - offset) / scale, freedom)))
+                strictest = stats.chi2.isf(self.fdr / len(self.names) / len(p_values), freedom)
+                found["threshold"] = float(offset + scale * strictest)
         return found | {"p_value": min([1.0, *(p * len(p_values) for p in p_values)])}
 
 
@@ -249,8 +244,7 @@ class Reference(Monitor):
         super().__init__(np.c_[data.X, score], data.weight, data.time_s, (*names, SCORE), **options)
         self.verdict = None  # on the last batch
 
-    def compare(self, X, weight, time_s, score, scored=None) -> pd.DataFrame:
+    def compare(self, X, weight, time_s, score, scored=True) -> pd.DataFrame:
         """`Verdict.table` of the next batch; the score of a row that is not `scored` is missing."""
-        score = np.asarray(score, float) if scored is None else np.where(scored, score, np.nan)
-        self.verdict = self.check(np.c_[X, score], weight, time_s, self.verdict)
+        self.verdict = self.check(np.c_[X, np.where(scored, score, np.nan)], weight, time_s, self.verdict)
         return self.verdict.table()
