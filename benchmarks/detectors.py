@@ -1,0 +1,125 @@
+"""Time, size and detection of every detector, printed.
+
+    python benchmarks/detectors.py [--raw creditcard.csv] [--rows 284807] [--seeds 1] [--models NAME…] [--threads 2]
+
+With ``--raw``, average precision on rolling cuts of time inside the first 70 % of the weight, both regimes, beside
+boosting with labels; the last 30 % is never read into a figure. Always: fit time, peak memory, scoring time and size on
+simulated rows, half of which are fitted.
+"""
+
+import argparse
+import os
+import resource
+import time
+
+import numpy as np
+import onnxruntime
+import pandas as pd
+from sklearn.metrics import average_precision_score
+
+from lib import detectors, simulation
+from lib.bundle import CHUNK_ROWS
+from lib.datasets import load_description
+
+CUTS = ((25, 15), (35, 20), (50, 20))  # reference and the validation after it, per cent of the weight
+LIMITS = "limits: fit 120 s, memory 2 GB, one row 0.2 ms, 100,000 rows 5 s, 5 MB (forests 15 MB)"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--raw", help="the card data, with or without a weight column")
+    parser.add_argument("--rows", type=int, default=284_807, help="simulated rows; 0 leaves the timings out")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--models", nargs="*", default=sorted(detectors.DETECTORS))
+    options = parser.parse_args()
+    if options.raw:
+        detection(pd.read_csv(options.raw), options)
+    if options.rows:
+        costs(simulation.simulate(rows=options.rows, seed=0), options)
+
+
+def arrays(frame):
+    dataset = load_description("creditcard")
+    frame = frame.sort_values(dataset.time, kind="stable")
+    return dataset.arrays(frame if "weight" in frame else frame.assign(weight=1.0))
+
+
+def detection(frame, options):
+    """Average precision by cut, regime and seed."""
+    data = arrays(frame)
+    share = np.cumsum(data.weight) / data.weight.sum()
+    print(f"average precision, {len(data.y):,} rows, {int(data.y.sum())} frauds")
+    for reference, validation in CUTS:
+        end_s = data.time_s[np.searchsorted(share, reference / 100)]  # one instant is never parted
+        fitted = data.take(data.time_s < end_s)
+        judged = data.take((data.time_s >= end_s) & (share <= (reference + validation) / 100))
+        for name in options.models:
+            labelled = name == "supervised_boosting"
+            for train_on in ("labels",) if labelled else ("genuine", "all"):
+                rows = fitted if train_on != "genuine" else fitted.take(fitted.y == 0)
+                found = []
+                for seed in range(1 if labelled else options.seeds):
+                    detector = detectors.make(name, seed=seed, threads=options.threads)
+                    extra = (rows.y,) if labelled else ()
+                    score = detector.fit(rows.X, *extra, weight=rows.weight).raw_score(judged.X)
+                    found.append(average_precision_score(judged.y, score, sample_weight=judged.weight))
+                each = " ".join(f"{value:.3f}" for value in found)
+                print(f"{reference}/{validation} {name:20} {train_on:8} {np.mean(found):.3f}   ({each})", flush=True)
+
+
+def costs(frame, options):
+    """Seconds, megabytes and milliseconds on simulated rows; each model in a process of its own."""
+    data = arrays(frame)
+    half = data.take(np.arange(len(data.y) // 2))
+    print(
+        f"\n{LIMITS}\nfitted on {len(half.y):,} simulated rows of {half.X.shape[1]} features, {options.threads} threads"
+    )
+    columns = ("fit_s", "cpu_s", "peak_mb", "row_ms", "100_rows_ms", "100k_s", "size_mb")
+    print(f"{'model':20} " + " ".join(f"{column:>11}" for column in columns))
+    for name in options.models:
+        child = os.fork()  # peak memory of this model alone
+        if child == 0:
+            cost(name, half, data, options)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        if status:
+            print(f"{name:20} ended with status {status}")
+
+
+def cost(name, half, data, options):
+    started, cpu_started = time.perf_counter(), time.process_time()
+    detector = detectors.make(name, threads=options.threads)
+    if name == "supervised_boosting":
+        detector.fit(half.X, half.y, half.weight)
+    else:
+        genuine = half.take(half.y == 0)
+        detector.fit(genuine.X, genuine.weight)
+    fit_s, cpu_s = time.perf_counter() - started, time.process_time() - cpu_started
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    graph = detector.to_onnx()
+    session_options = onnxruntime.SessionOptions()
+    session_options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(graph, session_options)
+    many = np.resize(data.X, (100_000, data.X.shape[1]))
+    row, hundred, all_rows = (
+        median_s(session, many[:n], repeats) for n, repeats in ((1, 2_000), (100, 200), (100_000, 2))
+    )
+    size_mb = (len(graph) + len(detector.explain_onnx() or b"")) / 1e6
+    figures = (fit_s, cpu_s, peak_mb, row * 1e3, hundred * 1e3, all_rows, size_mb)
+    print(f"{name:20} " + " ".join(f"{figure:11.3f}" for figure in figures), flush=True)
+
+
+def median_s(session, X, repeats):
+    """Median seconds of scoring X, in pieces as lib.bundle does."""
+    seconds = []
+    for _ in range(repeats + 1):
+        started = time.perf_counter()
+        for start in range(0, len(X), CHUNK_ROWS):
+            session.run(None, {"features": X[start : start + CHUNK_ROWS]})
+        seconds.append(time.perf_counter() - started)
+    return np.median(seconds[1:])
+
+
+if __name__ == "__main__":
+    main()
