@@ -1,4 +1,4 @@
-"""Time and memory of the whole pipeline.
+"""Time and memory of the pipeline, from the raw rows to the exported bundle (01 to 07).
 
 goals    the default run, the full table's size, and with --raw the real transactions: seconds, peak, compute, overhead
 ways     the same computation as a plain script, as a loop of papermill commands, by the runner with one job, and as is
@@ -21,10 +21,11 @@ import psutil
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lib.console import table
-from lib.stages import notebook, present, read_cells, read_parameters
+from lib.stages import choose, notebook, present, read_cells, read_parameters
 
 ROOT = Path(__file__).resolve().parents[1]
 FULL = 284_807
+LAST = "07_export"
 GROWTH = (30_000, 100_000, 300_000, 1_000_000)
 THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
@@ -68,7 +69,8 @@ def _memory(process):
 
 def by_runner(folder, *arguments):
     """Run the pipeline -> (seconds, peak in MB, summary)."""
-    seconds, peak, out = measured([sys.executable, "run_pipeline.py", "--json", *arguments], folder)
+    command = [sys.executable, "run_pipeline.py", "--until", LAST, "--json", *arguments]
+    seconds, peak, out = measured(command, folder)
     return seconds, peak, json.loads(out)
 
 
@@ -84,8 +86,10 @@ def computing(run):
 
 def goals(parent, raw, **_):
     """Seconds and memory of the runs that people start, against what was promised."""
-    runs = {"simulated, as it is": (["--dataset", "simulated"], 180, None)}
-    runs["simulated, 284,807 rows"] = (["--dataset", "simulated", "-p", "rows", str(FULL)], 600, 3072)
+    runs = {
+        "simulated, as it is": (["--dataset", "simulated"], 180, None),
+        "simulated, 284,807 rows": (["--dataset", "simulated", "-p", "rows", str(FULL)], 600, 3072),
+    }
     if raw:
         runs["real transactions"] = (["--dataset", "creditcard", "--raw", str(Path(raw).resolve())], 360, None)
     rows = []
@@ -117,9 +121,7 @@ def given(folder, stage, rows, **more):
 def plain_script(folder, rows):
     """Write all notebooks' code as one program -> its path. Logging is left out but for the registry."""
     lines = ["import matplotlib, runpy", "matplotlib.use('Agg')"]
-    for stage in present(ROOT):
-        if stage.on_demand:
-            continue
+    for stage in choose(present(ROOT), last=LAST):
         code = []
         for kind, source, tags in read_cells(notebook(ROOT, stage)):
             code += [source] if kind == "code" else []
@@ -134,9 +136,7 @@ def plain_script(folder, rows):
 def papermill_loop(folder, rows):
     """Write the papermill commands, one after the other, as a shell script -> its path."""
     lines = ["set -e"]
-    for stage in present(ROOT):
-        if stage.on_demand:
-            continue
+    for stage in choose(present(ROOT), last=LAST):
         options = " ".join(f"-p {name} {value}" for name, value in given(folder, stage, rows).items())
         source, target = folder / "notebooks" / f"{stage.name}.ipynb", folder / f"{stage.name}.out.ipynb"
         lines.append(f"{sys.executable} -m papermill --no-progress-bar {source} {target} {options}")

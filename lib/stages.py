@@ -53,8 +53,8 @@ STAGES = (
     Stage("05_gaussian_mixture", ("splits",), ("run/models/gaussian_mixture",)),
     Stage("06_comparison", ("splits", "run/models", "registry"), ("run/models", "run/metrics.json", "registry")),
     Stage("07_export", ("run/models", "registry"), ("serve/model",)),
-    Stage("08_production", ("splits", "run/models", "serve/model"), ("run/production",)),
-    Stage("09_stability", ("raw",), ("run/stability",), on_demand=True),
+    Stage("08_production", ("splits", "serve/model"), ("run/production",)),
+    Stage("09_stability", ("raw",), on_demand=True),
 )
 
 
