@@ -27,7 +27,7 @@ class Options:
     """
 
     alert_budget: float = 0.002
-    every: int = 2
+    every: int = 3
     window: float = 1.0
     metric: str = "average_precision"
     rows_per_request: int = 100
@@ -178,7 +178,7 @@ class Deployment:
         more = {"headline_budget": options.alert_budget, "block_s": options.block_s, "seed": options.seed}
         verdict = sandbox.judge(challenger, self.present, self.history, n_known, options.metric,
                                 n_resamples=options.n_resamples, **more)  # fmt: skip
-        self.challenger = None
+        self.challenger = self.first_drift = None
         if verdict.action == "promote":
             self._promote(challenger, verdict.reasons)
             self.server.reload()

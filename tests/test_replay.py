@@ -41,9 +41,8 @@ def counting():
     handler = type("Handler", (Counting,), {"failures": 0, "refuse": None, "bodies": []})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        handler.client = staticmethod(
-            lambda **options: httpx.Client(base_url=f"http://127.0.0.1:{server.server_port}", trust_env=False, **options)
-        )
+        url = f"http://127.0.0.1:{server.server_port}"
+        handler.client = staticmethod(lambda **options: httpx.Client(base_url=url, trust_env=False, **options))
         yield handler
         server.shutdown()
 
@@ -81,7 +80,7 @@ def test_a_refused_row_stands_alone_in_the_log(counting):
 def test_nobody_there_is_told_in_a_sentence(monkeypatch, tmp_path):
     monkeypatch.setattr(replay, "PATIENCE_S", 0.1)
     server = replay.Server(tmp_path, tmp_path / "log")
-    with pytest.raises(replay.ReplayError, match="No answer for 0.1 s to the request from row 0 on"):
+    with pytest.raises(replay.ReplayError, match="to the request from row 0 on"):
         replay.replay(server, rows(3))
 
 

@@ -1,0 +1,192 @@
+import json
+import os
+
+import bundles
+import numpy as np
+import pandas as pd
+import pytest
+
+from lib import bundle, deployment, monitor, sandbox, scoring, simulation, splits, timeline, tracking
+from lib.datasets import Arrays, DataError, load_description, prepare
+from lib.gate import Verdict
+
+N = 4_000
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory):
+    dataset = load_description("simulated")
+    frame = prepare(dataset, simulation.simulate(N, seed=0), "simulated")
+    folder = tmp_path_factory.mktemp("split") / "split"
+    return splits.make(dataset, frame, folder, source="simulated", raw_sha256="", seed=0)
+
+
+@pytest.fixture(scope="module")
+def history(split):
+    return sandbox.History(split)
+
+
+def arrays(n, y=None, seed=0, shift=0.0):
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(n, 3)).astype(np.float32)
+    X[:, 1] += shift
+    y = np.zeros(n, np.int8) if y is None else np.asarray(y, np.int8)
+    return Arrays(X, y, np.ones(n), np.arange(n) * 120.0, np.full(n, 10.0))
+
+
+def log(alert, score=None):
+    alert = np.asarray(alert)
+    score = np.linspace(0, 1, len(alert)) if score is None else np.asarray(score, float)
+    return pd.DataFrame({"alert": alert, "anomaly_score": score})
+
+
+def test_the_alert_band_is_the_binomial_one():
+    low, high = monitor.alert_band(0.002, np.ones(1_000))  # mean 2: P(0) is 0.135, P(at most 5) 0.983
+    assert (low, high) == (0.0, 0.005)
+    assert monitor.alert_band(0.1, np.ones(10_000)) == pytest.approx((0.0942, 0.1059))
+
+
+def test_labels_say_what_alerts_were_worth():
+    data = arrays(10, y=[0, 0, 0, 0, 0, 0, 1, 0, 1, 1])
+    told = monitor.realise(log([0] * 8 + [1, 1]), data, 0.2, n_resamples=0)
+    assert (told["n_frauds"], told["n_caught"], told["money"], told["money_caught"]) == (3, 2, 30, 20)
+    assert told["recall"]["value"] == pytest.approx(2 / 3)
+    assert told["recall_at_budget"]["value"] == pytest.approx(2 / 3)
+    steps = [{"realised": told, "n_alerts": 2.0}] * 2
+    assert monitor.totals(steps)["money_caught_at_budget"] == pytest.approx(40)
+
+
+def test_refused_rows_are_ranked_last():
+    data = arrays(4, y=[1, 0, 0, 1])
+    told = monitor.realise(log([0, 0, 0, 1], [np.nan, 0.1, 0.2, 0.9]), data, 0.25, n_resamples=0)
+    assert told["average_precision"]["value"] == pytest.approx((1 + 2 / 4) / 2)
+
+
+def test_recall_is_estimated_from_scores_alone():
+    score = np.repeat([0.1, 0.9], 100)
+    y = np.r_[np.zeros(100), np.ones(50), np.zeros(50)]  # above 0.9 every second is fraud, below none
+    estimator = monitor.Estimator(score, y, np.ones(200))
+    assert estimator.recall(log([0, 1, 1, 0], [0.1, 0.9, 0.9, 0.9]), np.ones(4)) == pytest.approx(2 / 3)
+    assert estimator.recall(log([0, 0], [0.1, 0.1]), np.ones(2)) is None
+
+
+def test_a_new_kind_of_fraud_is_noticed_and_the_old_one_is_not():
+    y = np.ones(60)
+    frauds = monitor.Frauds("abc", arrays(60, y))
+    assert frauds.look(arrays(12, y[:12], seed=1)) == []
+    assert frauds.look(arrays(12, y[:12], seed=1, shift=3.0)) == ["b"]
+    assert frauds.look(arrays(3, y[:3], seed=1, shift=3.0)) == []  # too few to tell
+
+
+def test_the_scorecard_counts_delays_and_false_alarms():
+    drifts = [simulation.Drift("shift", ("a",), 2, 1.0), simulation.Drift("fraud", ("c",), 1, 1.0)]
+    flags = [(["a", "b"], []), ([], []), (["a"], ["c"])]
+    steps = [{"drifted": drifted, "fraud_drifted": new} for drifted, new in flags]
+    card = monitor.scorecard(steps, drifts)
+    assert [d["noticed"] for d in card["noticed"]] == [3, 3]
+    assert [d["delay"] for d in card["noticed"]] == [1, 2]
+    assert card["n_false"] == 2  # b never moved, a had not moved yet
+
+
+def test_labels_are_known_after_their_delay(history):
+    time_s = history.data.time_s
+    now = time_s[history.slices["batch_05"].stop - 1]
+    known = history.n_known(now)
+    assert time_s[known - 1] <= now - history.label_delay_s < time_s[known]
+    assert history.n_known(time_s[history.n_past]) == history.n_past  # the past has its labels
+
+
+def test_a_window_ends_where_labels_end(history):
+    known = history.slices["batch_06"].stop
+    fit, validation = history.window(known)
+    assert fit.stop == validation.start
+    assert validation.stop == known
+    assert history.data.y[validation].sum() >= sandbox.VALIDATING_FRAUDS
+    assert fit.stop - fit.start == pytest.approx(N / 2, abs=2)
+
+
+def test_a_written_window_is_a_split(history, tmp_path):
+    parts = history.window(history.slices["batch_04"].stop)
+    folder = history.write(tmp_path / "split", dict(zip(("reference", "validation"), parts, strict=True)))
+    made = splits.open_split(folder)
+    np.testing.assert_array_equal(made.arrays("validation").X, history.data.X[parts[1]])
+
+
+def test_a_misspelt_policy_is_refused():
+    assert deployment.chosen("all") == list(deployment.POLICIES)
+    with pytest.raises(DataError, match="did you mean 'threshold'"):
+        deployment.chosen("frozen,treshold")
+
+
+def test_the_sandbox_gives_the_store_back(monkeypatch, tmp_path):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///theirs.db")
+    monkeypatch.setenv(tracking.PARENT, "abc")
+    with sandbox.store(tmp_path):
+        assert os.environ["MLFLOW_TRACKING_URI"].endswith(f"{tmp_path}/mlflow.db")
+        assert tracking.PARENT not in os.environ
+    assert os.environ["MLFLOW_TRACKING_URI"] == "sqlite:///theirs.db"
+    assert os.environ[tracking.PARENT] == "abc"
+
+
+def test_a_challenger_is_shadowed_promoted_and_watched(history, split, monkeypatch, tmp_path):
+    """Only the execution of the model's notebook and the gate's verdict are stood in for."""
+
+    def retrain(champion, history, parts, folder, seed, threads):
+        made = bundles.write(folder / "made", "forest", features=split.dataset.features, seed=len(asked))
+        asked.append(parts)
+        return sandbox.Challenger(made, *parts, 1.5)
+
+    def judge(challenger, *_, **options):
+        return Verdict("challenger", ["better"], "promote") if len(asked) == 1 else Verdict(None, ["worse"], "keep")
+
+    asked = []
+    monkeypatch.setattr(sandbox, "retrain", retrain)
+    monkeypatch.setattr(sandbox, "judge", judge)
+    monkeypatch.setattr(sandbox, "calibrate", lambda *_: None)
+    start = bundles.write(tmp_path / "start", "forest", features=split.dataset.features, seed=9)
+    options = deployment.Options(every=3, n_resamples=0)
+    with sandbox.store(tmp_path):
+        done = deployment.Deployment("retrain_every", history, start, tmp_path / "policy", options).run()
+        assert tracking.champion(done.name).version == "2"
+        assert tracking.rollback(done.name) == "1"
+    assert [i for i, step in enumerate(done.steps, 1) if step["promoted"]] == [4]
+    assert [step["model_version"].partition("-")[0] for step in done.steps] == ["1"] * 4 + ["2"] * 6
+    assert len(asked) == 2
+    assert len(done.shadows) == 2
+    assert all(fit.stop <= history.slices["batch_06"].stop for fit, _ in asked)
+    result = json.loads(json.dumps(done.to_dict(), allow_nan=False))
+    assert result["totals"]["fit_s"] == 3.0
+    assert result["totals"]["n_frauds"] == history.data.y[history.n_past :].sum()
+    assert sum(step["n_lines"] for step in result["steps"]) == len(history.data.y) - history.n_past
+    fig = timeline.dashboard({"retrain_every": result}, done.drift(), "title", monitor.injected(split))
+    assert len(fig.axes) == 4
+    assert timeline.by_batch(result).shape[0] == 10
+
+
+def test_a_new_table_is_scored_in_chunks(split, monkeypatch, tmp_path):
+    monkeypatch.setattr(scoring, "CHUNK_ROWS", 700)
+    monkeypatch.setattr(scoring, "SAMPLE_ROWS", 900)
+    model = bundle.load(bundles.write(tmp_path / "model", features=split.dataset.features))
+    (tmp_path / "new").mkdir()
+    frame = split.frame("untouched").drop(columns="Class")
+    frame.to_parquet(tmp_path / "new" / "part.parquet")
+    report = scoring.score_table(split.dataset, tmp_path / "new", model, tmp_path / "out", split.arrays("reference"))
+    scores = pd.read_parquet(tmp_path / "out" / "scores.parquet")
+    assert scores["position"].tolist() == list(range(len(frame)))
+    np.testing.assert_array_equal(scores["anomaly_score"], model.anomaly_score(split.arrays("untouched").X))
+    assert report["alert_rate"] == pytest.approx(scores["alert"].mean())
+    assert report["drift"]["n"] == 900
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_a_sample_takes_every_row_with_the_same_chance():
+    firsts = []
+    for seed in range(200):
+        sample = scoring.Sample(10, seed)
+        for i in range(20):
+            sample.add(arrays(5)._replace(time_s=np.arange(5) + 5.0 * i), np.arange(5.0) + 5 * i)
+        data, score = sample.rows()
+        assert len(score) == 10
+        assert (data.time_s == score).all()
+        firsts.append((score < 50).mean())
+    assert np.mean(firsts) == pytest.approx(0.5, abs=0.03)
