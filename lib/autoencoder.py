@@ -4,6 +4,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 from lib.denoiser import Config, train
 from lib.detectors import Detector, draw
@@ -72,6 +73,13 @@ class Autoencoder(Detector):
         self.device_ = pick_device(self.device)
         known = ("members", "hidden", "code", "noise", "trim", "epochs", "seed")
         self.config_ = Config(**{name: getattr(self, name) for name in known})
+        with compute_threads(self.threads):
+            self._fit(X, weight, validation)
+        self.n_features_in_ = X.shape[1]
+        return self
+
+    def _fit(self, X, weight, validation):
+        """Scaler, sieve, networks, covariance of their residuals."""
         rng = np.random.default_rng(self.seed)
         self.scaler_ = Scaler().fit(X, weight)
         X, weight = subsample(rng, X, weight, self.max_rows)
@@ -83,13 +91,8 @@ class Autoencoder(Detector):
         else:
             drawn = draw(rng, check_weight(validation[1], len(validation[0])), VALIDATION_ROWS)
             x_validation, training = self._inputs(np.asarray(validation[0])[drawn]), sieve.kept_
-        with torch_threads(self.threads):
-            self.network_, self.history_ = train(
-                x[training], weight[training], x_validation, self.config_, self.device_
-            )
-            self.residuals_ = [RobustCovariance(self.trim).fit(r, weight, sieve.still_) for r in self._residual(x)]
-        self.n_features_in_ = X.shape[1]
-        return self
+        self.network_, self.history_ = train(x[training], weight[training], x_validation, self.config_, self.device_)
+        self.residuals_ = [RobustCovariance(self.trim).fit(r, weight, sieve.still_) for r in self._residual(x)]
 
     def _inputs(self, X):
         """Raw columns (n, d) -> what the networks see and restore, (n, d) float32 in standard units."""
@@ -104,7 +107,7 @@ class Autoencoder(Detector):
 
     def _raw_score(self, X):
         scores = np.empty(len(X))
-        with torch_threads(self.threads):
+        with compute_threads(self.threads):
             for start in range(0, len(X), SCORED_AT_ONCE):
                 part = slice(start, start + SCORED_AT_ONCE)
                 residual = self._residual(self._inputs(X[part]))
@@ -163,11 +166,12 @@ def subsample(rng, X, weight, n):
 
 
 @contextmanager
-def torch_threads(n):
-    """Let torch compute with n threads inside, with as many as before afterwards."""
+def compute_threads(n):
+    """Let torch and numpy compute with n threads inside, with as many as before afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(n)
     try:
-        yield
+        with threadpool_limits(n, "blas"):
+            yield
     finally:
         torch.set_num_threads(before)
