@@ -61,7 +61,10 @@ def _say_errors_in_a_sentence():
     """In a kernel, show our own errors as their message; the cell still counts as failed."""
     shell = get_ipython()
     if shell is not None:
-        shell.set_custom_exc(
-            (DataError, BundleError, TrackingError),
-            lambda _shell, kind, error, *_args, **_more: [f"{kind.__name__}: {error}"],
-        )
+        shell.set_custom_exc((DataError, BundleError, TrackingError), _show)
+
+
+def _show(shell, kind, error, *_args, **_more):
+    lines = [f"{kind.__name__}: {error}"]
+    shell._showtraceback(kind, error, lines)  # without it the cell fails in silence
+    return lines

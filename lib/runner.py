@@ -1,5 +1,6 @@
 """One notebook: executed by papermill with a kernel of its own, watched, archived as .ipynb and .html."""
 
+import contextlib
 import os
 import re
 import tempfile
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import psutil
 
+START_TIMEOUT_S = 180  # a kernel on a busy machine
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 QUIET = {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}  # the debugger's remark on frozen modules
 FOLDED = """{%- extends 'lab/index.html.j2' -%}
@@ -46,7 +48,7 @@ class Execution:
         self.environment = environment | dict.fromkeys(THREAD_VARIABLES, str(threads)) | QUIET
         self.environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), environment.get("PYTHONPATH")]))
         self.environment.pop("MLFLOW_RUN_ID", None)  # it would break nested runs
-        self.pid, self.peak_mb, self.n_done, self.start = None, 0.0, 0, time.monotonic()
+        self.kernel, self.peak_mb, self.n_done, self.start = None, 0.0, 0, time.monotonic()
         self._killed, self._cell, self._n_injected = "", "no cell", 0
 
     @property
@@ -77,6 +79,7 @@ class Execution:
                 self.parameters,
                 kernel_name="python3",
                 progress_bar=False,
+                start_timeout=START_TIMEOUT_S,
                 kernel_manager_class=self._kernel_manager(sockets),
                 on_cell_execute=self._begin,
                 on_cell_executed=self._end,
@@ -90,14 +93,11 @@ class Execution:
         return ""
 
     def watch(self):
-        """Note the kernel's memory, its children's included; stop it when its time is over."""
-        if self.pid is None:
-            return
-        try:
-            kernel = psutil.Process(self.pid)
-            memory = sum(p.memory_info().rss for p in [kernel, *kernel.children(recursive=True)])
-        except psutil.Error:
-            return
+        """Note the memory of the kernel and its children; stop them when their time is over."""
+        memory = 0
+        for process in self._processes():
+            with contextlib.suppress(psutil.Error):  # it has just ended
+                memory += process.memory_info().rss
         self.peak_mb = max(self.peak_mb, memory / 2**20)
         if self.timeout and self.seconds > self.timeout:
             self.kill(f"stopped after {self.timeout:g} s (--timeout)")
@@ -105,12 +105,16 @@ class Execution:
     def kill(self, reason):
         """End the kernel and its children at once; the outcome's message begins with `reason`."""
         self._killed = reason
-        try:
-            kernel = psutil.Process(self.pid)
-            for process in [*kernel.children(recursive=True), kernel]:
+        for process in self._processes():
+            with contextlib.suppress(psutil.Error):
                 process.kill()
-        except psutil.Error:
-            return
+
+    def _processes(self):
+        if self.kernel is None:
+            return []
+        with contextlib.suppress(psutil.Error):
+            return [*self.kernel.children(recursive=True), self.kernel]
+        return []
 
     def _begin(self, cell, cell_index):
         self._n_injected += "injected-parameters" in cell.metadata.get("tags", [])
@@ -133,7 +137,7 @@ class Execution:
             async def _async_start_kernel(self, **options):
                 options |= {"env": dict(execution.environment), "cwd": str(execution.root)}
                 await super()._async_start_kernel(**options, pass_fds=execution.inherit)
-                execution.pid = self.provisioner.pid
+                execution.kernel = psutil.Process(self.provisioner.pid)
                 if execution._killed:
                     execution.kill(execution._killed)
 

@@ -7,7 +7,10 @@ import time
 
 import psutil
 import pytest
+from conftest import copy_project
 from pipelines import SMALL, Project
+
+from lib.bundle import bundle_hash
 
 PAUSING = (*SMALL, "-p", "pause_s", "0.5")
 
@@ -59,6 +62,26 @@ def test_a_killed_run_is_resumed_to_the_same_result(small, undisturbed, seed):
     assert len(small.runs) == 1
     assert small.result() == project.result()
     assert len({entry["id"] for entry in small.logged("start")}) == 1
+
+
+@pytest.mark.check
+def test_the_real_notebooks_killed_twenty_times_come_to_the_same_result(tmp_path):
+    asked = ("--dataset", "simulated", "-p", "rows", "6000", "--until", "export")
+    quiet, killed = (Project(*copy_project(tmp_path / name)) for name in ("quiet", "killed"))
+    start = time.monotonic()
+    quiet.command(*asked)
+    seconds, moments = time.monotonic() - start, random.Random(0)
+    for _ in range(20):
+        process = killed.start(*asked)
+        time.sleep(moments.uniform(0.02, 0.5) * seconds)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    killed.command(*asked)
+    assert len(killed.runs) == 1
+    metrics = [json.loads((p.runs[0] / "metrics.json").read_text()) for p in (quiet, killed)]
+    assert metrics[0]["models"] == metrics[1]["models"]
+    assert metrics[0]["champion"] == metrics[1]["champion"]
+    assert bundle_hash(quiet.folder / "serve" / "model") == bundle_hash(killed.folder / "serve" / "model")
 
 
 def test_an_interrupted_run_says_so_and_leaves_no_kernel(small):

@@ -78,6 +78,15 @@ def test_a_failing_cell_is_named_and_archived(execute):
     assert "amount -3.0 is negative" in archive.with_suffix(".html").read_text()
 
 
+def test_errors_of_our_own_are_shown_and_counted(execute, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    outcome, archive = execute("refuses_its_data", {"run_dir": str(tmp_path), "track": False})
+    assert outcome.message.endswith("failed: DataError: mine.csv, row 3: amount is -1")
+    html = archive.with_suffix(".html").read_text()
+    assert "DataError: mine.csv, row 3: amount is -1" in html
+    assert "Traceback" not in html
+
+
 def test_a_dead_kernel_is_named_and_archived(execute):
     outcome, archive = execute("kills_its_kernel")
     assert re.fullmatch(r"the kernel died in cell 4 \(`os\.kill.*`\), at \d+ MB", outcome.message), outcome.message
