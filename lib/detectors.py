@@ -80,12 +80,12 @@ class IsolationForest(Detector):
     Parameters
     ----------
     n_trees : int
-    max_samples : int, rows in each tree
+    max_samples : int, rows in each tree; the paper's 256 is enough where anomalies are far away from everything
     projections : int, random directions offered beside the columns; 0 is the classical forest
     seed, threads : int
     """
 
-    def __init__(self, n_trees=300, max_samples=256, projections=0, seed=0, threads=1):
+    def __init__(self, n_trees=300, max_samples=2048, projections=0, seed=0, threads=1):
         self.n_trees = n_trees
         self.max_samples = max_samples
         self.projections = projections

@@ -90,7 +90,7 @@ class GaussianMixtureEnsemble(Detector):
         """Positions of the rows that an isolation forest finds ordinary."""
         if not self.trim:
             return np.arange(len(X))
-        forest = IsolationForest(n_trees=SIEVE_TREES, seed=self.seed, threads=self.threads)
+        forest = IsolationForest(n_trees=SIEVE_TREES, max_samples=256, seed=self.seed, threads=self.threads)
         strange = forest.fit(X, weight).raw_score(X)
         return np.flatnonzero(strange <= weighted_quantile(strange, weight, 1 - self.trim))
 

@@ -20,9 +20,11 @@ def boosted_trees(model):
 def _isolation_tree(tree):
     left, right = tree.children_left, tree.children_right
     depth = np.zeros(tree.node_count)
-    for node in range(tree.node_count):  # a child comes after its parent
-        if left[node] >= 0:
-            depth[[left[node], right[node]]] = depth[node] + 1
+    level, nodes = 0, np.array([0])
+    while len(nodes):
+        depth[nodes] = level
+        parents = nodes[left[nodes] >= 0]
+        level, nodes = level + 1, np.concatenate([left[parents], right[parents]])
     value = depth + average_path_length(tree.n_node_samples)
     return {"left": left, "right": right, "feature": tree.feature, "threshold": tree.threshold, "value": value}
 
