@@ -23,11 +23,13 @@ class Options:
     """What all policies of a simulation share.
 
     every : batches between the fits of `retrain_every`; window : weight that they are made on, in reference's
+    recent : batches whose scores a threshold is re-set on
     speed : multiple of real time; 0: as fast as it goes
     """
 
     alert_budget: float = 0.002
     every: int = 3
+    recent: int = 3
     window: float = 1.0
     metric: str = "average_precision"
     rows_per_request: int = 100
@@ -127,10 +129,10 @@ class Deployment:
         self.frauds = monitor.Frauds(self.features, self.history.data.take(past))
 
     def _set_threshold(self, batch):
-        """Alert the budget's share of recent transactions: as many as validation has, none that was fitted on."""
+        """Alert the budget's share of the recent transactions, but none that the model was fitted on."""
         history, stop = self.history, self.history.slices[batch].stop
-        validation = history.data.weight[history.slices["validation"]].sum()
-        recent = history.data.take(slice(max(history.back(stop, validation), self.fitted_on.stop), stop))
+        start = history.back(stop, self.options.recent * history.batch_weight)
+        recent = history.data.take(slice(max(start, self.fitted_on.stop), stop))
         score = self.bundle.anomaly_score(recent.X)
         threshold = min(threshold_for_budget(score, recent.weight, self.options.alert_budget), 1.0)
         manifest, graphs = read(self.live)

@@ -163,9 +163,9 @@ def realise(log, data, alert_budget, block_s=600.0, n_resamples=200, seed=0):
     """What labels say of a batch or several, once they are known.
 
     log : the rows' log; data : their Arrays, with y
-    -> dict: average_precision, recall, precision and money at the budget ({"value", "low", "high"}), of a reviewer who
-    takes each day's highest scores; and of the alerts as they were fired: `n_frauds`, `n_caught`, `money`,
-    `money_caught` (weighted), `recall` with its interval.
+    -> dict: the metrics of `SHOWN`, as figures {"value", "low", "high"}, of the ranking; of the alerts as they were
+    fired `recall`, a figure, and the weighted sums `n_frauds`, `n_caught`, `money` and `money_caught`; and what people
+    catch of it, `…_in_time`, who review alerts as they arrive until the budget of the rows is used up.
     """
     score = log["anomaly_score"].fillna(-1.0).to_numpy()
     options = {"headline_budget": alert_budget, "budgets": (), "block_s": block_s, "n_resamples": n_resamples}
@@ -173,6 +173,9 @@ def realise(log, data, alert_budget, block_s=600.0, n_resamples=200, seed=0):
     fraud = data.weight * (data.y == 1)
     money = fraud * (0.0 if data.amount is None else np.maximum(data.amount, 0.0))
     alert = log["alert"].to_numpy(np.float64)
+    before = np.cumsum(data.weight * alert) - data.weight * alert
+    left = np.maximum(alert_budget * data.weight.sum() - before, 0.0)  # of the reviewers' time; it may end within a row
+    reviewed = alert * np.minimum(np.divide(left, data.weight, out=np.zeros_like(left), where=data.weight > 0), 1.0)
     caught, n_effective = float(fraud @ alert), fraud.sum() ** 2 / max(np.square(fraud).sum(), 1e-300)
     recall = {"value": None, "low": None, "high": None}
     if fraud.sum() > 0:
@@ -183,26 +186,16 @@ def realise(log, data, alert_budget, block_s=600.0, n_resamples=200, seed=0):
         "n_caught": caught,
         "money": float(money.sum()),
         "money_caught": float(money @ alert),
+        "n_caught_in_time": float(fraud @ reviewed),
+        "money_caught_in_time": float(money @ reviewed),
     }
 
 
 def totals(steps):
     """Sums over batches, as labels will have told -> dict.
 
-    `…_at_budget` count what reviewers find who take each batch's highest scores up to the budget, so that policies
-    which fired different numbers of alerts can be compared.
+    Policies that fire different numbers of alerts compare by `…_in_time`: the same number of reviews for each.
     """
-    seen = [step["realised"] for step in steps]
-
-    def at_budget(metric, size):
-        return sum((r[metric]["value"] or 0.0) * r[size] for r in seen)
-
-    return {
-        "n_frauds": sum(r["n_frauds"] for r in seen),
-        "money": sum(r["money"] for r in seen),
-        "n_alerts": sum(step["n_alerts"] for step in steps),
-        "n_caught": sum(r["n_caught"] for r in seen),
-        "money_caught": sum(r["money_caught"] for r in seen),
-        "n_caught_at_budget": at_budget("recall_at_budget", "n_frauds"),
-        "money_caught_at_budget": at_budget("amount_recall_at_budget", "money"),
-    }
+    kinds = ("n_frauds", "money", "n_caught", "money_caught", "n_caught_in_time", "money_caught_in_time")
+    sums = {kind: sum(step["realised"][kind] for step in steps) for kind in kinds}
+    return {"n_alerts": sum(step["n_alerts"] for step in steps)} | sums

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import NullLocator, PercentFormatter
 
 from lib import plots
 from lib.drift import SCORE
@@ -38,12 +38,13 @@ def dashboard(results, table, title, injected=()):
     names = _shown(table, injected)
     steps = next(iter(results.values()))["steps"]
     heights = [1.5, 0.42 + 0.19 * len(names), 1.7, 1.7]
-    fig, axes = plots.figure(4, 1, width=10.5, height=2.4 + sum(heights), sharex=True, height_ratios=heights)
+    fig, axes = plots.figure(4, 1, width=11.0, height=2.6 + sum(heights), sharex=True, height_ratios=heights)
     alerts(axes[0], results)
     drift(axes[1], table, names, injected)
     recall(axes[2], results)
     money(axes[3], results)
     axes[0].set_xlim(0.5, len(steps) + 0.5)
+    promotions(axes[[0, 2, 3]], results)
     axes[3].set_xticks(range(1, len(steps) + 1), [_clock(i + 1, step) for i, step in enumerate(steps)], fontsize=8.5)
     axes[3].set_xlabel("batch, and the hour of the day at which it ends")
     for ax in axes:
@@ -76,20 +77,41 @@ def _spread(i, n):
     return 0.13 * (i - (n - 1) / 2)
 
 
+def _hint(ax, text):
+    """How to read a panel, at the right of its title."""
+    ax.annotate(text, (1, 1), (0, 5), xycoords="axes fraction", textcoords="offset points", ha="right", fontsize=8.5,
+                color="#5F6872")  # fmt: skip
+
+
+def promotions(axes, results):
+    """A dotted line through all panels where a policy's new model went live."""
+    for i, (policy, result) in enumerate(results.items()):
+        for x in (k + 0.5 + 0.03 * (i - 1) for k, step in enumerate(result["steps"], 1) if step["promoted"]):
+            for ax in axes:
+                ax.axvline(x, color=POLICY_COLOURS[policy], linewidth=1.6, linestyle=(0, (1, 1.4)), zorder=0.5)
+
+
 def alerts(ax, results):
     """Alert rate by batch and policy; the band holds 95 % of batches if the threshold fits the budget."""
     steps = next(iter(results.values()))["steps"]
-    x = _x(steps)
+    x, top = _x(steps), 0.0
     edges = np.r_[x - 0.5, x[-1] + 0.5]
     low, high = ([step[key] for step in steps] for key in ("alert_low", "alert_high"))
-    ax.stairs(high, edges, baseline=low, fill=True, color="#E3EBF2", label="95 % band around the budget")
-    for i, (policy, result) in enumerate(results.items()):
+    ax.stairs(high, edges, baseline=low, fill=True, color="#DCE6EE", label="95 % band around the budget")
+    for policy, result in results.items():
         rate = [step["alert_rate"] for step in result["steps"]]
-        ax.plot(x + _spread(i, len(results)), rate, "o-", color=POLICY_COLOURS[policy], markersize=5, linewidth=1.3,
-                label=label(policy))  # fmt: skip
-    ax.set(ylabel="alerts", ylim=(0, None), title="Alert rate")
-    ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
-    ax.legend(ncols=len(results) + 1, loc="lower right", bbox_to_anchor=(1, 0.98), fontsize=8.5, borderaxespad=0)
+        ax.plot(x, rate, "o-", color=POLICY_COLOURS[policy], markersize=5, linewidth=1.6, label=label(policy))
+        top = max(top, *rate, *high)
+    ticks = [t for t in (0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1) if t <= 1.2 * top]
+    ax.set_yscale("symlog", linthresh=max(*high, 1e-4), linscale=1.0)
+    ax.set_yticks(ticks[:1] + ticks[-4:], [f"{t:.1%}" for t in ticks[:1] + ticks[-4:]])
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.set(ylabel="of transactions", ylim=(0, 1.3 * top), title="Alert rate")
+    hint = "logarithmic above the band"
+    if any(step["promoted"] for result in results.values() for step in result["steps"]):
+        hint += "   ·   dotted: a new model goes live"
+    _hint(ax, hint)
+    ax.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.14), ncols=5, fontsize=9, borderaxespad=0, columnspacing=1.4)
     return ax
 
 
@@ -111,7 +133,7 @@ def drift(ax, table, names, injected=()):
     ax.set_yticks(range(len(names)), names, fontsize=8.5)
     ax.set(ylim=(len(names) - 0.4, -0.6), title="Drift against the reference window")
     said = "darker: larger PSI   ·   dot: flagged, large if again" + ("   ·   frame: injected" if injected else "")
-    ax.annotate(said, (1, 1.0), (0, 5), xycoords="axes fraction", textcoords="offset points", ha="right", fontsize=8.5)
+    _hint(ax, said)
     ax.grid(visible=False)
     ax.spines[:].set_visible(False)
     return ax
@@ -129,43 +151,34 @@ def recall(ax, results):
                 ax.plot(at, figure["value"], "o", color=hue, markersize=5)
         estimated = [np.nan if s["estimated_recall"] is None else s["estimated_recall"] for s in steps]
         ax.plot(x, estimated, "_", color=hue, markersize=11, markeredgewidth=1.8)
-        for at, step in zip(x, steps, strict=True):
-            if step["promoted"]:
-                ax.plot(at, 1.06, "v", color=hue, markersize=8, clip_on=False)
-                ax.axvline(at + 0.4, color=hue, linewidth=1, linestyle=":")
     for step, at in zip(steps, _x(steps), strict=True):
         ax.annotate(f"{step['realised']['n_frauds']:.0f}", (at, 0.93), xycoords=("data", "axes fraction"), ha="center",
                     color=plots.FRAUD, fontsize=8.5)  # fmt: skip
     ax.set(ylabel="of frauds", ylim=(-0.03, 1.12), title="Recall of the alerts")
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    said = "dot and bar: by labels, with 95 % interval   ·   dash: estimated without   ·   red: frauds"
-    said += "   ·   ▾ promoted" if any(s["promoted"] for r in results.values() for s in r["steps"]) else ""
-    ax.annotate(said, (1, 1.0), (0, 5), xycoords="axes fraction", textcoords="offset points", ha="right", fontsize=8.5)
+    _hint(ax, "dot and bar: late labels, 95 % interval   ·   dash: estimated before   ·   red: frauds")
     return ax
 
 
 def money(ax, results):
-    """Fraud money saved so far by reviewers of each batch's highest scores, up to the budget; grey: all there was."""
+    """Share of all fraud money saved so far by reviewers who take alerts as they arrive, up to the budget."""
     steps = next(iter(results.values()))["steps"]
     x, ends = np.r_[0.5, _x(steps) + 0.5], {}
     total = np.cumsum([0.0, *(step["realised"]["money"] for step in steps)])
     scale = total[-1] or 1.0
     ax.fill_between(x, total / scale, color="#EDEFF1", linewidth=0)
-    ax.annotate("all fraud money", (x[-2], total[-2] / scale), (-6, 0), textcoords="offset points", ha="right",
-                va="bottom", color="#5F6872", fontsize=8.5)  # fmt: skip
     for policy, result in results.items():
-        seen = [step["realised"] for step in result["steps"]]
-        caught = [(r["amount_recall_at_budget"]["value"] or 0.0) * r["money"] for r in seen]
-        share = np.cumsum([0.0, *caught]) / scale
+        share = np.cumsum([0.0, *(step["realised"]["money_caught_in_time"] for step in result["steps"])]) / scale
         ax.plot(x, share, color=POLICY_COLOURS[policy], linewidth=2.2)
         ends[policy] = share[-1]
-    y = -1.0
+    top, y = max(1.25 * max(ends.values()), 0.1), -1.0
     for policy in sorted(ends, key=ends.get):
-        y = max(ends[policy], y + 0.1)
+        y = max(ends[policy], y + 0.1 * top)
         ax.annotate(f"{ends[policy]:.0%} {label(policy)}", (x[-1], y), (6, 0), textcoords="offset points", va="center",
                     color=POLICY_COLOURS[policy], fontsize=9, annotation_clip=False)  # fmt: skip
-    ax.set(ylabel="of all fraud money", ylim=(0, 1.02), title="Money caught at the budget, cumulated")
+    ax.set(ylabel="of all fraud money", ylim=(0, top), title="Money caught, cumulated")
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    _hint(ax, "alerts reviewed as they arrive, up to the budget   ·   grey: all fraud money")
     return ax
 
 
@@ -204,8 +217,8 @@ def by_policy(results):
             "alerts": f"{t['n_alerts']:,.0f}",
             "frauds alerted": f"{t['n_caught']:.0f} of {t['n_frauds']:.0f}",
             "their money": f"{t['money_caught']:,.0f} of {t['money']:,.0f}",
-            "frauds at the budget": f"{t['n_caught_at_budget']:.1f}",
-            "money at the budget": f"{t['money_caught_at_budget']:,.0f}",
+            "frauds caught in time": f"{t['n_caught_in_time']:.1f}",
+            "money caught in time": f"{t['money_caught_in_time']:,.0f}",
             "promotions": sum(step["promoted"] for step in result["steps"]),
             "time spent fitting": f"{t['fit_s']:.0f} s",
         }

@@ -53,7 +53,13 @@ def test_labels_say_what_alerts_were_worth():
     assert told["recall"]["value"] == pytest.approx(2 / 3)
     assert told["recall_at_budget"]["value"] == pytest.approx(2 / 3)
     steps = [{"realised": told, "n_alerts": 2.0}] * 2
-    assert monitor.totals(steps)["money_caught_at_budget"] == pytest.approx(40)
+    assert monitor.totals(steps)["money_caught_in_time"] == pytest.approx(40)
+
+
+def test_reviewers_take_alerts_as_they_arrive_until_their_time_is_over():
+    data = arrays(10, y=[0, 1, 1, 0, 0, 0, 0, 0, 0, 1])
+    told = monitor.realise(log([1, 1, 1, 0, 0, 0, 0, 0, 0, 1]), data, 0.25, n_resamples=0)  # two and a half reviews
+    assert (told["n_caught"], told["n_caught_in_time"], told["money_caught_in_time"]) == (3, 1.5, 15)
 
 
 def test_refused_rows_are_ranked_last():
