@@ -127,8 +127,6 @@ def run(args, say):
 
 def execute(args, plan, asked, remarks, lock):
     """Execute what is to run, log it, write the run's page -> its summary."""
-    from lib import report  # imports matplotlib
-
     pipeline, tasks = Pipeline(plan, asked), plan.tasks
     current = pipeline.run
     n_cells = {t.name: sum(kind == "code" for kind, *_ in read_cells(t.job.notebook)) + 1 for t in tasks}
@@ -147,6 +145,8 @@ def execute(args, plan, asked, remarks, lock):
         if error := logbook.finish(status, metrics.get("models", {})):
             status, remarks = "failed", [*remarks, error]
         current.note(status=status)
+    from lib import report  # imports matplotlib, which kernels did not have to wait for
+
     result = summary(current, tasks, status, remarks)
     report.write(current.folder, result["stages"])
     return result
@@ -166,8 +166,9 @@ def rollback(args, say):
 
 def main(argv=None):
     """The command -> exit code."""
-    args, say = arguments(argv), Progress().say
+    say = Progress().say
     try:
+        args = arguments(argv)
         if args.list:
             rows = [(s.name, ", ".join(s.reads), ", ".join(s.writes)) for s in present(ROOT)]
             print(table(["stage", "reads", "writes"], rows))

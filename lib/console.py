@@ -2,6 +2,7 @@
 
 import sys
 import time
+from textwrap import shorten
 
 from lib.state import read_json
 
@@ -28,7 +29,7 @@ class Progress:
 
     def started(self, task):
         self.n_started += 1
-        self.say(f"{time.strftime('%H:%M:%S')}  [{self.n_started}/{self.n}] {task.name}: {task.why}")
+        self.say(f"{time.strftime('%H:%M:%S')}  [{self.n_started}/{self.n}] {task.name}: {shorten(task.why, 90)}")
 
     def ended(self, task):
         figures = f"{task.record['seconds']:.0f} s, {task.record['peak_mb']:,} MB"

@@ -58,7 +58,8 @@ class Logbook:
             try:
                 return function(*args)
             except Exception as error:  # whatever it is, a run is not lost by it
-                self.error = f"What was not logged is in {self.run.folder}: {error}"
+                what = error if isinstance(error, store.TrackingError) else f"{type(error).__name__}: {error}"
+                self.error = f"What could not be logged is in reports/{self.run.name}: {what}"
         return None
 
     def _start(self):

@@ -44,7 +44,7 @@ def registered_name(dataset):
 
 
 def prepare(dataset="", raw="", rows=0, seed=0, shares=None, write=True):
-    """Find, check and split -> Data; without `write` the rows are neither checked nor split.
+    """Find, check and split -> Data; without `write` nothing is downloaded, no row is checked, no split made.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ def prepare(dataset="", raw="", rows=0, seed=0, shares=None, write=True):
     """
     argument, fallback = dataset or DEFAULT, ""
     try:
-        table = splits.find(argument, rows, seed, raw)
+        table = splits.find(argument, rows, seed, raw, download=write)
     except RawFileMissing as error:
         if dataset:
             raise

@@ -96,6 +96,8 @@ def find(name, stages):
 
 def choose(stages, only=(), first="", last=""):
     """The stages to run: `only` these, or from `first` until `last`; those on demand only where they are named."""
+    if only and (first or last):
+        raise Refused("--only goes without --from and --until.")
     if only:
         chosen = {find(name, stages) for name in only}
         return tuple(s for s in stages if s in chosen)
