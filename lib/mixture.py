@@ -142,7 +142,7 @@ class GaussianMixtureEnsemble(Detector):
         d, count = self.n_features_in_, len(stack.mean)
         roots = stack.root.transpose(1, 0, 2).reshape(d, count * d)
         centres = np.einsum("kd,kde->ke", stack.mean, stack.root).ravel()
-        flat = graph.add("Sub", graph.add("MatMul", z, roots), centres)
+        flat = graph.add("Gemm", z, roots, -centres)
         residual = graph.add("Reshape", flat, graph.constant([-1, count, d], np.int64))
         return residual, graph.add("ReduceSumSquare", residual, axes=[2], keepdims=0)
 

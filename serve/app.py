@@ -138,6 +138,7 @@ def create_api(settings: Settings, model: Model, predictor: Predictor) -> FastAP
         watcher.cancel()
         await asyncio.gather(watcher, return_exceptions=True)
         predictor.pool.shutdown()
+        telemetry.flush()
 
     app = FastAPI(
         title="Fraud detector",
@@ -183,8 +184,13 @@ def create_api(settings: Settings, model: Model, predictor: Predictor) -> FastAP
     async def card():
         return _json(model.require().card())
 
-    @app.get("/metrics", summary="Metrics for Prometheus, all workers", responses=schemas.errors(401))
-    async def metrics() -> Response:
+    @app.get(
+        "/metrics",
+        summary="Metrics for Prometheus, all workers",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {}}}, **schemas.errors(401)},
+    )
+    async def metrics():
         return Response(telemetry.render(), media_type=TEXT)
 
     if settings.api_key:

@@ -107,6 +107,7 @@ def errors(*statuses):
     return {status: {"model": Error, "description": MEANING[status]} for status in statuses}
 
 
+BEYOND = 3.4028235677973366e38  # the smallest number that float32 rounds to infinity
 EXPLAIN = {
     "name": "explain",
     "in": "query",
@@ -122,7 +123,7 @@ def document(app, served, settings):
     features = served.bundle.features if served else ("V1", "V2", "Amount")
     median = served.bundle.reference.get("median") if served else None
     values = [0.0] * len(features) if median is None else [float(f"{value:.4g}") for value in median]
-    number = {"type": "number", "minimum": -3.4e38, "maximum": 3.4e38}
+    number = {"type": "number", "exclusiveMinimum": -BEYOND, "exclusiveMaximum": BEYOND}
     if served and served.rows.missing == "median":
         number["type"] = ["number", "null"]
     d = len(features)

@@ -1,0 +1,198 @@
+"""Fitted models as files, and the servers that answer for them."""
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import joblib
+import numpy as np
+
+from lib import bundle, detectors, simulation
+from lib.calibration import Calibration, threshold_for_budget
+from lib.datasets import ROOT
+
+sys.path.append(str(ROOT / "tests"))
+
+from server import free_port
+
+HERE = Path(__file__).resolve().parent
+FEATURES = [f"V{i}" for i in range(1, 29)] + ["Amount"]
+MODELS = {"isolation_forest": "forest", "autoencoder": "autoencoder", "gaussian_mixture": "mixture"}
+
+
+def fit(folder, rows=20_000, seed=0):
+    """Fit every kind of detector with its defaults on simulated transactions -> rows to send (1,000, 29) float64.
+
+    Writes `folder`/<model>/ (the bundle) and `folder`/<model>.joblib (the estimator, for the typical way).
+    """
+    frame = simulation.simulate(rows=rows, seed=seed)
+    X = frame[FEATURES].to_numpy(np.float32)
+    weight = np.ones(len(X))
+    low, median, high = np.quantile(X, [0.01, 0.5, 0.99], axis=0).astype(float).tolist()
+    for name in MODELS:
+        detector = detectors.make(name, seed=seed).fit(X, weight, validation=(X[:4_000], weight[:4_000]))
+        raw = detector.raw_score(X)
+        calibration = Calibration.fit(raw, weight)
+        threshold = float(calibration.apply(np.array([threshold_for_budget(raw, weight, 0.002)]))[0])
+        graphs = {"model.onnx": detector.to_onnx()}
+        if explain := detector.explain_onnx():
+            graphs["explain.onnx"] = explain
+        manifest = {
+            "model": name,
+            "name": "fraud-detector",
+            "dataset": {"name": "simulated", "source": "simulated"},
+            "features": FEATURES,
+            "missing": "refuse",
+            "reference": {"low": low, "median": median, "high": high},
+            "calibration": calibration.to_dict(),
+            "threshold": {"anomaly_score": threshold, "rule": "alert_budget", "alert_budget": 0.002},
+            "version": "1",
+        }
+        bundle.write(folder / name, graphs, manifest)
+        joblib.dump(detector, folder / f"{name}.joblib")
+    return frame[FEATURES].to_numpy(np.float64)[:1_000]
+
+
+class Contestant:
+    """A server under measurement.
+
+    Parameters
+    ----------
+    name, model : str; `model` is '' for constant answers
+    command : list of str, {port} filled in
+    path : where rows are posted
+    body : function from rows (n, d) to a json-able body
+    environ : further environment variables
+    """
+
+    def __init__(self, name, model, command, path="/predict", body=None, environ=None):
+        self.name, self.model, self.command, self.path = name, model, command, path
+        self.body = body or (lambda rows: {"features": rows.tolist()})
+        self.environ = environ or {}
+
+    def start(self, folder, rows, timeout_s=180):
+        """Start it and wait for its first right answer."""
+        self.port = free_port()
+        tools = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # mlflow starts `uvicorn`
+        environ = {**os.environ, "PATH": tools, "OMP_NUM_THREADS": "1", **self.environ}
+        command = [part.replace("{port}", str(self.port)) for part in self.command]
+        self.log = folder / f"{self.name}-{self.model}.log".replace(" ", "-")
+        with open(self.log, "w") as out:
+            self.process = subprocess.Popen(
+                command, cwd=ROOT, env=environ, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        start = time.perf_counter()
+        while time.perf_counter() < start + timeout_s and self.process.poll() is None:
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                if self.post(rows[:1]) == 200:
+                    return self
+            time.sleep(0.2)
+        raise RuntimeError(f"{self.name} {self.model} did not answer: {self.log.read_text()[-3000:]}")
+
+    def post(self, rows):
+        """Status of one request."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection.request("POST", self.path, json.dumps(self.body(rows)), {"Content-Type": "application/json"})
+        return connection.getresponse().status
+
+    def stop(self):
+        """End it and its children, by the process group that it leads."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGTERM)
+        try:
+            self.process.wait(15)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+    def cpu_s(self):
+        """CPU seconds that it and its children have used."""
+        return sum(_cpu_s(pid) for pid in _family(self.process.pid))
+
+
+def _family(pid):
+    children = [
+        int(child) for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()
+    ]
+    return [pid, *(each for child in children for each in _family(child))]
+
+
+def _cpu_s(pid):
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def uvicorn(app):
+    """The command of an application in apps.py, with uvicorn's access log as it is by default."""
+    return [sys.executable, "-m", "uvicorn", "--app-dir", str(HERE), f"apps:{app}", "--port", "{port}"]
+
+
+def ours(folder, model):
+    """The server of this project with everything switched on, as the README starts it."""
+    environ = {"FRAUD_BUNDLE": str(folder / model), "FRAUD_API_KEY": ""}
+    command = [sys.executable, "-m", "uvicorn", "serve.app:app", "--port", "{port}"]
+    return Contestant("this project", model, command, environ=environ)
+
+
+def mlflow_serve(folder, model):
+    """`mlflow models serve` for the same graph."""
+    import mlflow
+    import onnx
+
+    target = folder / f"mlflow-{model}"
+    if not target.exists():
+        mlflow.onnx.save_model(onnx.load(folder / model / "model.onnx"), target, pip_requirements=[])
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", str(target), "--env-manager", "local"]
+    return Contestant(
+        "mlflow models serve",
+        model,
+        [*command, "--port", "{port}"],
+        "/invocations",
+        lambda rows: {"inputs": rows.tolist()},
+    )
+
+
+def mlserver(folder, model, python):
+    """MLServer for the same graph; `python` is that of an environment with mlserver and onnxruntime."""
+    target = folder / f"mlserver-{model}"
+    target.mkdir(exist_ok=True)
+    settings = {"name": "fraud", "implementation": "mlserver_onnx.OnnxModel"}
+    settings["parameters"] = {"uri": str(folder / model / "model.onnx"), "version": "1"}
+    (target / "model-settings.json").write_text(json.dumps(settings))
+    code = (
+        "import json,sys; json.dump({'http_port': int(sys.argv[1]), 'grpc_port': int(sys.argv[1]) + 10_000,"
+        " 'metrics_port': int(sys.argv[1]) + 5_000, 'parallel_workers': 0, 'debug': False}, open('settings.json', 'w'))"
+    )
+    script = f'cd {target} && {python} -c "{code}" {{port}} && exec {Path(python).parent}/mlserver start .'
+
+    def body(rows):
+        data = rows.astype(np.float32).ravel().tolist()
+        tensor = {"name": "features", "shape": list(rows.shape), "datatype": "FP32", "data": data}
+        return {"inputs": [tensor]}
+
+    environ = {"PYTHONPATH": str(HERE)}
+    return Contestant("MLServer", model, ["bash", "-c", script], "/v2/models/fraud/infer", body, environ)
+
+
+def everyone(folder, mlserver_python=None):
+    """All contestants; the reference first."""
+    found = [
+        Contestant("FastAPI, constant answer", "", uvicorn("constant")),
+        Contestant("bare ASGI", "", uvicorn("bare")),
+    ]
+    for model in MODELS:
+        found.append(ours(folder, model))
+    for model in ("isolation_forest", "autoencoder"):
+        environ = {"BENCHMARK_ESTIMATOR": str(folder / f"{model}.joblib"), "PYTHONPATH": str(ROOT)}
+        found.append(Contestant("estimator in def", model, [*uvicorn("typical"), "--factory"], environ=environ))
+    for model in MODELS:
+        found.append(mlflow_serve(folder, model))
+        if mlserver_python:
+            found.append(mlserver(folder, model, mlserver_python))
+    return found
