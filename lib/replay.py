@@ -4,6 +4,7 @@ The log has exactly one line a transaction, whatever the server goes through mea
 is sent again, and its lines are written when the answer has come.
 """
 
+import contextlib
 import ctypes
 import os
 import secrets
@@ -88,11 +89,9 @@ class Server:
         end = time.monotonic() + PATIENCE_S
         with self.client(timeout=5) as client:
             while time.monotonic() < end and self.process.poll() is None:
-                try:
+                with contextlib.suppress(httpx.TransportError):  # it does not listen yet
                     if client.get("/health/ready").status_code == 200:
                         return
-                except httpx.TransportError:
-                    pass  # it does not listen yet
                 time.sleep(0.05)
         self.kill()
         said = self.log.read_text(errors="replace").strip().splitlines() or ["nothing"]

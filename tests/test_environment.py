@@ -166,7 +166,7 @@ def test_nothing_of_ours_is_ignored_by_git():
     ours = ["lib/datasets.py", "serve/app.py", "data/simulated.yaml", "notebooks/01_eda.ipynb", "Makefile"]
     outputs = [
         "data/raw/creditcard.csv",
-        "reports/latest/metrics.json",
+        "reports/a-run/metrics.json",
         "mlflow.db",
         "serve/model/model.onnx",
         ".venv/ready",
