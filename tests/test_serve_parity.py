@@ -1,0 +1,48 @@
+import bundles
+import numpy as np
+import pytest
+from starlette.testclient import TestClient
+
+from lib import bundle, detectors
+from lib.calibration import Calibration
+from serve.app import create_app
+from serve.settings import Settings
+
+SMALL = {
+    "isolation_forest": {"n_trees": 50, "max_samples": 256},
+    "autoencoder": {"members": 2, "epochs": 2},
+    "gaussian_mixture": {"members": 2, "n_components": 3},
+}
+
+
+def raw_of(calibration, anomaly):
+    """The raw scores that a calibration has made these anomaly scores of."""
+    q, p, s = calibration.raw_score, calibration.anomaly_score, calibration.tail_scale
+    tail = q[-1] + s * ((1 - p[-1]) / (1 - anomaly) - 1)
+    return np.where(anomaly > p[-1], tail, np.interp(anomaly, p, q))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_served_score_is_the_notebooks_score(simulated, tmp_path, name):
+    X = simulated[bundles.FEATURES].to_numpy(np.float32)
+    fitted, later = X[:4_000], X[-1_000:]
+    weight = np.ones(len(fitted))
+    detector = detectors.make(name, **SMALL[name]).fit(fitted, weight, validation=(fitted, weight))
+    parts = {"model.onnx": detector.to_onnx()}
+    if explain := detector.explain_onnx():
+        parts["explain.onnx"] = explain
+    start = bundles.manifest(name)
+    bundle.write(tmp_path, parts, start)
+    expected = bundle.load(tmp_path).raw_score(later)
+    calibration = Calibration.fit(expected, np.ones(len(later)))
+    threshold = {"anomaly_score": 0.99, "rule": "alert_budget", "alert_budget": 0.01}
+    bundle.write(tmp_path, parts, start | {"calibration": calibration.to_dict(), "threshold": threshold})
+
+    with TestClient(create_app(Settings(bundle=tmp_path))) as client:
+        answers = [client.post("/predict", json={"features": part.tolist()}).json() for part in np.split(later, 10)]
+        explained = client.post("/predict?explain=true", json={"features": later[:5].tolist()}).json()
+    anomaly = np.concatenate([answer["anomaly_scores"] for answer in answers])
+    np.testing.assert_allclose(raw_of(calibration, anomaly), expected, rtol=1e-6, atol=1e-6 * np.ptp(expected))
+    np.testing.assert_array_equal(np.argsort(anomaly, kind="stable"), np.argsort(expected, kind="stable"))
+    assert sum(sum(answer["predictions"]) for answer in answers) == (anomaly >= 0.99).sum() == 10
+    assert [len(entries) for entries in explained["explanations"]] == [3] * 5
