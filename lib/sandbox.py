@@ -187,7 +187,7 @@ def judge(challenger, present, history, n_known, metric, **options):
     return comparison.judge({CHALLENGER: challenger.folder}, compared, naive, present, held_out, metric=metric)
 
 
-def drill(history, start, folder, batch, alert_budget=0.002, seconds=6.0):
+def drill(history, start, folder, batch, alert_budget=0.002, seconds=4.0):
     """Three reloads and a SIGKILL of the server while a batch is being sent -> dict.
 
     The registry promotes a second version (the same model, its threshold re-set), rolls back, and rolls forth again;
