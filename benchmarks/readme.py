@@ -11,6 +11,7 @@ from pathlib import Path
 
 from lib.datasets import ROOT
 from lib.plots import label
+from lib.report import LABELS
 from lib.tables import cell
 
 FIGURES = ("06_comparison-precision-recall", "06_comparison-money", "08_production-timeline")
@@ -36,7 +37,7 @@ def results(metrics):
     for name in order:
         model = rows[name]
         cells = [cell(model[period][m], 2) for m in METRICS]
-        seen = model.get("labels_seen", "none")
+        seen = LABELS.get(model.get("train_on"), "none")
         lines.append(
             "| " + " | ".join([label(name), seen, cell(model["validation"]["average_precision"], 2), *cells]) + " |"
         )

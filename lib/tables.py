@@ -88,4 +88,5 @@ def markdown(table):
     """A DataFrame of text as a Markdown table -> str."""
     frame = table.reset_index()
     lines = ["| " + " | ".join(map(str, frame.columns)) + " |", "|" + "---|" * len(frame.columns)]
-    return "\n".join(lines + ["| " + " | ".join(map(str, row)) + " |" for row in frame.to_numpy()])
+    rows = [[str(value).replace("|", r"\|") for value in row] for row in frame.to_numpy()]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
