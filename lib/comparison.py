@@ -59,8 +59,10 @@ def run_metrics(run, split, seed, folders, validation, untouched, champion, verd
     validation, untouched : {model: {metric: {"value", "low", "high"}}}; `untouched` is empty without a final table
     champion : {"model", "name", "version", "metric", "threshold"} or None
     """
-    models = {}
+    models, others = {}, [figures for name, figures in validation.items() if name != PRESENT]
     for name, figures in validation.items():
+        if name == PRESENT and figures in others:
+            continue  # the champion is one of the candidates
         models[name] = {"validation": figures}
         if name in untouched:
             models[name]["untouched"] = untouched[name]

@@ -73,7 +73,7 @@ def test_the_real_notebooks_killed_twenty_times_come_to_the_same_result(tmp_path
     seconds, moments = time.monotonic() - start, random.Random(0)
     for _ in range(20):
         process = killed.start(*asked)
-        time.sleep(moments.uniform(0.02, 0.5) * seconds)
+        time.sleep(moments.uniform(0.02, 0.3) * seconds)
         process.send_signal(signal.SIGKILL)
         process.communicate()
     killed.command(*asked)
