@@ -39,32 +39,26 @@ def arguments(argv):
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=parameters_help(), formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    data, choice, way, other = map(parser.add_argument_group, ("data and parameters", "stages", "execution", "instead"))
-    data.add_argument(
-        "--dataset", default="", help="name in data/ or path of a description (creditcard, else simulated)"
-    )
-    data.add_argument("--raw", default="", metavar="FILE", help="the raw file or folder")
-    data.add_argument("-p", nargs=2, action="append", default=[], metavar=("[STAGE.]NAME", "VALUE"), help="a parameter")
-    data.add_argument(
-        "--sweep", nargs="+", action="append", default=[], metavar="STAGE.NAME VALUE", help="a candidate each"
-    )
-    data.add_argument("--config", metavar="FILE", help="all of these from a file, such as reports/<run>/run.yaml")
-    data.add_argument("--accept", action="store_true", help="promote though the champion cannot be compared fairly")
-    choice.add_argument("--only", action="append", default=[], metavar="STAGE", help="only this one; again for more")
-    choice.add_argument("--from", dest="first", metavar="STAGE", help="this one and the later ones, on the newest run")
-    choice.add_argument("--until", dest="last", metavar="STAGE", help="none after this one")
-    choice.add_argument(
-        "--force", nargs="?", const="all", action="append", default=[], metavar="STAGE", help="up to date or not"
-    )
-    way.add_argument(
-        "--jobs", type=positive, default=os.cpu_count(), metavar="N", help="notebooks at once (default: cores)"
-    )
-    way.add_argument("--timeout", type=float, default=0.0, metavar="S", help="limit for one notebook (default: none)")
-    way.add_argument("--wait", action="store_true", help="wait for another pipeline in this folder to end")
-    way.add_argument("--json", action="store_true", help="print the summary as JSON")
-    other.add_argument("--dry-run", action="store_true", help="say for every stage whether it would run, and why")
-    other.add_argument("--list", action="store_true", help="the stages, what they read and write")
-    other.add_argument("--rollback", action="store_true", help="make the previous champion the champion again")
+    titles = ("data and parameters", "stages", "execution", "instead")
+    data, stages, way, other = (parser.add_argument_group(title).add_argument for title in titles)
+    many = {"action": "append", "default": []}
+    data("--dataset", default="", help="name in data/, or path of a description (default: creditcard, else simulated)")
+    data("--raw", default="", metavar="FILE", help="the raw file or folder")
+    data("-p", nargs=2, **many, metavar=("[STAGE.]NAME", "VALUE"), help="set a parameter")
+    data("--sweep", nargs="+", **many, metavar=("STAGE.NAME", "VALUE"), help="a candidate for each value")
+    data("--config", metavar="FILE", help="all of these from a file, such as reports/<run>/run.yaml")
+    data("--accept", action="store_true", help="promote though the champion cannot be compared fairly")
+    stages("--only", **many, metavar="STAGE", help="this one, on what the newest run has; again for more")
+    stages("--from", dest="first", metavar="STAGE", help="this one and all after it, on what the newest run has")
+    stages("--until", dest="last", metavar="STAGE", help="none after this one")
+    stages("--force", nargs="?", const="all", **many, metavar="STAGE", help="this one, or all, even if up to date")
+    way("--jobs", type=positive, default=os.cpu_count(), metavar="N", help="notebooks at once (default: cores)")
+    way("--timeout", type=float, default=0.0, metavar="S", help="limit for one notebook (default: none)")
+    way("--wait", action="store_true", help="wait for another pipeline in this folder to end")
+    way("--json", action="store_true", help="print the summary as JSON")
+    other("--dry-run", action="store_true", help="say for every stage whether it would run, and why")
+    other("--list", action="store_true", help="the stages, what they read and write")
+    other("--rollback", action="store_true", help="make the previous champion the champion again")
     return parser.parse_args(argv)
 
 
@@ -134,7 +128,7 @@ def execute(args, plan, asked, remarks, lock):
     progress.say(f"{'Resuming' if pipeline.is_resumed else 'Starting'} reports/{current.name}")
     logbook = Logbook(current, {"dataset": plan.data.dataset.name, "source": plan.data.source})
     for task in tasks:
-        if task.is_whole and not (pipeline.is_resumed and "mlflow_run" in task.record):
+        if task.is_whole and "mlflow_run" not in task.record:
             logbook.stage(task, pipeline.places)
     status = "interrupted"
     try:

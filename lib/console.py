@@ -6,6 +6,7 @@ from textwrap import shorten
 
 from lib.state import read_json
 
+FIGURES = ("seconds", "peak_mb")
 SHOWN = ("average_precision", "recall_at_budget", "precision_at_budget", "amount_recall_at_budget")
 
 
@@ -71,13 +72,7 @@ def summary(run, tasks, status, remarks=()):
         "source": metrics.get("source"),
         "status": status,
         "stages": [
-            {
-                "stage": t.name,
-                "status": t.status,
-                "seconds": t.record.get("seconds"),
-                "peak_mb": t.record.get("peak_mb"),
-            }
-            | {"why": t.why}
+            {"stage": t.name, "status": t.status, "why": t.why} | {key: t.record.get(key) for key in FIGURES}
             for t in tasks
         ],
         "champion": champion and champion | {"validation": {name: figures[name] for name in SHOWN if name in figures}},
@@ -95,13 +90,9 @@ def told(summary):
         lines += [f"  {name:<25}{_interval(figure)}" for name, figure in champion["validation"].items()]
     elif summary["status"] == "done":
         lines.append("No champion.")
-    lines += [
-        "",
-        f"Report      reports/{summary['run']}/index.html",
-        f"Notebooks   reports/{summary['run']}/notebooks/",
-    ]
-    lines += ["Tracking    make mlflow", "Server      make serve"]
-    return "\n".join([*lines, *summary["remarks"]])
+    folder = f"reports/{summary['run']}"
+    lines += ["", f"Report      {folder}/index.html", f"Notebooks   {folder}/notebooks/"]
+    return "\n".join([*lines, "Tracking    make mlflow", "Server      make serve", *summary["remarks"]])
 
 
 def _interval(figure):

@@ -85,9 +85,7 @@ class Logbook:
             metrics=read_json(places.path(f"run/stages/{task.name}/metrics.json")) or {},
             figures=[places.path(key) for key in outputs if key.startswith("run/figures/") and key.endswith(".png")],
             notebooks=places.files(f"run/notebooks/{task.name}.*").values(),
-            candidates=[
-                task.state.kept(key).parent for key in models
-            ],  # as they are before the comparison adds to them
+            candidates=[task.state.kept(key).parent for key in models],  # the comparison may add to the others by now
             tags=self.tags | ({"reused_from": task.record["run"]} if reused else {}),
             description=task.why,
             status="FINISHED" if task.is_whole else "FAILED",

@@ -62,7 +62,7 @@ class Pipeline:
         with ThreadPoolExecutor(n_parallel) as pool:
             try:
                 while True:
-                    for task in self._next(n_parallel - len(running)):
+                    for task in self._next(n_parallel - len(running), logbook):
                         self._clear(task)
                         if "registry" in task.job.stage.reads:
                             environment[PARENT] = logbook.parent_id
@@ -88,13 +88,14 @@ class Pipeline:
                 for task in self.tasks:
                     task.status = "not run" if task.is_open else task.status
 
-    def _next(self, n):
+    def _next(self, n, logbook):
         """At most `n` tasks whose turn has come, those first that took longest the last time."""
         for task in self.tasks:
             if task.status == "waiting" and all(t.is_whole for t in task.before):
                 self.plan.decide(task)
                 if task.is_whole:
                     self._adopt([task])
+                    logbook.stage(task, self.places)
         return sorted((t for t in self.tasks if t.status == "to run"), key=lambda t: -t.expected_s)[:n]
 
     def _clear(self, task):

@@ -192,7 +192,7 @@ class State:
 
     def adopt(self, other):
         """Take over the finished job from another run's folder -> the record."""
-        record = other.record
+        record = {key: value for key, value in other.record.items() if key != "mlflow_run"}  # that was another run's
         self.clear()
         for key in record["outputs"]:
             if key.startswith("run/"):
