@@ -58,7 +58,8 @@ def several(settings):
     """Start workers on one socket, start each that dies again, pass signals on; the exit status."""
     listening = socket.create_server((settings.host, settings.port), backlog=2048)
     listening.set_inheritable(True)
-    metrics = tempfile.mkdtemp(prefix="fraud-metrics-")
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # writable even in a read-only container
+    metrics = tempfile.mkdtemp(prefix="fraud-metrics-", dir=memory)
     environ = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": metrics}
     command = [sys.executable, "-m", "serve", "--worker", str(listening.fileno())]
 

@@ -1,0 +1,91 @@
+import fnmatch
+import re
+
+import pytest
+import yaml
+from conftest import ROOT
+
+from serve.settings import PREFIX, Settings
+
+COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
+DOCKERFILES = ["Dockerfile.prod", "Dockerfile.mlflow"]
+
+
+def instructions(name):
+    """The instructions of a Dockerfile, each on one line."""
+    text = re.sub(r"^#.*\n", "", (ROOT / name).read_text(), flags=re.M)
+    return [line for line in text.replace("\\\n", " ").splitlines() if line.strip()]
+
+
+@pytest.mark.parametrize("name", DOCKERFILES)
+def test_dockerfile_needs_no_buildkit_and_no_root(name):
+    lines = instructions(name)
+    assert lines[0] == "ARG PYTHON_IMAGE=python:3.11-slim"
+    assert {line for line in lines if line.startswith("FROM")} <= {
+        "FROM ${PYTHON_IMAGE}",
+        "FROM ${PYTHON_IMAGE} AS build",
+    }
+    assert [line for line in lines if "--mount" in line or "<<" in line] == []
+    assert [line for line in lines if line.startswith("USER")] == ["USER 10001:10001"]
+
+
+def test_image_holds_the_locked_packages_the_bundle_and_what_reads_it():
+    text = "\n".join(instructions("Dockerfile.prod"))
+    assert "--require-hashes" in text
+    assert "requirements-serve.txt" in text
+    assert "There is no bundle in serve/model" in text
+    assert "HEALTHCHECK" in text
+    assert "FRAUD_HOST=0.0.0.0" in text
+    imported = set(re.findall(r"lib/(\w+)\.py", text)) - {"__init__"}
+    needed = {"bundle"}
+    for name in ("bundle", "manifest", "calibration"):
+        needed |= set(re.findall(r"^from lib\.(\w+) import", (ROOT / "lib" / f"{name}.py").read_text(), re.M))
+    assert imported == needed
+
+
+def test_the_build_context_holds_what_is_copied_and_no_more():
+    lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and line[0] != "#"]
+    assert lines[0] == "*"
+    allowed = [line[1:] for line in lines if line[0] == "!"]
+    copied = [
+        source
+        for name in DOCKERFILES
+        for line in instructions(name)
+        if line.startswith("COPY") and "--from" not in line
+        for source in line.split()[1:-1]
+    ]
+    assert set(copied) == set(allowed)
+    assert [source for source in copied if not (ROOT / source).exists()] == []
+    assert any(fnmatch.fnmatch("serve/__pycache__", line) for line in lines)
+
+
+def test_compose_starts_server_mlflow_and_postgres():
+    services = COMPOSE["services"]
+    assert set(services) == {"server", "mlflow", "postgres"}
+    for name, dockerfile in (("server", "Dockerfile.prod"), ("mlflow", "Dockerfile.mlflow")):
+        assert services[name]["build"] == {"context": ".", "dockerfile": dockerfile}
+    assert services["mlflow"]["depends_on"] == {"postgres": {"condition": "service_healthy"}}
+    assert {service["restart"] for service in services.values()} == {"unless-stopped"}
+    used = {volume.split(":")[0] for service in services.values() for volume in service.get("volumes", [])}
+    assert {name for name in used if "/" not in name} == set(COMPOSE["volumes"])
+    ports = [port for service in services.values() for port in service.get("ports", [])]
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+
+
+def test_compose_names_settings_that_exist_and_has_no_password():
+    server, mlflow, postgres = (COMPOSE["services"][name] for name in ("server", "mlflow", "postgres"))
+    Settings.from_environment({name: "1" for name in server["environment"] if name.startswith(PREFIX)})
+    assert server["read_only"]
+    assert server["cap_drop"] == ["ALL"]
+    secrets = [server["environment"]["FRAUD_API_KEY"], postgres["environment"]["POSTGRES_PASSWORD"]]
+    assert all(re.fullmatch(r"\$\{\w+:\?[^}]+\}", secret) for secret in secrets)
+    store = next(word for word in mlflow["command"] if word.startswith("--backend-store-uri="))
+    user, name = postgres["environment"]["POSTGRES_USER"], postgres["environment"]["POSTGRES_DB"]
+    assert re.fullmatch(
+        rf"--backend-store-uri=postgresql://{user}:\$\{{POSTGRES_PASSWORD:\?.+\}}@postgres/{name}", store
+    )
+
+
+def test_mlflows_image_has_the_version_that_is_locked():
+    (locked,) = re.findall(r"^mlflow==(\S+)", (ROOT / "requirements.txt").read_text(), re.M)
+    assert f"mlflow=={locked}" in (ROOT / "Dockerfile.mlflow").read_text()
