@@ -52,9 +52,9 @@ mlflow: $(READY)  ## MLflow's pages on mlflow.db, port 5000
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(PY) -m mlflow ui --backend-store-uri sqlite:///mlflow.db --workers 1 --port 5000 $(ARGS)
 
 report: $(READY)  ## open the newest run's page and print where it is
-	@test -e reports/latest/index.html || { echo "no run yet: make pipeline"; exit 1; }
-	@echo "$(CURDIR)/reports/latest/index.html"
-	@$(PY) -m webbrowser "file://$(CURDIR)/reports/latest/index.html" >/dev/null 2>&1 || true
+	@page=$$(ls -t reports/2*/index.html 2>/dev/null | head -n 1); \
+	test -n "$$page" || { echo "no run has ended yet: make pipeline"; exit 1; }; \
+	echo "$(CURDIR)/$$page"; $(PY) -m webbrowser "file://$(CURDIR)/$$page" >/dev/null 2>&1 || true
 
 image:  ## build and try the container; needs Docker and an exported bundle
 	@docker build -t $(IMAGE) -f Dockerfile.prod .

@@ -141,7 +141,10 @@ class Execution:
                 if execution._killed:
                     execution.kill(execution._killed)
 
-            start_kernel = _async_start_kernel
+            async def _async_interrupt_kernel(self):
+                """Do nothing: this comes before a shutdown only, and an idle kernel would complain of it."""
+
+            start_kernel, interrupt_kernel = _async_start_kernel, _async_interrupt_kernel
 
         return Manager
 

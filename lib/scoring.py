@@ -131,7 +131,12 @@ def main(argv=None):
     args = parser.parse_args(argv)
     try:
         model = bundle.load(args.bundle)
-        dataset = datasets.load_description(args.dataset or model.manifest["dataset"]["name"])
+        name = model.manifest["dataset"]["name"]
+        if not args.dataset and not (ROOT / "data" / f"{name}.yaml").is_file():
+            raise DataError(
+                f"the description of {name!r}, which the bundle is for, is not in data/; name it by --dataset"
+            )
+        dataset = datasets.load_description(args.dataset or name)
         if list(dataset.features) != list(model.features):
             raise DataError(f"the bundle in {args.bundle} has other features than {dataset.name}; name --dataset")
         report = score_table(dataset, args.file, model, args.out, known_window(dataset, model))
