@@ -46,6 +46,7 @@ def one(settings, fd=None):
         host=settings.host,
         port=settings.port,
         backlog=2048,
+        ws="none",
         access_log=False,
         server_header=False,
         log_level=settings.log_level,

@@ -151,7 +151,16 @@ def create_api(settings: Settings, model: Model, predictor: Predictor) -> FastAP
         exception_handlers={HTTPException: _http_error, RequestError: _refused, Exception: _failed},
     )
     app.state.model = model
-    app.openapi = lambda: schemas.document(app, model.served, settings)
+    documents = {}
+
+    def openapi():
+        key = model.served and model.served.bundle.hash
+        if key not in documents:
+            documents.clear()
+            documents[key] = schemas.document(app, model.served, settings)
+        return documents[key]
+
+    app.openapi = openapi
 
     app.router.add_api_route(
         "/predict",

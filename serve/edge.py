@@ -17,11 +17,14 @@ OPEN = ("/health/", "/docs", "/openapi.json")  # paths that never ask for the ke
 ROUTES = ("/predict", "/model", "/metrics", "/health/live", "/health/ready", "/admin/reload", "/docs", "/openapi.json")
 HEADERS = [
     (b"x-content-type-options", b"nosniff"),
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+]
+PAGE_HEADERS = [
+    *HEADERS[:2],
     (b"x-frame-options", b"DENY"),
     (b"referrer-policy", b"no-referrer"),
-    (b"cache-control", b"no-store"),
-]
-NO_CONTENT = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
+]  # /docs loads scripts
 _ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 
@@ -55,7 +58,7 @@ class Edge:
         health = path.startswith("/health/")
         request_id, keys = self._read(scope["headers"])
         data = scope["fraud"] = {"request_id": request_id.decode(), "method": scope["method"], "path": path[:200]}
-        more = [*HEADERS, (b"x-request-id", request_id)] + ([] if path == "/docs" else [NO_CONTENT])
+        more = [*(PAGE_HEADERS if path == "/docs" else HEADERS), (b"x-request-id", request_id)]
 
         async def send_on(message):
             nonlocal status

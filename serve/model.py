@@ -15,7 +15,7 @@ from serve.rows import Rows
 log = logging.getLogger("serve.model")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Served:
     """A bundle with what a request needs of it; a request keeps the one it began with."""
 

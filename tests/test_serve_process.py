@@ -185,7 +185,7 @@ def test_workers_share_port_metrics_reloads_and_signals(tmp_path):
 
 
 def test_termination_answers_what_is_in_flight(slow, tmp_path):
-    body = {"features": bundles.rows(10_000).tolist()}
+    body = json.dumps({"features": bundles.rows(10_000).tolist()}).encode()
     with running(slow, tmp_path / "log") as server:
         answers = []
         caller = threading.Thread(target=lambda: answers.append(server.call("POST", "/predict", body)))
