@@ -12,6 +12,7 @@ from pipelines import SMALL, Project
 
 from lib.bundle import bundle_hash
 
+pytestmark = pytest.mark.xdist_group("resume")  # they share one undisturbed run
 PAUSING = (*SMALL, "-p", "pause_s", "0.5")
 
 
@@ -44,10 +45,10 @@ def until_fitting(project, process):
 
 def test_a_second_run_ends_at_once(undisturbed):
     project, seconds = undisturbed
-    start = time.process_time(), time.monotonic()
+    start = time.monotonic()
     said = project.command(*PAUSING)
     assert "Nothing has changed" in said
-    assert time.monotonic() - start[1] < max(5, seconds / 2)  # 5 s where nobody else is at work
+    assert time.monotonic() - start < max(5, seconds / 2)  # 5 s where nobody else is at work
     assert len(project.runs) == 1
 
 

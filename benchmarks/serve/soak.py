@@ -6,6 +6,7 @@ or memory that grows.
 
 import argparse
 import collections
+import http.client
 import json
 import multiprocessing
 import random
@@ -63,9 +64,10 @@ def call(port, ended, seed, counts):
             body = {"features": X[:n]}
         try:
             status, answer, _ = server.call("POST", path, body, connection)
-        except OSError as error:
+        except (OSError, http.client.HTTPException) as error:
             wrong.append(f"dropped: {error!r}")
-            connection = server.connect()
+            connection.close()  # the next request opens it again
+            time.sleep(0.1)
             continue
         seen[status] += 1
         fits = status == wanted and (wanted != 200 or len(answer["anomaly_scores"]) == n)
@@ -109,6 +111,9 @@ def main():
                     break
                 time.sleep(options.reload_s)
                 replaced[replace(folder, turn)] += 1
+                if server.process.poll() is not None:
+                    print(f"the server ended with {server.process.returncode}:", server.log.read_text()[-3000:])
+                    break
                 memory.append(server.memory_mb())
             ended.set()
             results = [counts.get(timeout=60) for _ in clients]
