@@ -12,17 +12,17 @@ import sys
 from pathlib import Path
 
 from lib import store
-from lib.console import Progress, summary, table, told
 from lib.datasets import load_description
-from lib.logbook import Logbook, champion_version
-from lib.pipeline import Pipeline
-from lib.plan import Plan
-from lib.preflight import DEFAULT, prepare, registered_name
+from lib.pipeline.console import Progress, summary, table, told
+from lib.pipeline.execution import Pipeline
+from lib.pipeline.logbook import Logbook, champion_version
+from lib.pipeline.plan import Plan
+from lib.pipeline.preflight import DEFAULT, prepare, registered_name
+from lib.pipeline.runs import Run, locked
+from lib.pipeline.settings import Settings, jobs
+from lib.pipeline.stages import Refused, choose, find, notebook, present, read_cells, read_parameters
+from lib.pipeline.state import read_json
 from lib.rawfile import DataError
-from lib.runs import Run, locked
-from lib.settings import Settings, jobs
-from lib.stages import Refused, choose, find, notebook, present, read_cells, read_parameters
-from lib.state import read_json
 
 ROOT = Path(__file__).resolve().parent
 

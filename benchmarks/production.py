@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lib import bundle, candidates, detectors, drift, monitor, replay, sandbox, scoring, simulation, splits
+from lib import bundle, candidates, detectors, drift, replay, scoring, simulation, splits
 from lib.calibration import threshold_for_budget
 from lib.datasets import load_description, prepare
+from lib.production import monitor, sandbox
 
 N_SEEDS, N_REPLAYED, N_SCORED, N_PART = 20, 85_000, 5_000_000, 250_000
 

@@ -10,8 +10,8 @@ import types
 from conftest import ROOT, copy_project
 
 import run_pipeline
+from lib.pipeline.stages import read_cells
 from lib.runner import Outcome
-from lib.stages import read_cells
 
 FIXTURES = ROOT / "tests" / "fixtures"
 NOTEBOOKS = {
@@ -93,7 +93,7 @@ class Here:
         tracking.ROOT = project.folder
         monkeypatch.setitem(sys.modules, "lib.tracking", tracking)
         monkeypatch.setattr("lib.tracking", tracking, raising=False)
-        monkeypatch.setattr("lib.pipeline.Execution", Instant)
+        monkeypatch.setattr("lib.pipeline.execution.Execution", Instant)
 
     def __getattr__(self, name):
         return getattr(self.project, name)

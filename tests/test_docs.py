@@ -18,7 +18,7 @@ HOSTS = (
 )
 PARAMETER = re.compile(r"(\w+): (str|int|float|bool|list|tuple)[\w\[\], .|]* = ([^=#]+?)  # [^=]+")
 
-LIB = sorted((ROOT / "lib").glob("*.py"))
+LIB = sorted((ROOT / "lib").rglob("*.py"))
 SERVE = sorted((ROOT / "serve").glob("*.py"))
 PYTHON = [*LIB, *SERVE, *sorted(ROOT.glob("*.py"))]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

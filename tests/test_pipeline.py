@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pipelines import NOTEBOOKS, SMALL, Here, Project
 
-from lib.state import imported_files
+from lib.pipeline.state import imported_files
 
 
 @pytest.fixture(scope="session")
@@ -293,7 +293,7 @@ def test_a_disk_that_is_full_at_the_end_is_a_sentence(small, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lib.state.link", full)
+    monkeypatch.setattr("lib.pipeline.state.link", full)
     out, _ = small.run(*SMALL, code=1)
     assert "02_split failed: what it wrote could not be kept: [Errno 28] No space left on device" in out
 

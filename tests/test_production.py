@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib import bundle, deployment, monitor, sandbox, scoring, simulation, splits, timeline, tracking
+from lib import bundle, scoring, simulation, splits, tracking
 from lib.datasets import Arrays, DataError, load_description, prepare
 from lib.gate import Verdict
+from lib.production import deployment, monitor, sandbox, timeline
 
 N = 4_000
 

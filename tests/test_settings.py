@@ -5,8 +5,8 @@ import shutil
 import pytest
 from conftest import ROOT
 
-from lib.settings import Settings, jobs
-from lib.stages import STAGES, Refused, choose, convert, find, present, read_parameters, upstream
+from lib.pipeline.settings import Settings, jobs
+from lib.pipeline.stages import STAGES, Refused, choose, convert, find, present, read_parameters, upstream
 
 FIXTURES = ROOT / "tests" / "fixtures"
 NOTEBOOKS = {

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from lib import bundle, drift, monitor, replay, sandbox, stages, tracking
+from lib import bundle, drift, replay, tracking
 from lib.calibration import threshold_for_budget
 from lib.datasets import DataError
 from lib.manifest import read
+from lib.pipeline import stages
+from lib.production import monitor, sandbox
 
 POLICIES = {
     "frozen": "nothing changes",

@@ -14,11 +14,12 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-from lib import bundle, candidates, comparison, detectors, metrics, periods, replay, stages, tracking
+from lib import bundle, candidates, comparison, detectors, metrics, periods, replay, tracking
 from lib.calibration import threshold_for_budget
 from lib.datasets import ROOT, DataError
 from lib.manifest import read
 from lib.notebook import write_json
+from lib.pipeline import stages
 from lib.runner import Execution
 from lib.splits import MANIFEST
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from lib import splits
 from lib.datasets import Dataset
+from lib.pipeline.stages import Refused
 from lib.rawfile import RawFileMissing
-from lib.stages import Refused
 
 DEFAULT, FALLBACK = "creditcard", "simulated"
 

@@ -4,7 +4,7 @@ import sys
 import time
 from textwrap import shorten
 
-from lib.state import read_json
+from lib.pipeline.state import read_json
 
 FIGURES = ("seconds", "peak_mb")
 SHOWN = ("average_precision", "recall_at_budget", "precision_at_budget", "amount_recall_at_budget")

@@ -7,7 +7,17 @@ from pathlib import Path
 
 import yaml
 
-from lib.stages import PIPELINE_OWNED, Refused, Stage, convert, find, nearest, notebook, present, read_parameters
+from lib.pipeline.stages import (
+    PIPELINE_OWNED,
+    Refused,
+    Stage,
+    convert,
+    find,
+    nearest,
+    notebook,
+    present,
+    read_parameters,
+)
 
 KEYS = ("dataset", "raw", "parameters", "sweep")
 

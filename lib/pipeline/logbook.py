@@ -3,8 +3,8 @@
 from concurrent.futures import ThreadPoolExecutor
 
 from lib import store
-from lib.stages import within
-from lib.state import read_json
+from lib.pipeline.stages import within
+from lib.pipeline.state import read_json
 
 STATUS = {"done": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}  # ours and MLflow's
 

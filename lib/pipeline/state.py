@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from lib.stages import read_cells
+from lib.pipeline.stages import read_cells
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,10 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lib.runs import Run
-from lib.settings import Job
-from lib.stages import Refused, upstream, within
-from lib.state import Places, State, digest, made_from, put_back, reasons
+from lib.pipeline.runs import Run
+from lib.pipeline.settings import Job
+from lib.pipeline.stages import Refused, upstream, within
+from lib.pipeline.state import Places, State, digest, made_from, put_back, reasons
 
 
 @dataclass
@@ -47,7 +47,7 @@ class Plan:
     Parameters
     ----------
     root : Path, the project's folder
-    data : lib.preflight.Data
+    data : lib.pipeline.preflight.Data
     jobs : list of Job, of all stages that are present
     chosen : stages to execute unless they are up to date; the last of them is the last of the run
     force : names of stages to execute even if they are up to date, or "all"

@@ -3,10 +3,10 @@
 import os
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 
+from lib.pipeline.runs import Run
+from lib.pipeline.settings import resolved
+from lib.pipeline.state import State, put_back
 from lib.runner import Execution
-from lib.runs import Run
-from lib.settings import resolved
-from lib.state import State, put_back
 
 POLL_S = 0.2
 PARENT = "PIPELINE_MLFLOW_RUN"  # variable in which notebooks find the id of the run's MLflow run

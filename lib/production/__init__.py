@@ -1,0 +1,1 @@
+"""What comes after deployment, simulated: watch, let labels arrive, retrain, promote."""
