@@ -5,6 +5,7 @@ A candidate is a folder `models/<name>/` of a run: `model.onnx`, `manifest.json`
 """
 
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,7 @@ def fit(detector, split, regime="genuine", supervised=False):
 
 
 def write(run_dir, name, detector, split, training, regime="genuine", fit_s=None, supervised=False):
-    """Write a fitted detector as the candidate `name` of a run, whole or not at all -> its folder.
+    """Write a detector that has just been fitted as the candidate `name` of a run, whole or not at all -> its folder.
 
     `parity.npz` keeps up to 10,000 validation rows (`X`, float32) with the estimator's own scores (`raw_score`,
     float64), so that an export can prove, much later and elsewhere, that the graph answers as the estimator did.
@@ -87,7 +88,7 @@ def write(run_dir, name, detector, split, training, regime="genuine", fit_s=None
             "parameters": {k: v for k, v in detector.get_params().items() if k not in {"seed", "threads"}},
         },
         "reference": {"low": low, "median": median, "high": high},
-        "provenance": {"fit_s": fit_s},
+        "provenance": {"fit_s": fit_s, "trained_at": datetime.now(UTC).isoformat(timespec="seconds")},
     }
     bundle.write(folder, graphs, manifest)
     partial = folder / ".parity.npz"

@@ -1,6 +1,7 @@
 """Candidates: what is written is what was fitted; calibration leaves the graph alone; exports prove parity."""
 
 import shutil
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
@@ -48,6 +49,8 @@ def test_manifest_says_what_was_fitted_and_the_graph_scores_alike(split, fitted,
     assert manifest["fit"]["labels_seen"] == "known frauds of reference removed from the fit"
     assert manifest["fit"]["parameters"]["n_trees"] == 30
     assert manifest["reference"]["low"] < manifest["reference"]["high"]
+    trained_at = datetime.fromisoformat(manifest["provenance"]["trained_at"])
+    assert 0 <= (datetime.now(UTC) - trained_at).total_seconds() < 3_600
     np.testing.assert_allclose(bundle.load(folder).raw_score(X), fitted[0].raw_score(X), rtol=1e-5)
 
 
