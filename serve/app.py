@@ -7,6 +7,7 @@ environment (see serve/settings.py).
 import asyncio
 import contextlib
 import gc
+import inspect
 import os
 import signal
 import threading
@@ -20,7 +21,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
-from serve import schemas, telemetry
+from serve import docs, schemas, telemetry
 from serve.body import Bodies
 from serve.edge import Edge
 from serve.errors import RequestError, internal, overloaded, respond
@@ -145,6 +146,7 @@ def create_api(settings: Settings, model: Model, predictor: Predictor) -> FastAP
         version="1.0.0",
         description="Scores card transactions: the higher the anomaly score, the rarer such a transaction is.",
         lifespan=lifespan,
+        docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
         telemetry=telemetry_off,
@@ -153,14 +155,20 @@ def create_api(settings: Settings, model: Model, predictor: Predictor) -> FastAP
     app.state.model = model
     documents = {}
 
-    def openapi():
+    def written():
+        """The OpenAPI document and its page, once for each bundle."""
         key = model.served and model.served.bundle.hash
         if key not in documents:
             documents.clear()
-            documents[key] = schemas.document(app, model.served, settings)
+            document = schemas.document(app, model.served, settings)
+            documents[key] = document, docs.page(document)
         return documents[key]
 
-    app.openapi = openapi
+    app.openapi = lambda: written()[0]
+
+    @app.get("/docs", include_in_schema=False)
+    async def page():
+        return Response(written()[1], media_type="text/html")
 
     app.router.add_api_route(
         "/predict",
@@ -168,7 +176,7 @@ def create_api(settings: Settings, model: Model, predictor: Predictor) -> FastAP
         methods=["POST"],
         name="predict",
         summary="Score transactions",
-        description=Predictor.__doc__,
+        description=inspect.getdoc(Predictor),
         response_model=schemas.Prediction,
         responses=schemas.errors(400, 401, 408, 413, 415, 422, 503),
         route_class_override=PredictRoute,

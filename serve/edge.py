@@ -8,7 +8,7 @@ import os
 import re
 import time
 
-from serve import telemetry
+from serve import docs, telemetry
 from serve.errors import RequestError, internal, overloaded, respond
 
 log = logging.getLogger("serve.request")
@@ -24,7 +24,8 @@ PAGE_HEADERS = [
     *HEADERS[:2],
     (b"x-frame-options", b"DENY"),
     (b"referrer-policy", b"no-referrer"),
-]  # /docs loads scripts
+    (b"content-security-policy", docs.POLICY.encode()),
+]
 _ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 

@@ -1,5 +1,8 @@
+import hashlib
+import html
 import json
 import re
+from base64 import b64encode
 from types import SimpleNamespace
 
 import bundles
@@ -301,7 +304,25 @@ def test_openapi_examples_work_as_they_stand(client):
     assert rows[0]["maxItems"] == 29
     assert rows[1]["required"] == bundles.FEATURES
     assert document["paths"]["/predict"]["post"]["responses"]["200"]["content"]["application/json"]["schema"]
-    assert "swagger-ui" in client.get("/docs").text
+
+
+def test_docs_show_every_route_and_need_nobody_elses_files(client):
+    answer = client.get("/docs")
+    assert re.findall(r"https?://|//\w|\bsrc=|@import|url\(|<link(?! rel=\"icon\" href=\"data:)", answer.text) == []
+    for path in client.get("/openapi.json").json()["paths"]:
+        assert f'data-path="{path}"' in answer.text
+    examples = re.findall(r'class="example" value="([^"]+)"', answer.text)
+    assert [post(client, html.unescape(example)).status_code for example in examples] == [200, 200]
+    policy = answer.headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'")
+    for tag in ("script", "style"):
+        (text,) = re.findall(f"<{tag}>(.*?)</{tag}>", answer.text, re.S)
+        assert b64encode(hashlib.sha256(text.encode()).digest()).decode() in policy
+
+
+def test_a_feature_name_cannot_write_into_the_page(tmp_path):
+    with serving(bundles.write(tmp_path, features=["<script>alert(1)</script>", 'a"b'])) as client:
+        assert "<script>alert" not in client.get("/docs").text
 
 
 def test_every_answer_has_security_headers_and_a_request_id(client):
