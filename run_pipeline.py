@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 from lib import store
@@ -58,7 +59,7 @@ def arguments(argv):
     way("--json", action="store_true", help="print the summary as JSON")
     other("--dry-run", action="store_true", help="say for every stage whether it would run, and why")
     other("--list", action="store_true", help="the stages, what they read and write")
-    other("--rollback", action="store_true", help="make the previous champion the champion again")
+    other("--rollback", action="store_true", help="swap champion and previous, of --dataset or the newest run's")
     return parser.parse_args(argv)
 
 
@@ -102,13 +103,14 @@ def run(args, say):
     stages = present(ROOT)
     chosen = choose(stages, args.only, args.first, args.last)
     asked = asked_for(args, stages, chosen)
-    with locked(ROOT, args.wait, say) as lock:
+    with nullcontext() if args.dry_run else locked(ROOT, args.wait, say) as lock:
         plan = planned(args, asked, stages, chosen)
         remarks = [f"SIMULATED TRANSACTIONS stand in for real ones: {plan.data.fallback}"] if plan.data.fallback else []
         for remark in remarks:
             say(remark)
         if args.dry_run:
-            print(table(["stage", "status", "why"], [(t.name, t.status, t.why) for t in plan.tasks]))
+            found = [{"stage": t.name, "status": t.status, "why": t.why} for t in plan.tasks]
+            print(json.dumps(found, indent=1) if args.json else table(list(found[0]), [[*f.values()] for f in found]))
             return 0
         if finished := plan.unchanged():
             say(f"Nothing has changed since reports/{finished.name}.")
@@ -138,11 +140,14 @@ def execute(args, plan, asked, remarks, lock):
         metrics = read_json(current.folder / "metrics.json") or {}
         if error := logbook.finish(status, metrics.get("models", {})):
             status, remarks = "failed", [*remarks, error]
-        current.note(status=status)
+        if status == "interrupted":
+            current.note(status=status)
     from lib import report  # imports matplotlib, which kernels did not have to wait for
 
     result = summary(current, tasks, status, remarks)
     report.write(current.folder, result["stages"])
+    current.publish()
+    current.note(status=status)  # last: a run that is done has a page and is the latest
     return result
 
 

@@ -1,15 +1,20 @@
 """The command line on a small project: what runs, what does not, and why."""
 
 import contextlib
+import io
 import json
 import shutil
 import sqlite3
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from pipelines import NOTEBOOKS, SMALL, Here, Project
+from pipelines import FIXTURES, NOTEBOOKS, SMALL, Here, Project
 
-from lib.pipeline.state import imported_files
+from lib.pipeline.console import PULSE_S, Progress
+from lib.pipeline.settings import Job
+from lib.pipeline.stages import Stage
+from lib.pipeline.state import imported_files, made_from
 
 
 @pytest.fixture(scope="session")
@@ -128,6 +133,20 @@ def test_files_that_are_imported_by_way_of_others_count(tmp_path):
         (tmp_path / "lib" / f"{name}.py").write_text(source)
     found = [path.stem for path in imported_files(["from lib.a import f", "%magic is no Python"], tmp_path)]
     assert found == ["__init__", "a", "b", "c"]
+
+
+def test_programs_that_a_stage_starts_count_as_its_own(tmp_path):
+    for name, source in {"lib/a.py": "", "serve/app.py": "from lib import a", "serve/app.html": ""}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(source)
+    (tmp_path / "notebooks").mkdir()
+    for name in ("08_production", "04_autoencoder"):
+        shutil.copy(FIXTURES / "sleeps.ipynb", tmp_path / "notebooks" / f"{name}.ipynb")
+    stage = Stage("08_production", (), starts=("serve/*.py", "notebooks/0[345]_*.ipynb"))
+    job = Job(stage, tmp_path / "notebooks" / "08_production.ipynb", {}, frozenset())
+    made = made_from(job, tmp_path, {}, {})
+    assert list(made["files"]) == ["lib/a.py", "serve/app.py"]
+    assert list(made["notebook"]) == ["08_production.ipynb", "04_autoencoder.ipynb"]
 
 
 def test_what_is_made_again_alike_does_not_make_others_run(done):
@@ -303,6 +322,16 @@ def test_the_stages_and_their_parameters_are_listed(small):
     with pytest.raises(SystemExit):
         small.run("--help")
     assert "latent: int = 8" in small.capsys.readouterr().out
+
+
+def test_without_a_terminal_a_line_tells_now_and_then_how_far_it_is(monkeypatch):
+    now, stream = [0.0], io.StringIO()
+    monkeypatch.setattr("lib.pipeline.console.time.monotonic", lambda: now[0])
+    progress = Progress(1, {"04_autoencoder": 9}, stream)
+    running = [SimpleNamespace(name="04_autoencoder", n_done=3, seconds=21.4)]
+    for now[0] in (1.0, PULSE_S - 1.0, PULSE_S + 1.0, PULSE_S + 2.0):
+        progress.tick(running)
+    assert [line[8:] for line in stream.getvalue().splitlines()] == ["        … 04_autoencoder 3/9 cells, 21 s"]
 
 
 def test_the_champion_can_be_rolled_back(done):

@@ -104,6 +104,8 @@ def test_two_pipelines_do_not_interleave(small):
     until_fitting(small, process)
     said = small.command(*SMALL, code=2)
     assert f"Another pipeline (process {process.pid}) is running in this folder; --wait waits for it." in said
+    small.command(*SMALL, "--dry-run")  # only looks
+    assert not (small.folder / "reports" / "latest").exists()  # until this first run has ended
     said = small.command(*SMALL, "-p", "pause_s", "5", "--wait")
     assert f"Waiting for the pipeline of process {process.pid} to end." in said
     assert "Nothing has changed" in said

@@ -7,6 +7,7 @@ from textwrap import shorten
 from lib.pipeline.state import read_json
 
 FIGURES = ("seconds", "peak_mb")
+PULSE_S = 20  # between the lines that tell how far notebooks are, where there is no terminal
 SHOWN = ("average_precision", "recall_at_budget", "precision_at_budget", "amount_recall_at_budget")
 
 
@@ -21,10 +22,11 @@ class Progress:
 
     def __init__(self, n=0, n_cells=None, stream=None):
         self.n, self.n_cells, self.stream = n, n_cells or {}, stream or sys.stderr
-        self.n_started, self.is_live = 0, self.stream.isatty()
+        self.n_started, self.is_live, self._told = 0, self.stream.isatty(), time.monotonic()
 
     def say(self, text):
         """Write a line that stays."""
+        self._told = time.monotonic()
         self.stream.write(("\r\x1b[K" if self.is_live else "") + text + "\n")
         self.stream.flush()
 
@@ -38,11 +40,13 @@ class Progress:
         self.say(f"{time.strftime('%H:%M:%S')}        {task.name}: {task.status} after {figures}{said}")
 
     def tick(self, executions):
-        """Rewrite the status line: cells done and seconds of every notebook that is running."""
+        """Cells done and seconds of every notebook that is running: a line rewritten, or one now and then."""
+        parts = "   ".join(f"{e.name} {e.n_done}/{self.n_cells[e.name]} cells, {e.seconds:.0f} s" for e in executions)
         if self.is_live:
-            parts = [f"{e.name} {e.n_done}/{self.n_cells[e.name]} cells, {e.seconds:.0f} s" for e in executions]
-            self.stream.write("\r\x1b[K" + "   ".join(parts)[:118])
+            self.stream.write("\r\x1b[K" + parts[:118])
             self.stream.flush()
+        elif parts and time.monotonic() - self._told > PULSE_S:
+            self.say(f"{time.strftime('%H:%M:%S')}        … {parts}")
 
 
 def table(header, rows):

@@ -46,17 +46,20 @@ class Run:
 
     @classmethod
     def create(cls, reports, dataset, asked):
-        """A new run's folder, to which `reports/latest` then points."""
+        """A new run's folder."""
         while (folder := Path(reports) / time.strftime(f"%Y%m%d-%H%M%S-{dataset}")).exists():
             time.sleep(0.1)
         folder.mkdir(parents=True)
         run = cls(folder)
         run.note(dataset=dataset, asked=asdict(asked), status="running")
-        link = Path(reports) / ".latest"
-        link.unlink(missing_ok=True)
-        link.symlink_to(folder.name)
-        link.replace(Path(reports) / "latest")
         return run
+
+    def publish(self):
+        """Let `reports/latest` point to this run, which has ended: until then people look at the one before."""
+        link = self.folder.parent / ".latest"
+        link.unlink(missing_ok=True)
+        link.symlink_to(self.name)
+        link.replace(self.folder.parent / "latest")
 
 
 @contextlib.contextmanager

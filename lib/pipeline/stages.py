@@ -32,11 +32,16 @@ class Refused(ValueError):  # noqa: N818 - reads as what happened
 
 @dataclass(frozen=True)
 class Stage:
-    """A notebook's place in the pipeline; one `on_demand` runs only where it is named."""
+    """A notebook's place in the pipeline.
+
+    `starts` are patterns of the project's files, programs and notebooks, that it executes besides what it imports; a
+    stage that is `on_demand` runs only where it is named.
+    """
 
     name: str
     reads: tuple[str, ...]
     writes: tuple[str, ...] = ()
+    starts: tuple[str, ...] = ()
     on_demand: bool = False
 
     @property
@@ -53,7 +58,7 @@ STAGES = (
     Stage("05_gaussian_mixture", ("splits",), ("run/models/gaussian_mixture",)),
     Stage("06_comparison", ("splits", "run/models", "registry"), ("run/models", "run/metrics.json", "registry")),
     Stage("07_export", ("run/models", "registry"), ("serve/model",)),
-    Stage("08_production", ("splits", "serve/model"), ("run/production",)),
+    Stage("08_production", ("splits", "serve/model"), ("run/production",), ("serve/*.py", "notebooks/0[345]_*.ipynb")),
     Stage("09_stability", ("raw",), on_demand=True),
 )
 

@@ -107,11 +107,14 @@ def locked_versions(root):
 
 def made_from(job, root, inputs, registry):
     """Everything that a job's outputs depend on, as plain data."""
-    cells = read_cells(job.notebook)
-    files = imported_files([source for kind, source, _ in cells if kind == "code"], root)
+    started = [path for pattern in job.stage.starts for path in sorted(root.glob(pattern))]
+    programs = [path for path in started if path.suffix == ".py"]
+    cells = {path.name: read_cells(path) for path in [job.notebook, *started] if path.suffix == ".ipynb"}
+    sources = [source for of_one in cells.values() for kind, source, _ in of_one if kind == "code"]
+    files = {*programs, *imported_files([*sources, *(p.read_text(encoding="utf-8") for p in programs)], root)}
     return {
-        "notebook": {job.notebook.name: hashlib.sha256(json.dumps(cells).encode()).hexdigest()},
-        "files": {f.relative_to(root).as_posix(): digest(f) for f in files},
+        "notebook": {name: hashlib.sha256(json.dumps(found).encode()).hexdigest() for name, found in cells.items()},
+        "files": {f.relative_to(root).as_posix(): digest(f) for f in sorted(files)},
         "parameters": job.parameters,
         "inputs": inputs,
         "registry": registry,

@@ -62,7 +62,7 @@ def look(stream, batch, reference, alert_budget):
     Returns
     -------
     figures : dict of the batch's size, alert rate and band, latency, and what was refused or missing
-    table : DataFrame, a row a feature and one for the score; see `drift.compare`
+    table : DataFrame, a row a feature and one for the score; see `drift.Reference.compare`
     """
     log, (X, weight) = stream.log(batch), stream.asked(batch)
     share = weight / weight.sum()
