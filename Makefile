@@ -5,6 +5,7 @@
 ARGS  ?=
 JOBS  ?= 2
 IMAGE ?= anomaly-detection:v1
+BUILD ?=
 RAW   ?=
 TORCH_INDEX ?=
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
@@ -56,9 +57,9 @@ report: $(READY)  ## open the newest run's page and print where it is
 	test -n "$$page" || { echo "no run has ended yet: make pipeline"; exit 1; }; \
 	echo "$(CURDIR)/$$page"; $(PY) -m webbrowser "file://$(CURDIR)/$$page" >/dev/null 2>&1 || true
 
-image:  ## build and try the container; needs Docker and an exported bundle
-	@docker build -t $(IMAGE) -f Dockerfile.prod .
-	@docker run --rm --read-only --cap-drop=ALL $(IMAGE) python -c "import serve.app"
+image:  ## build the container and let it answer once; needs Docker and an exported bundle; BUILD="…" goes to docker build
+	@docker build -t $(IMAGE) -f Dockerfile.prod $(BUILD) .
+	@$(PYTHON) tests/image.py --smoke $(IMAGE)
 
 bench: $(READY)  ## times and figures of the whole pipeline; RAW=FILE adds the real transactions
 	@$(PY) benchmarks/pipeline.py $(if $(RAW),--raw $(RAW)) $(ARGS)

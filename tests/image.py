@@ -1,19 +1,23 @@
-"""Build the production image and try it as the README runs it: `python tests/image.py` (`make image`).
+"""Build the production image and try it as the README runs it: `python tests/image.py`; standard library only.
 
 With --stand-in nothing but Debian's packages is needed (root, apt-get install docker.io debootstrap): a Docker daemon
 of its own is started in a temporary folder, and Debian's Python stands in for the base image that cannot be pulled.
+With --smoke an image that is there is started, asked once and stopped, nothing more (`make image`).
 """
 
 import argparse
 import contextlib
+import http.client
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -69,28 +73,61 @@ def wait(container, seconds=60):
     sys.exit(f"The container did not become healthy: {docker('logs', container).stdout[-3000:]}")
 
 
-def smoke(image, host_network, workers):
-    """Run the image hardened, ask it, stop it."""
-    port = 18_000 + os.getpid() % 10_000
-    network = ["--network=host"] if host_network else ["-p", f"127.0.0.1:{port}:{port}"]
+@contextlib.contextmanager
+def started(image, workers):
+    """The image, hardened, with an idle port of this machine -> (container, port, seconds until it was healthy)."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    bridged = docker("network", "inspect", "bridge", check=False).returncode == 0
+    network = ["-p", f"127.0.0.1:{port}:{port}"] if bridged else ["--network=host"]
     words = ["-e", f"FRAUD_PORT={port}", "-e", f"FRAUD_WORKERS={workers}"]
     container = docker("run", "-d", *HARDENED, *network, *words, image).stdout.strip()
     try:
-        healthy_s = wait(container)
+        yield container, port, wait(container)
+    finally:
+        docker("rm", "-f", container, check=False)
+
+
+def smoke(image, workers=1):
+    """Wait until the container is healthy, let it score an example of its bundle, stop it; a line of what was seen."""
+    with started(image, workers) as (container, port, healthy_s):
         ready, answer = json.loads(docker("exec", container, "python", "-c", ASK % port).stdout)
         assert ready["status"] == "ready", ready
         assert len(answer["predictions"]) == len(answer["anomaly_scores"]) == 1, answer
-        assert docker("exec", container, "id", "-u").stdout.strip() == "10001"
+        assert docker("exec", container, "id", "-u").stdout.strip() == "10001", "it runs as another user"
         assert docker("exec", container, "touch", "/app/x", check=False).returncode != 0, "the root is writable"
         memory = docker("stats", "--no-stream", "--format", "{{.MemUsage}}", container).stdout.strip()
         docker("stop", "-t", "30", container)
-        code = json.loads(docker("inspect", container).stdout)[0]["State"]["ExitCode"]
-        assert code == 0, f"exit status {code} after SIGTERM"
-        print(
-            f"{workers} worker(s): healthy after {healthy_s:.1f} s, memory {memory}, answered {answer}, stopped with 0"
-        )
-    finally:
-        docker("rm", "-f", container, check=False)
+        _stopped(container)
+    return f"{workers} worker(s): healthy after {healthy_s:.1f} s, memory {memory}, answered {answer}, stopped with 0"
+
+
+def drain(image, workers):
+    """SIGTERM while half a body has been sent from outside: the request is answered, then the container ends."""
+    with started(image, workers) as (container, port, _):
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/openapi.json", timeout=10) as answer:
+            post = json.load(answer)["paths"]["/predict"]["post"]
+        content = post["requestBody"]["content"]["application/json"]
+        body = json.dumps(content["examples"]["list"]["value"]).encode()
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        connection.putrequest("POST", "/predict")
+        connection.putheader("Content-Type", "application/json")
+        connection.putheader("Content-Length", str(len(body)))
+        connection.endheaders(body[:20])
+        time.sleep(0.5)
+        docker("kill", "--signal=TERM", container)
+        time.sleep(1)
+        connection.send(body[20:])
+        answer = connection.getresponse()
+        assert (answer.status, len(json.load(answer)["predictions"])) == (200, 1), answer.status
+        docker("wait", container)
+        _stopped(container)
+    return f"{workers} worker(s): SIGTERM drained the request in flight"
+
+
+def _stopped(container):
+    code = json.loads(docker("inspect", container).stdout)[0]["State"]["ExitCode"]
+    assert code == 0, f"exit status {code} after SIGTERM: {docker('logs', container).stdout[-2000:]}"
 
 
 @contextlib.contextmanager
@@ -155,7 +192,11 @@ def main():
     parser.add_argument("--image", default="anomaly-detection:v1")
     parser.add_argument("--bundle", type=Path, default=ROOT / "serve" / "model")
     parser.add_argument("--stand-in", action="store_true", help="start a Docker daemon and use Debian's Python")
+    parser.add_argument("--smoke", metavar="IMAGE", help="only try this image, as it is")
     options = parser.parse_args()
+    if options.smoke:
+        print(smoke(options.smoke))
+        return 0
     if not (options.bundle / "manifest.json").exists():
         sys.exit(f"There is no bundle in {options.bundle}: export one first (make pipeline).")
     with tempfile.TemporaryDirectory(prefix="image-") as name, contextlib.ExitStack() as stack:
@@ -177,7 +218,8 @@ def main():
         found = docker("run", "--rm", options.image, "python", "-c", look).stdout.strip()
         assert found == "[]", f"the image has {found}"
         for workers in (1, 2):
-            smoke(options.image, options.stand_in, workers)
+            print(smoke(options.image, workers))
+            print(drain(options.image, workers))
         if options.stand_in:
             docker("image", "rm", "-f", options.image, check=False)
     return 0

@@ -1,6 +1,10 @@
 import fnmatch
+import os
 import re
+import subprocess
+import sys
 
+import bundles
 import pytest
 import yaml
 from conftest import ROOT
@@ -84,6 +88,38 @@ def test_compose_names_settings_that_exist_and_has_no_password():
     assert re.fullmatch(
         rf"--backend-store-uri=postgresql://{user}:\$\{{POSTGRES_PASSWORD:\?.+\}}@postgres/{name}", store
     )
+
+
+@pytest.mark.check
+def test_compose_itself_takes_the_file():
+    plugin = subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode == 0
+    command = [
+        *(["docker", "compose"] if plugin else ["docker-compose"]),
+        "--file",
+        str(ROOT / "compose.yaml"),
+        "config",
+    ]
+    secrets = {"FRAUD_API_KEY": "k", "POSTGRES_PASSWORD": "p", "FRAUD_WORKERS": "2"}
+    bare = {name: value for name, value in os.environ.items() if name not in secrets}
+    done = subprocess.run(command, env=bare | secrets, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    services = yaml.safe_load(done.stdout)["services"]
+    assert {"FRAUD_API_KEY": "k", "FRAUD_WORKERS": "2"}.items() <= services["server"]["environment"].items()
+    for missing in ("FRAUD_API_KEY", "POSTGRES_PASSWORD"):
+        some = bare | {name: value for name, value in secrets.items() if name != missing}
+        refused = subprocess.run(command, env=some, capture_output=True, text=True, check=False)
+        assert refused.returncode != 0, f"{missing} may be left out"
+        assert missing in refused.stderr
+
+
+@pytest.mark.check
+def test_the_image_is_built_answers_and_drains(tmp_path):
+    bundle = bundles.write(tmp_path / "bundle", hashed_names=True)
+    daemon = subprocess.run(["docker", "info"], capture_output=True, check=False).returncode == 0
+    words = ["--image", "anomaly-detection:test", "--bundle", str(bundle), *([] if daemon else ["--stand-in"])]
+    command = [sys.executable, str(ROOT / "tests" / "image.py"), *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_mlflows_image_has_the_version_that_is_locked():
