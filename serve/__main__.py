@@ -40,6 +40,9 @@ def one(settings, fd=None):
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again when all is drained
     import uvicorn  # late: a typo in the settings is told at once, and the parent of workers stays small
 
+    from serve import telemetry
+
+    telemetry.configure_logging(settings.log_level)
     uvicorn.run(
         "serve.app:app",
         fd=fd,
@@ -49,6 +52,7 @@ def one(settings, fd=None):
         ws="none",
         access_log=False,
         server_header=False,
+        log_config=None,  # ours, from the first line on
         log_level=settings.log_level,
         timeout_graceful_shutdown=settings.drain_s,
     )

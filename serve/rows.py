@@ -58,7 +58,7 @@ class Rows:
             return X
         # a body of commas alone would decode to fifteen times its size
         if len(body) > self.max_values and body.count(b",") >= self.max_values:
-            message = f"More values than {self.max_rows} rows of {len(self.features)} features have."
+            message = f"More values than {self.max_rows} rows of {len(self.features)} features have; send fewer rows."
             raise RequestError(413, "too_many_rows", message)
         try:
             rows = self._decode(body).features
@@ -70,7 +70,7 @@ class Rows:
             raise RequestError(422, "empty", "'features' is an empty list; send at least one row.", field="features")
         if len(rows) > self.max_rows:
             raise RequestError(
-                413, "too_many_rows", f"{len(rows)} rows in one request; at most {self.max_rows} are taken."
+                413, "too_many_rows", f"{len(rows)} rows in one request; at most {self.max_rows} are taken: send fewer."
             )
         if not plain:
             rows = self._ordered(body, rows)

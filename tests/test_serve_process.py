@@ -225,6 +225,15 @@ def test_a_large_request_does_not_block_the_small_ones(slow, tmp_path):
     assert small_s < large_s / 4
 
 
+def test_every_line_of_the_log_is_json(folder, tmp_path):
+    with running(folder, tmp_path / "log", workers=2) as server:
+        assert server.call("POST", "/predict", ROW)[0] == 200
+        assert server.stop() == 0
+    lines = server.log.read_text().splitlines()
+    assert [line for line in lines if not line.startswith("{")] == []
+    assert {line["message"] for line in server.lines() if "message" in line} >= {"bundle loaded"}
+
+
 def test_a_body_that_does_not_arrive_is_given_up(folder, tmp_path):
     with running(folder, tmp_path / "log", body_timeout_s=0.2) as server:
         connection = server.connect()
