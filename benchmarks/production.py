@@ -98,6 +98,7 @@ def card(dataset, data, drifting):
         batch, labelled = data.take(part), data.take(slice(rows[0].start, part.start))
         verdict = known.check(batch.X, batch.weight, batch.time_s, verdict)
         steps.append({"drifted": verdict.flagged, "fraud_drifted": frauds.look(labelled)})
+    steps[-1]["fraud_drifted_after"] = frauds.look(data.take(slice(rows[0].start, None)))
     drifts = simulation.DRIFTS if drifting else ()
     begins = min((d.first_batch for d in drifts if d.what == "fraud"), default=np.inf)
     n_false = sum(bool(step["fraud_drifted"]) for i, step in enumerate(steps, 1) if i < begins)

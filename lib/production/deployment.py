@@ -191,6 +191,10 @@ class Deployment:
 
     def _labels_arrive(self):
         """What each batch was worth, and at the end of which batch that was known (None: after the stream)."""
+        new = self.frauds.look(self.history.data.take(slice(self.history.n_past, None)))
+        self.steps[-1]["fraud_drifted_after"] = new
+        if new and not self.steps[-1]["fraud_drifted"]:
+            self._say(self.steps[-1]["batch"], f"last labels: recent frauds are unlike others in {', '.join(new[:8])}")
         options = {"alert_budget": self.options.alert_budget, "block_s": self.options.block_s}
         options |= {"n_resamples": self.options.n_resamples, "seed": self.options.seed}
         for step in self.steps:
