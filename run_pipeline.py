@@ -138,7 +138,7 @@ def execute(args, plan, asked, remarks, lock):
         status = "done" if all(t.is_whole or not t.chosen for t in tasks) else "failed"
     finally:
         metrics = read_json(current.folder / "metrics.json") or {}
-        if error := logbook.finish(status, metrics.get("models", {})):
+        if error := logbook.finish(status, metrics):
             status, remarks = "failed", [*remarks, error]
         if status == "interrupted":
             current.note(status=status)

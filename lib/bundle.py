@@ -29,8 +29,8 @@ def write(
     Parameters
     ----------
     folder : made if absent.
-    graphs : ``{"model.onnx": bytes}``, optionally ``"explain.onnx"``.
-    manifest : json-able; ``schema_version`` and ``files`` (sha256 of every graph) are set here.
+    graphs : ``{"model.onnx": bytes}``, optionally ``"explain.onnx"`` and the text of ``"model_card.md"``.
+    manifest : json-able; ``schema_version`` and ``files`` (sha256 of each of them) are set here.
     hashed_names : name files ``model-<sha256[:16]>.onnx``, which makes replacing a bundle that is being served safe.
 
     Raises
@@ -51,8 +51,8 @@ def write(
     for name, graph in graphs.items():
         _write(folder / names[name], graph)
     _write(folder / "manifest.json", text.encode())
-    for old in folder.glob("*.onnx"):
-        if old.name not in names.values() and re.fullmatch(r"(model|explain)(-[0-9a-f]{16})?\.onnx", old.name):
+    for old in folder.glob("*.*"):
+        if old.name not in names.values() and re.fullmatch(r"(explain|model(_card)?)(-\w{16})?\.(onnx|md)", old.name):
             old.unlink(missing_ok=True)
 
 

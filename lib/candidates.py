@@ -1,7 +1,7 @@
 """A fitted detector as files: written by the model notebooks, calibrated by the comparison, read by everyone after.
 
 A candidate is a folder `models/<name>/` of a run: `model.onnx`, `manifest.json`, `metrics.json`, `parity.npz`
-(and `explain.onnx` where the model can name its own terms).
+(`explain.onnx` where the model can name its own terms; `model_card.md` once it is calibrated).
 """
 
 import time
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lib import bundle, detectors
+from lib import bundle, cards, detectors
 from lib.calibration import Calibration
 from lib.datasets import DataError
 from lib.manifest import read
@@ -103,7 +103,7 @@ def add_metrics(folder, metrics):
 
 
 def calibrate(folder, raw_score, weight, threshold_raw, rule, alert_budget, metrics, name):
-    """Add calibration, threshold, validation metrics and registered name to a candidate; its graphs stay as they are.
+    """Add calibration, threshold, validation metrics, registered name and model card; the graphs stay as they are.
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ def calibrate(folder, raw_score, weight, threshold_raw, rule, alert_budget, metr
         },
         "metrics": {"validation": metrics},
     }
-    bundle.write(folder, graphs, manifest)
+    bundle.write(folder, graphs | {cards.MODEL_CARD: cards.model(manifest).encode()}, manifest)
     return folder
 
 

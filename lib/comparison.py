@@ -53,6 +53,13 @@ def judge(folders, compared, naive, present, split, *, metric, accept=False, all
     return gate.decide(entrants, values, champion, validation_s=(period["start_s"], period["end_s"]), **options)
 
 
+def figures_of(present, folders, figures):
+    """Figures of the candidate that is the champion itself, to the byte of its graph; None where none is."""
+    graph = present.manifest["files"]["model.onnx"]
+    same = (name for name, folder in folders.items() if bundle.verify(folder)["files"]["model.onnx"] == graph)
+    return figures.get(next(same, None))
+
+
 def run_metrics(run, split, seed, folders, validation, untouched, champion, verdict, alert_budget):
     """The run's `metrics.json` -> dict.
 

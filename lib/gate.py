@@ -92,7 +92,7 @@ def decide(
     reasons.append(f"it beats the naive rules {', '.join(naive)}" if naive else "there is no naive rule to beat")
 
     if champion is None:
-        return Verdict(best.name, [*reasons, "there is no champion yet"], "promote")
+        return Verdict(best.name, [*reasons, "there was no champion before it"], "promote")
     if champion.bundle_hash == best.bundle_hash:
         return Verdict(None, [*reasons, f"it is identical to the champion, version {champion.version}"], "keep")
 

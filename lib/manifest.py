@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 SCHEMA_VERSION = 1
-GRAPHS = ("model.onnx", "explain.onnx")
+FILES = ("model.onnx", "explain.onnx", "model_card.md")
 FLOAT32_MAX = 3.4028234663852886e38
 
 
@@ -31,7 +31,7 @@ def check(manifest: Any, where: Path | str) -> None:
          "needs 'features', a list of different names")  # fmt: skip
     need(isinstance(files, dict) and "model.onnx" in files, "lists no model.onnx in 'files'")
     for name, sha256 in files.items():
-        need(name in GRAPHS, f"lists the file {name!r}; a bundle has only {' and '.join(GRAPHS)}")
+        need(name in FILES, f"lists the file {name!r}; a bundle has only {', '.join(FILES)}")
         need(isinstance(sha256, str) and re.fullmatch("[0-9a-f]{64}", sha256), f"has no sha256 of {name}")
     missing = manifest.get("missing", "refuse")
     need(missing in ("refuse", "median"), f"has missing {missing!r}, expected 'refuse' or 'median'")
@@ -80,4 +80,5 @@ def _refuse_constant(name: str) -> None:
 
 def file_name(name: str, sha256: str) -> str:
     """The name that changes with the content: model-<sha256[:16]>.onnx."""
-    return name.replace(".onnx", f"-{sha256[:16]}.onnx")
+    stem, _, suffix = name.rpartition(".")
+    return f"{stem}-{sha256[:16]}.{suffix}"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from pathlib import Path
 
 from IPython import get_ipython
@@ -41,6 +42,7 @@ class Notebook:
         self.run_dir = Path(run_dir) if run_dir else BY_HAND
         self.folder = self.run_dir / "stages" / self.stage
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._start_s = time.time()
         _say_errors_in_a_sentence()
 
     def save(self, fig, name):
@@ -48,12 +50,24 @@ class Notebook:
         return plots.save(fig, self.run_dir / "figures", f"{self.stage}-{name}")
 
     def finish(self, metrics, dataset="", source="", candidates=()):
-        """Write the stage's `metrics.json`; when run by hand, log it, its figures and candidates to MLflow too."""
+        """Write the stage's `metrics.json`; when run by hand, log it, its figures and candidates to MLflow too.
+
+        candidates : names of folders in the run's `models`
+        """
         path = write_json(self.folder / "metrics.json", metrics)
         if self.track:
-            from lib import tracking
+            from lib import tracking  # imports MLflow, which takes seconds
 
-            tracking.log_by_hand(self.run_dir, self.stage, dataset=dataset, source=source, candidates=candidates)
+            tracking.log_stage(
+                os.environ.get(tracking.PARENT, ""),
+                self.stage,
+                metrics=metrics,
+                figures=sorted((self.run_dir / "figures").glob(f"{self.stage}-*.png")),
+                candidates=[self.run_dir / "models" / name for name in candidates],
+                tags={"dataset": dataset, "source": source},
+                description=f"`notebooks/{self.stage}.ipynb`, run by hand",
+                seconds=time.time() - self._start_s,
+            )
         return path
 
 

@@ -7,6 +7,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
+from lib.words import label
+
 # Okabe and Ito's colours, which people with any common colour-vision deficiency can tell apart.
 GENUINE, FRAUD, INK, FAINT = "#3B6A8F", "#C8402F", "#22262B", "#9AA3AD"
 MODEL_COLOURS = {
@@ -63,15 +65,6 @@ def save(fig, folder, name):
 def colour(model):
     """The one colour of a candidate; variants such as `autoencoder@latent=4` share their family's."""
     return MODEL_COLOURS.get(model.split("@")[0], INK)
-
-
-def label(model):
-    """A candidate's name as people read it: `gaussian_mixture` -> `Gaussian mixture`."""
-    family, _, variant = model.partition("@")
-    words = {"gaussian_mixture": "Gaussian mixture", "max_abs_z": "largest |z|", "amount": "amount alone"}
-    text = words.get(family, family.replace("_", " "))
-    text = text if family in {"random", "max_abs_z", "amount"} else text[0].upper() + text[1:]
-    return f"{text} ({variant.replace('train_on=all', 'no labels')})" if variant else text
 
 
 def _line(model):

@@ -202,22 +202,6 @@ def flatten(nested, prefix=""):
     return flat
 
 
-def version_tags(manifest, reasons):
-    """Tags of a registered version: what it is, and the sentences for which it was promoted -> {tag: text}."""
-    tags = {"model": manifest["model"], "train_on": manifest["fit"]["train_on"]}
-    tags |= {"dataset": manifest["dataset"]["name"], "source": manifest["dataset"]["source"]}
-    return tags | {f"reason_{i}": reason for i, reason in enumerate(reasons, 1)}
-
-
-def about(manifest):
-    """Description of a registered model, for whoever finds it in the registry."""
-    return (
-        f"Fraud detector for `{manifest['dataset']['name']}`: an ONNX graph from features to raw score, higher = more "
-        "anomalous, with its manifest. The version with the alias `champion` is exported and served; `previous` is "
-        "the one before it."
-    )
-
-
 def read_json(path):
     """Content of a JSON file."""
     return json.loads(Path(path).read_text(encoding="utf-8"))

@@ -4,17 +4,7 @@ import numpy as np
 import pandas as pd
 
 from lib.calibration import Calibration, threshold_for_budget
-from lib.plots import label
-
-HEADLINE = {
-    "average_precision": "average precision",
-    "recall_at_budget": "recall",
-    "precision_at_budget": "precision",
-    "amount_recall_at_budget": "money caught",
-    "recall_at_fpr_0.01": "recall at 1 % false positives",
-    "roc_auc": "ROC AUC",
-}
-SHARES = {"recall_at_budget": "recall", "precision_at_budget": "precision", "amount_recall_at_budget": "money caught"}
+from lib.words import HEADLINE, SHARES, label
 
 
 def cell(figure, digits=3):

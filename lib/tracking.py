@@ -16,12 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
-from lib import store
+from lib import notes, store
 from lib.store import Champion, TrackingError, flatten, in_a_sentence, read_json
 
 PARENT = "PIPELINE_MLFLOW_RUN"  # variable in which the pipeline tells its notebooks the parent run's id
 CHAMPION, PREVIOUS = "champion", "previous"
-FILES = ("model.onnx", "explain.onnx", "manifest.json", "metrics.json", "parity.npz")
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # MLflow's pages then begin with the table of runs
+FILES = ("model.onnx", "explain.onnx", "model_card.md", "manifest.json", "metrics.json", "parity.npz")
 
 
 def _client():
@@ -44,7 +45,7 @@ def _connect(uri):
         raise TrackingError(store.unreachable(uri, error)) from error
     if experiment is None:
         path = store.database(uri)
-        return client, client.create_experiment(store.EXPERIMENT, store.artifacts(path) if path else None)
+        return client, client.create_experiment(store.EXPERIMENT, store.artifacts(path) if path else None, KIND)
     if experiment.lifecycle_stage == "deleted":
         client.restore_experiment(experiment.experiment_id)
     return client, experiment.experiment_id
@@ -62,9 +63,11 @@ def _log(client, run_id, params, metrics, model_id=None):
         client.log_batch(run_id, metrics=metrics[i : i + 1000])
 
 
-def _start(name, tags=None, description="", parent_id="", started_s=None):
+def _start(name, tags=None, description="", parent_id="", started_s=None, program="run_pipeline.py"):
     client, experiment = _client()
-    tags = {key: str(value) for key, value in (tags or {}).items()} | {"mlflow.note.content": description}
+    kind = "NOTEBOOK" if program.endswith(".ipynb") else "LOCAL"
+    ours = {"mlflow.note.content": description, "mlflow.source.name": program, "mlflow.source.type": kind}
+    tags = {key: str(value) for key, value in (tags or {}).items()} | ours
     tags |= {"mlflow.parentRunId": parent_id} if parent_id else {}
     tags |= {"mlflow.source.git.commit": commit} if (commit := store.git_commit()) else {}
     return client.create_run(experiment, round((started_s or time.time()) * 1000), tags, name).info.run_id
@@ -84,49 +87,38 @@ def start_pipeline(run_name, tags=None, description="", parent_id=""):
 
 
 @in_a_sentence
-def finish_pipeline(run_id, status="FINISHED", metrics=None):
-    """End the parent run; status is FINISHED, FAILED or KILLED, metrics a nested dict."""
+def finish_pipeline(run_id, status="FINISHED", metrics=None, description=""):
+    """End the parent run; status is FINISHED, FAILED or KILLED, metrics a nested dict, description Markdown."""
     _log(_client()[0], run_id, {}, metrics or {})
+    if description:
+        _client()[0].set_tag(run_id, "mlflow.note.content", description[: notes.LIMIT])
     _client()[0].set_terminated(run_id, status)
 
 
 @in_a_sentence
-def log_stage(parent_id, stage, *, params=None, metrics=None, figures=(), notebooks=(), candidates=(), tags=None,
-              description="", status="FINISHED", started_s=None):  # fmt: skip
+def log_stage(parent_id, stage, *, params=None, metrics=None, figures=(), notebooks=(), cards=(), candidates=(),
+              tags=None, description="", status="FINISHED", seconds=0.0):  # fmt: skip
     """Log one stage as a child run, from the files that it left -> the child's id.
 
     Parameters
     ----------
     parent_id : str, the pipeline's run; empty for a run of its own
     params : dict of plain values; metrics : nested dict, see `flatten`
-    figures, notebooks : files to attach (the executed .ipynb and .html); candidates : folders, see `log_candidate`
+    figures, notebooks, cards : files to attach (the executed .ipynb and .html; Markdown)
+    candidates : folders, see `log_candidate`
     tags : dict, such as dataset and source; description : Markdown
-    status : FINISHED or FAILED; started_s : seconds since the epoch, None for now
+    status : FINISHED or FAILED; seconds : how long it took; it has just ended
     """
-    client, _ = _client()
-    run_id = _start(stage, {"stage": stage} | (tags or {}), description, parent_id, started_s)
+    (client, _), end_s, program = _client(), time.time(), f"notebooks/{stage.partition('@')[0]}.ipynb"
+    run_id = _start(stage, {"stage": stage} | (tags or {}), description, parent_id, end_s - seconds, program)
     _log(client, run_id, params or {}, metrics or {})
-    for place, paths in (("figures", figures), ("notebook", notebooks)):
+    for place, paths in (("figures", figures), ("notebook", notebooks), ("cards", cards)):
         for path in paths:
             client.log_artifact(run_id, str(path), place)
     for folder in candidates:
         log_candidate(run_id, folder)
-    client.set_terminated(run_id, status)
+    client.set_terminated(run_id, status, round(end_s * 1000))
     return run_id
-
-
-def log_by_hand(run_dir, stage, dataset="", source="", candidates=()):
-    """Log a notebook that was run by hand, from what it wrote into `run_dir`; candidates are names -> run id."""
-    run_dir = Path(run_dir)
-    return log_stage(
-        os.environ.get(PARENT, ""),
-        stage,
-        metrics=read_json(run_dir / "stages" / stage / "metrics.json"),
-        figures=sorted((run_dir / "figures").glob(f"{stage}-*.png")),
-        candidates=[run_dir / "models" / name for name in candidates],
-        tags={"dataset": dataset, "source": source},
-        description=f"`notebooks/{stage}.ipynb`, run by hand",
-    )
 
 
 @in_a_sentence
@@ -178,23 +170,24 @@ def _save(folder, manifest, model, run_id, target):
 def register(folder, name, reasons=(), description=""):
     """Make a candidate's folder the champion of `name`; the champion so far becomes `previous` -> its version.
 
-    reasons : sentences of the gate, kept as tags of the version; description : Markdown, the reasons by default
+    reasons : sentences of the gate; description : Markdown of the version, the reasons by default
     The model is logged to the pipeline's run where there is one (variable PIPELINE_MLFLOW_RUN), else to its own.
     """
     (client, _), manifest = _client(), read_json(Path(folder) / "manifest.json")
-    tags = store.version_tags(manifest, reasons)
+    tags = notes.version_tags(manifest)
     run_id = os.environ.get(PARENT) or _start(f"register {manifest['model']}", tags)
     model_id = log_candidate(run_id, folder)
     if run_id != os.environ.get(PARENT):
         client.set_terminated(run_id)
     if (aliases := _aliases(client, name)) is None:
-        client.create_registered_model(name, description=store.about(manifest))
-    source, said = f"models:/{model_id}", description or "; ".join(reasons)
+        client.create_registered_model(name)
+    source, said = f"models:/{model_id}", description or notes.version(manifest, reasons)
     version = str(client.create_model_version(name, source, run_id, tags, None, said, model_id=model_id).version)
     client.set_logged_model_tags(model_id, {"mlflow.modelVersions": json.dumps([{"name": name, "version": version}])})
     if aliases and CHAMPION in aliases:
         client.set_registered_model_alias(name, PREVIOUS, aliases[CHAMPION])
     client.set_registered_model_alias(name, CHAMPION, version)
+    client.update_registered_model(name, notes.registered(manifest, folder))
     return version
 
 
@@ -247,4 +240,6 @@ def rollback(name):
         raise TrackingError(f"{name} has no previous champion to go back to.")
     client.set_registered_model_alias(name, CHAMPION, aliases[PREVIOUS])
     client.set_registered_model_alias(name, PREVIOUS, aliases[CHAMPION])
-    return aliases[PREVIOUS]
+    now = champion(name)
+    client.update_registered_model(name, notes.registered(now.manifest, now.folder))
+    return now.version

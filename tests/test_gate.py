@@ -31,7 +31,7 @@ OVERLAPPING = champion(fit_end_s=1000.0)
 UNSCORED = champion(figure=None)
 
 CASES = {
-    "no champion yet": ([FOREST, MIXTURE], None, {}, "mixture", "promote", "there is no champion yet"),
+    "no champion yet": ([FOREST, MIXTURE], None, {}, "mixture", "promote", "there was no champion before it"),
     "highest metric wins": ([MIXTURE, FOREST], None, {}, "mixture", "promote", "best average_precision of 2"),
     "of equals the first": ([FOREST, candidate("twin")], None, {}, "forest", "promote", "no champion"),
     "an unknown value takes no part": (

@@ -17,7 +17,8 @@ import pytest
 from conftest import ROOT
 from onnx import TensorProto, helper
 
-from lib import bundle, store, tracking
+from lib import bundle, notes, store, tracking
+from lib.notebook import Notebook
 from lib.store import TrackingError, flatten
 
 NAME = "fraud-detector-test"
@@ -102,6 +103,8 @@ def test_stage_is_a_child_of_the_pipeline_with_all_that_it_left(home, tmp_path):
     figure, page = tmp_path / "04_autoencoder-scores.png", tmp_path / "04_autoencoder.html"
     figure.write_bytes(b"png")
     page.write_text("<html>")
+    card = tmp_path / "model_card.md"
+    card.write_text("# Model card")
     parent = tracking.start_pipeline("20260101-000000-test", {"dataset": "test"}, "# The run")
     run_id = tracking.log_stage(
         parent,
@@ -114,11 +117,13 @@ def test_stage_is_a_child_of_the_pipeline_with_all_that_it_left(home, tmp_path):
         tags={"dataset": "test", "source": "custom"},
         description="what it does",
         status="FAILED",
-        started_s=1_000.0,
+        cards=[card],
+        seconds=60.0,
     )
-    tracking.finish_pipeline(parent, metrics={"seconds": 12})
+    tracking.finish_pipeline(parent, metrics={"seconds": 12}, description="what it decided")
     run = client().get_run(run_id)
-    assert (run.info.run_name, run.info.status, run.info.start_time) == ("04_autoencoder", "FAILED", 1_000_000)
+    assert (run.info.run_name, run.info.status) == ("04_autoencoder", "FAILED")
+    assert run.info.end_time - run.info.start_time == 60_000
     assert run.data.params == {"latent": "8", "train_on": "genuine"}
     assert run.data.metrics["autoencoder/validation/roc_auc_low"] == 0.8
     assert run.data.metrics["validation/average_precision"] == 0.4
@@ -128,7 +133,10 @@ def test_stage_is_a_child_of_the_pipeline_with_all_that_it_left(home, tmp_path):
     assert run.data.tags.get("mlflow.source.git.commit", "") == (store.git_commit() or "")
     assert [f.path for f in client().list_artifacts(run_id, "figures")] == ["figures/04_autoencoder-scores.png"]
     assert [f.path for f in client().list_artifacts(run_id, "notebook")] == ["notebook/04_autoencoder.html"]
+    assert [f.path for f in client().list_artifacts(run_id, "cards")] == ["cards/model_card.md"]
+    assert run.data.tags["mlflow.source.name"] == "notebooks/04_autoencoder.ipynb"
     assert client().get_run(parent).data.metrics == {"seconds": 12}
+    assert client().get_run(parent).data.tags["mlflow.note.content"] == "what it decided"
     assert client().get_run(parent).info.status == "FINISHED"
     assert str(home) in run.info.artifact_uri.replace("%20", " ")
 
@@ -151,11 +159,11 @@ def test_a_pipeline_is_resumed_if_its_run_is_still_there(home):
 
 
 def test_by_hand(home, tmp_path):
-    (tmp_path / "stages" / "03_isolation_forest").mkdir(parents=True)
-    (tmp_path / "stages" / "03_isolation_forest" / "metrics.json").write_text('{"n": 1}')
     candidate(tmp_path / "models" / "forest", "forest")
-    run_id = tracking.log_by_hand(tmp_path, "03_isolation_forest", "test", "custom", ["forest"])
-    assert client().get_run(run_id).data.metrics["n"] == 1
+    notebook = Notebook("03_isolation_forest", tmp_path)
+    notebook.finish({"n": 1}, "test", "custom", ["forest"])
+    run = client().search_runs([tracking._client()[1]])[0]
+    assert (run.info.run_name, run.data.metrics["n"], run.data.tags["dataset"]) == ("03_isolation_forest", 1, "test")
     assert [m.name for m in client().search_logged_models([tracking._client()[1]])] == ["forest"]
 
 
@@ -174,7 +182,7 @@ def test_model_is_an_onnx_model_with_signature_and_example_and_no_pickle(home, t
     assert logged.params["train_on"] == "genuine"
     assert {m.key: m.value for m in logged.metrics}["validation/average_precision"] == 0.4
     files = [path for path in (home / "mlartifacts").rglob("*") if path.is_file()]
-    assert {path.suffix for path in files} <= {"", ".onnx", ".json", ".npz", ".yaml", ".txt"}
+    assert {path.suffix for path in files} <= {"", ".onnx", ".json", ".npz", ".yaml", ".txt", ".md"}
 
 
 def test_champion_previous_and_rollback(home, tmp_path):
@@ -183,7 +191,7 @@ def test_champion_previous_and_rollback(home, tmp_path):
     assert store.champion_version(NAME) is None
     with pytest.raises(TrackingError, match=f"{NAME} has no previous champion"):
         tracking.rollback(NAME)
-    assert tracking.register(first, NAME, ["there is no champion yet"]) == "1"
+    assert tracking.register(first, NAME, ["there was no champion before it"]) == "1"
     with pytest.raises(TrackingError, match=f"{NAME} has no previous champion"):
         tracking.rollback(NAME)
     assert tracking.register(second, NAME, ["it beats the naive rules", "it does not lose"], "better") == "2"
@@ -198,9 +206,22 @@ def test_champion_previous_and_rollback(home, tmp_path):
     assert "higher = more anomalous" in client().get_registered_model(NAME).description
     version = client().get_model_version(NAME, "2")
     assert version.description == "better"
-    assert (version.tags["reason_1"], version.tags["reason_2"]) == ("it beats the naive rules", "it does not lose")
+    assert client().get_model_version(NAME, "1").description.endswith("\n- There was no champion before it")
     assert version.tags["model"] == "model 1"
     assert client().get_run(now.run_id).info.status == "FINISHED"
+
+
+def test_the_champions_card_describes_the_registered_model_after_a_rollback_too(home, tmp_path):
+    folders = [candidate(tmp_path / str(i), f"model {i}", i) for i in range(2)]
+    for i, folder in enumerate(folders):
+        (folder / "model_card.md").write_text(f"# Card {i}\n\n## Limits\n\nnone\n" + 5000 * "x")
+        tracking.register(folder, NAME)
+    described = client().get_registered_model(NAME).description
+    assert "## The champion: Card 1" in described
+    assert "### Limits" in described
+    assert len(described) == notes.LIMIT
+    tracking.rollback(NAME)
+    assert "Card 0" in client().get_registered_model(NAME).description
 
 
 def test_registered_within_a_pipeline_it_belongs_to_the_pipelines_run(home, tmp_path, monkeypatch):

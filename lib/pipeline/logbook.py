@@ -2,8 +2,8 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
-from lib import store
-from lib.pipeline.stages import within
+from lib import notes, store
+from lib.pipeline.stages import read_cells, within
 from lib.pipeline.state import read_json
 
 STATUS = {"done": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}  # ours and MLflow's
@@ -48,7 +48,7 @@ class Logbook:
         self._thread.submit(self._attempt, self._stage, task, places)
 
     def finish(self, status, metrics):
-        """End the MLflow run, wait until everything is logged -> `error`."""
+        """End the MLflow run, wait until everything is logged -> `error`; `metrics`: the run's metrics.json."""
         self._thread.submit(self._attempt, self._finish, status, metrics)
         self._thread.shutdown()
         return self.error
@@ -65,7 +65,7 @@ class Logbook:
     def _start(self):
         from lib import tracking  # imports MLflow, which takes seconds
 
-        description = f"`reports/{self.run.name}`"
+        description = notes.pipeline(self.run.name, {})
         parent_id = tracking.start_pipeline(self.run.name, self.tags, description, self.run.info.get("mlflow_run", ""))
         self.run.note(mlflow_run=parent_id)
         return parent_id
@@ -85,10 +85,12 @@ class Logbook:
             metrics=read_json(places.path(f"run/stages/{task.name}/metrics.json")) or {},
             figures=[places.path(key) for key in outputs if key.startswith("run/figures/") and key.endswith(".png")],
             notebooks=places.files(f"run/notebooks/{task.name}.*").values(),
+            cards=[places.path(key) for key in outputs if key.endswith("_card.md") and key.count("/") == 1],
             candidates=[task.state.kept(key).parent for key in models],  # the comparison may add to the others by now
             tags=self.tags | ({"reused_from": task.record["run"]} if reused else {}),
-            description=task.why,
+            description=notes.stage(task.job.stage.name, read_cells(task.job.notebook), task.why),
             status="FINISHED" if task.is_whole else "FAILED",
+            seconds=task.record.get("seconds", 0.0),
         )
         if task.is_whole:
             task.state.note(task.record | {"mlflow_run": run_id})
@@ -96,4 +98,5 @@ class Logbook:
     def _finish(self, status, metrics):
         from lib import tracking
 
-        tracking.finish_pipeline(self._parent.result(), STATUS[status], metrics)
+        figures, description = metrics.get("models", {}), notes.pipeline(self.run.name, metrics)
+        tracking.finish_pipeline(self._parent.result(), STATUS[status], figures, description=description)

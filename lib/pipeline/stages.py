@@ -52,11 +52,15 @@ class Stage:
 
 STAGES = (
     Stage("01_eda", ("raw",)),
-    Stage("02_split", ("raw",), ("splits",)),
+    Stage("02_split", ("raw",), ("splits", "run/data_card.md")),
     Stage("03_isolation_forest", ("splits",), ("run/models/isolation_forest",)),
     Stage("04_autoencoder", ("splits",), ("run/models/autoencoder",)),
     Stage("05_gaussian_mixture", ("splits",), ("run/models/gaussian_mixture",)),
-    Stage("06_comparison", ("splits", "run/models", "registry"), ("run/models", "run/metrics.json", "registry")),
+    Stage(
+        "06_comparison",
+        ("splits", "run/models", "registry"),
+        ("run/models", "run/metrics.json", "run/model_card.md", "registry"),
+    ),
     Stage("07_export", ("run/models", "registry"), ("serve/model",)),
     Stage("08_production", ("splits", "serve/model"), ("run/production",), ("serve/*.py", "notebooks/0[345]_*.ipynb")),
     Stage("09_stability", ("raw",), on_demand=True),

@@ -1,0 +1,70 @@
+"""Descriptions in Markdown and tags, for whoever finds a run or a model in MLflow."""
+
+import re
+from pathlib import Path
+
+from lib import words
+
+LIMIT = 5000  # characters that MLflow's database has for a description
+
+
+def stage(name, cells, why=""):
+    """What a notebook asks, reads and writes, from its first cell, and why it was executed.
+
+    cells : [(cell_type, source, tags)], see `lib.pipeline.stages.read_cells`
+    """
+    first = next((source for kind, source, _ in cells if kind == "markdown"), "")
+    facts = re.findall(r"^\*(Question|Reads|Writes)\*: (.*(?:\n(?!\*).+)*)", first, re.MULTILINE)
+    lines = [f"- *{what}*: {' '.join(text.split())}" for what, text in facts]
+    return "\n".join([f"`notebooks/{name}.ipynb`", "", *lines, *([f"- *Executed because*: {why}"] if why else [])])
+
+
+def pipeline(name, metrics):
+    """What a run decided and how good its candidates are; `metrics`: its metrics.json, empty if there is none."""
+    lines = [f"Everything is in `reports/{name}`, its page is `index.html` there."]
+    if not metrics:
+        return lines[0]
+    simulated = metrics.get("source") == "simulated"
+    head = [f"**{words.SIMULATED}**"] if simulated else []
+    models, verdict = metrics.get("models", {}), metrics.get("verdict", {})
+    reasons = [f"- {words.plain(reason, models)}" for reason in verdict.get("reasons", [])]
+    rows = ["| model | labels seen | average precision on validation | on untouched |", "|---|---|---|---|"]
+    for model, entry in models.items():
+        cells = (_cell(entry.get(period)) for period in ("validation", "untouched"))
+        seen = words.LABELS_SEEN.get(entry.get("train_on"), "none")
+        rows.append(f"| {words.label(model).replace('|', chr(92) + '|')} | {seen} | {' | '.join(cells)} |")
+    parts = [*head, f"**{words.headline(metrics)}**", "\n".join(reasons), "\n".join(rows), *lines]
+    return "\n\n".join(parts)
+
+
+def _cell(figures):
+    figure = (figures or {}).get("average_precision", {"value": None})
+    if figure["value"] is None:
+        return "–"
+    return f"{figure['value']:.3f}" + (f" [{figure['low']:.3f}, {figure['high']:.3f}]" if figure["low"] else "")
+
+
+def version_tags(manifest):
+    """Tags of a registered version: what it is -> {tag: text}."""
+    tags = {"model": manifest["model"], "train_on": manifest["fit"]["train_on"]}
+    return tags | {"dataset": manifest["dataset"]["name"], "source": manifest["dataset"]["source"]}
+
+
+def version(manifest, reasons):
+    """Why a version was promoted, in the gate's own sentences."""
+    said = [f"- {words.plain(reason, {manifest['model']})}" for reason in reasons]
+    return "\n".join([f"{words.label(manifest['model'])}, promoted because:", "", *said] if said else [])
+
+
+def registered(manifest, folder):
+    """Description of a registered model: what its aliases mean, and the champion's model card."""
+    about = (
+        f"Fraud detector for `{manifest['dataset']['name']}`: an ONNX graph from features to raw score, higher = more "
+        "anomalous, with its manifest. The version with the alias `champion` is exported and served; `previous` is "
+        "the one before it."
+    )
+    card = Path(folder) / "model_card.md"
+    if not card.is_file():
+        return about
+    text = re.sub("^# ", "## The champion: ", card.read_text(encoding="utf-8").replace("\n## ", "\n### "))
+    return f"{about}\n\n{text}"[:LIMIT]

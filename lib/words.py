@@ -1,0 +1,47 @@
+"""What models, metrics, sources and verdicts are called for people: one wording for page, cards, tables and MLflow."""
+
+import re
+
+HEADLINE = {
+    "average_precision": "average precision",
+    "recall_at_budget": "recall",
+    "precision_at_budget": "precision",
+    "amount_recall_at_budget": "money caught",
+    "recall_at_fpr_0.01": "recall at 1 % false positives",
+    "roc_auc": "ROC AUC",
+}
+SHARES = {metric: text for metric, text in HEADLINE.items() if metric.endswith("_at_budget")}
+LABELS_SEEN = {"genuine": "frauds removed", "labels": "in the fit"}
+SOURCES = {
+    "full": "the published file, as its fingerprint proves",
+    "custom": "a file of the user's own",
+    "simulated": "simulated transactions",
+}
+SIMULATED = "Simulated transactions: nobody has ever made them, and figures on them say nothing about real fraud."
+_MODELS = {"gaussian_mixture": "Gaussian mixture", "max_abs_z": "largest |z|", "amount": "amount alone"}
+_LOWER = {"random", "max_abs_z", "amount"}
+
+
+def label(model):
+    """A candidate's name as people read it: `gaussian_mixture` -> `Gaussian mixture`."""
+    family, _, variant = model.partition("@")
+    text = _MODELS.get(family, family.replace("_", " "))
+    text = text if family in _LOWER else text[0].upper() + text[1:]
+    return f"{text} ({variant.replace('train_on=all', 'no labels')})" if variant else text
+
+
+def headline(metrics):
+    """What a run decided, in a sentence; `metrics`: the run's metrics.json."""
+    champion, verdict = metrics.get("champion"), metrics.get("verdict", {})
+    if champion is None:
+        return "No champion: nothing is served from this run."
+    did = "was promoted to" if verdict.get("action") == "promote" else "remains"
+    return f"{label(champion['model'])} {did} champion, {champion['name']} version {champion['version']}."
+
+
+def plain(reason, models):
+    """A sentence of the gate with models and metrics called as people call them, and a capital at its start."""
+    names = {model: label(model) for model in models} | HEADLINE
+    pattern = "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
+    text = re.sub(rf"(?<![\w@=])(?:{pattern})(?![\w@=])", lambda found: names[found[0]], reason)
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,93 @@
+"""Model card and data card: what they say, that a model card never changes by itself, that it travels in the bundle."""
+
+import json
+
+import numpy as np
+import pytest
+
+from lib import bundle, candidates, cards, detectors, export, notes, splits, words
+
+
+@pytest.fixture(scope="module")
+def split():
+    return splits.open_split(splits.ensure("simulated", rows=4_000, seed=7))
+
+
+@pytest.fixture
+def folder(tmp_path, split):
+    """A candidate that has been calibrated, with figures at two budgets."""
+    detector, training, _ = candidates.fit(detectors.make("isolation_forest", n_trees=10), split)
+    folder = candidates.write(tmp_path, "isolation_forest", detector, split, training, fit_s=12.25)
+    raw, figure = detector.raw_score(split.arrays("validation").X), {"value": 0.8123, "low": 0.7, "high": 0.9}
+    figures = {name: figure for name in words.HEADLINE} | {"recall_at_budget_0.01": figure}
+    candidates.calibrate(folder, raw, np.ones(len(raw)), np.sort(raw)[-9], "alert_budget", 0.002, figures, "detector")
+    return folder
+
+
+def test_model_card_says_what_the_model_is_for_and_how_good(folder):
+    text = (folder / "model_card.md").read_text()
+    assert "must not block a payment" in text
+    assert words.SIMULATED in text
+    assert "labels of fraud seen: known frauds of reference removed from the fit" in text
+    assert "| recall at 0.01 | 0.812 [0.700, 0.900] |" in text
+    assert "### On untouched" not in text
+    assert bundle.verify(folder)["files"]["model.onnx"] in text
+    assert len(text) < notes.LIMIT
+
+
+def test_model_card_has_no_time_and_no_run_in_it(folder):
+    manifest = bundle.verify(folder)
+    later = manifest | {"version": "7", "provenance": {"fit_s": 99.0, "trained_at": "2031-01-01", "mlflow_run_id": "x"}}
+    assert cards.model(later) == (folder / "model_card.md").read_text()
+
+
+def test_model_card_travels_under_its_hash_and_a_changed_one_is_refused(tmp_path, folder):
+    manifest, graphs = bundle.read(folder)
+    out = tmp_path / "bundle"
+    bundle.write(out, graphs, manifest | {"version": "1"}, hashed_names=True)
+    (card,) = out.glob("model_card-*.md")
+    assert card.read_bytes() == (folder / "model_card.md").read_bytes()
+    assert bundle.bundle_hash(out) == bundle.bundle_hash(folder)
+    assert export.parity(bundle.load(out), folder)["swapped"] == 0
+    graphs[cards.MODEL_CARD] = b"# Another card\n"
+    bundle.write(out, graphs, manifest, hashed_names=True)
+    assert len(list(out.glob("model_card-*.md"))) == 1
+    next(out.glob("model_card-*.md")).write_text("# It may block payments\n")
+    with pytest.raises(bundle.BundleError, match=r"model_card-.* was changed"):
+        bundle.load(out)
+
+
+def test_data_card_names_source_periods_and_hashes(split):
+    text = cards.data(split)
+    assert text.startswith("# Data card of `simulated`\n\n> **Simulated transactions")
+    assert f"splits.json `{split.fingerprint}`" in text
+    for period, entry in split.manifest["periods"].items():
+        assert f"| {period} |" in text
+        assert f"| {entry['n']:,} | {entry['n_frauds']} |" in text
+
+
+def test_reasons_read_like_sentences():
+    reason = "autoencoder has the best average_precision of 2 candidates: 0.8"
+    assert words.plain(reason, {"autoencoder"}) == "Autoencoder has the best average precision of 2 candidates: 0.8"
+    both = {"gaussian_mixture", "gaussian_mixture@train_on=all"}
+    assert words.plain("it beats gaussian_mixture@train_on=all", both) == "It beats Gaussian mixture (no labels)"
+
+
+def test_a_stage_is_described_by_its_first_cell():
+    first = "# Title\n\n*Question*: what is\nit?\n*Reads*: nothing.\n*Writes*: `a`,\n`b`.\n*Runtime*: seconds."
+    text = notes.stage("01_eda", [("markdown", first, [])], "it has not run yet")
+    assert text.splitlines()[0] == "`notebooks/01_eda.ipynb`"
+    assert "- *Question*: what is it?" in text
+    assert "- *Writes*: `a`, `b`." in text
+    assert text.endswith("- *Executed because*: it has not run yet")
+
+
+def test_a_run_is_described_by_what_it_decided():
+    figures = {"validation": {"average_precision": {"value": 0.5, "low": 0.4, "high": 0.6}}}
+    champion = {"model": "max_abs_z", "name": "fraud-detector", "version": "2"}
+    metrics = {"source": "simulated", "models": {"max_abs_z": figures}, "champion": champion,
+               "verdict": {"action": "promote", "reasons": ["max_abs_z wins"]}}  # fmt: skip
+    text = notes.pipeline("20260101-000000-x", json.loads(json.dumps(metrics)))
+    assert "largest |z| was promoted to champion, fraud-detector version 2." in text
+    assert "| largest \\|z\\| | none | 0.500 [0.400, 0.600] | – |" in text
+    assert notes.pipeline("20260101-000000-x", {}).startswith("Everything is in `reports/20260101-000000-x`")
