@@ -1,4 +1,8 @@
-"""The server against others, in one run: `python benchmarks/serve` (needs wrk; see --help).
+"""The server against others, in one run: `python benchmarks/serve` (needs wrk, a package of most systems).
+
+The reference is a FastAPI application with an `async def` handler, a pydantic body and a constant answer. MLServer pins
+packages that ours do not go with, so it has an environment of its own: .pipeline/mlserver, made by pip at the first
+run, or the one whose python --mlserver names.
 
 All servers run side by side and are asked in turn, round after round; a ratio is taken within a round and the median
 over the rounds is shown, because neighbours on a machine slow everyone down for a while. CPU time per request moves
@@ -26,6 +30,13 @@ NEEDED = {  # ratio to the reference
     (1, "isolation_forest"): 0.9, (1, "autoencoder"): 0.9, (1, "gaussian_mixture"): 0.9,
     (100, "isolation_forest"): 1.0, (100, "autoencoder"): 1.5, (100, "gaussian_mixture"): 1.5,
 }  # fmt: skip
+AT_MOST = {
+    "ready_s": 1.5,
+    "memory_mb": 150,
+    "memory_after_load_mb": 150,
+    "one_row_p50_ms": 1,
+    "one_row_p99_ms": 5,
+}  # on a quiet machine
 
 
 def arguments():
@@ -36,7 +47,10 @@ def arguments():
     parser.add_argument("--connections", type=int, default=16)
     parser.add_argument("--only", default="", help="part of the names of the servers to measure beside the reference")
     parser.add_argument(
-        "--mlserver", default="auto", help="python with mlserver and onnxruntime; auto makes one, no leaves out"
+        "--mlserver",
+        default="auto",
+        help="python of an environment with mlserver and onnxruntime; auto: .pipeline/mlserver, made if absent; no: "
+        "leave MLServer out",
     )
     parser.add_argument("--json", type=Path, help="also write the figures here")
     return parser.parse_args()
@@ -112,7 +126,7 @@ def table(result):
     return "\n".join(lines)
 
 
-def verdicts(result):
+def verdicts(result, alone):
     """A line for each figure that must be reached."""
     for (size, model), needed in NEEDED.items():
         if ("this project", model) in result:
@@ -124,6 +138,9 @@ def verdicts(result):
             best = max(result[who][size]["ratio"] for who in rivals)
             ratio = result["this project", model][size]["ratio"] / best
             yield _verdict(ratio, 3, f"{model}, {size} rows: {ratio:.1f} × the better of MLServer and mlflow")
+    for model, figures in alone.items():
+        for key, limit in AT_MOST.items():
+            yield f"{'ok ' if figures[key] <= limit else 'NOT'} {model}: {key} {figures[key]:.2f}, at most {limit}"
 
 
 def _verdict(ratio, needed, sentence):
@@ -142,8 +159,10 @@ def alone(folder, rows, options):
         result[model] = {"ready_s": min(starts), "ready_median_s": statistics.median(starts), "memory_mb": memory_mb}
         server = contestants.ours(folder, model).start(folder, rows)
         one = wrk(server, server.body(rows[:1]), options.seconds, 1, folder)
-        server.stop()
+        wrk(server, server.body(rows[:100]), options.seconds, options.connections, folder)
         result[model] |= {"one_row_p50_ms": one["p50_ms"], "one_row_p99_ms": one["p99_ms"]}
+        result[model]["memory_after_load_mb"] = server.memory_mb()
+        server.stop()
     return result
 
 
@@ -177,9 +196,7 @@ def main():
             each.stop()
     ours_alone = alone(folder, rows, options)
     shutil.rmtree(folder)
-    print(table(result), *verdicts(result), sep="\n")
-    for model, figures in ours_alone.items():
-        print(f"{model}, alone: " + ", ".join(f"{key} {value:.2f}" for key, value in figures.items()))
+    print(table(result), *verdicts(result, ours_alone), sep="\n")
     if options.json:
         flat = [{"server": name, "model": model, "rows": size, **figures}
                 for (name, model), sizes in result.items() for size, figures in sizes.items()]  # fmt: skip
