@@ -61,7 +61,7 @@ def figures_of(present, folders, figures):
 
 
 def run_metrics(run, split, seed, folders, validation, untouched, champion, verdict, alert_budget):
-    """The run's `metrics.json` -> dict.
+    """The run's `metrics.json` -> dict; `start` and `end` of its `splits` are seconds.
 
     validation, untouched : {model: {metric: {"value", "low", "high"}}}; `untouched` is empty without a final table
     champion : {"model", "name", "version", "metric", "threshold"} or None
@@ -82,7 +82,10 @@ def run_metrics(run, split, seed, folders, validation, untouched, champion, verd
         "source": split.source,
         "seed": seed,
         "versions": {"python": platform.python_version()} | {package: version(package) for package in VERSIONS},
-        "splits": split.manifest["periods"],
+        "splits": {
+            name: {key.removesuffix("_s"): value for key, value in period.items()}
+            for name, period in split.manifest["periods"].items()
+        },
         "alert_budget": alert_budget,
         "alert_budgets": list(split.dataset.alert_budgets),
         "models": models,

@@ -72,7 +72,9 @@ def test_pipeline_takes_another_schema_from_table_to_bundle(table):
     assert metrics["champion"]["name"] == "fraud-detector-shop"
     best = metrics["models"][metrics["champion"]["model"]]["validation"]["average_precision"]["value"]
     assert best > metrics["models"]["max_abs_z"]["validation"]["average_precision"]["value"]
-    assert metrics["splits"]["validation"]["n_frauds"] > 0
+    period = metrics["splits"]["validation"]
+    assert {"n", "n_frauds", "weight", "start", "end"} <= set(period)
+    assert period["n_frauds"] > 0
 
     served = bundle.load(folder / "serve" / "model", features=FEATURES)
     assert served.version == "1"

@@ -28,7 +28,7 @@ def figures(value):
 @pytest.fixture
 def run(tmp_path):
     """A run's folder with figures of two models, one of them the champion."""
-    period = {"n": 100, "n_frauds": 5, "weight": 100.0, "start_s": 0.0, "end_s": 10.0}
+    period = {"n": 100, "n_frauds": 5, "weight": 100.0, "start": 0.0, "end": 10.0}
     models = {
         "autoencoder": {"validation": figures(0.6), "untouched": figures(0.5)},
         "random": {"validation": figures(0.1)},
