@@ -2,7 +2,7 @@
 
 goals    the default run, the full table's size, and with --raw the real transactions: seconds, peak, compute, overhead
 ways     the same computation as a plain script, as a loop of papermill commands, by the runner with one job, and as is
-growth   30,000 to 1,000,000 rows, with a figure (benchmarks/growth.png)
+growth   30,000 to 1,000,000 rows, with a figure (reports/growth.png); a power above 1 is worse than linear
 
 Each run has a copy of the project of its own, without data, runs or registry, so nothing is skipped.
 """
@@ -16,6 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -166,7 +167,7 @@ def ways(parent, rows, **_):
 
 
 def growth(parent, sizes, **_):
-    """Time and memory of every stage as the table grows."""
+    """Time and memory of every stage as the table grows; `power`: p of rows^p between the two largest tables."""
     summaries = {}
     for rows in sizes:
         folder = fresh(parent)
@@ -176,10 +177,14 @@ def growth(parent, sizes, **_):
         shutil.rmtree(folder)
     header = ["stage", *(f"{rows:,}" for rows in sizes)]
     for i, unit in enumerate(("seconds", "peak MB")):
-        print(unit)
-        stages = summaries[sizes[0]]
-        print(table(header, [(name, *(round(summaries[rows][name][i]) for rows in sizes)) for name in stages]), "\n")
-    draw(summaries, ROOT / "benchmarks" / "growth.png")
+        rows = []
+        for name in summaries[sizes[0]]:
+            values = [summaries[n][name][i] for n in sizes]
+            power = np.log(values[-1] / values[-2]) / np.log(sizes[-1] / sizes[-2]) if len(sizes) > 1 else np.nan
+            rows.append((name, *map(round, values), f"{power:.2f}"))
+        print(unit, table([*header, "power"], rows), "", sep="\n")
+    (ROOT / "reports").mkdir(exist_ok=True)
+    draw(summaries, ROOT / "reports" / "growth.png")
 
 
 def draw(summaries, path):
