@@ -2,24 +2,36 @@
 
 import base64
 import json
+import re
+from datetime import datetime
 from pathlib import Path
 
-from lib.plots import colour, label
+from lib import differences, words
+from lib.plots import colour
+from lib.words import HEADLINE, SHARES, label
 
 TEMPLATES = Path(__file__).parent / "templates"
-COLUMNS = {
-    "recall_at_budget": "recall",
-    "precision_at_budget": "precision",
-    "amount_recall_at_budget": "money caught",
-    "recall_at_fpr_0.01": "recall at 1 % FPR",
-    "roc_auc": "ROC AUC",
+COLUMNS = {metric: text for metric, text in HEADLINE.items() if metric != "average_precision"}
+NOTES = {
+    "untouched": "Read once, after every decision: what production would have seen.",
+    "validation": "Decided between the models and set their thresholds.",
 }
-LABELS = {"genuine": "frauds removed", "labels": "in the fit"}
-SHOWN = (  # stem of the figure, its caption
-    ("06_comparison-precision-recall", "Precision and recall on validation; the dotted line is a random ranking."),
-    ("06_comparison-money", "Share of fraud money caught; dotted lines are the alert budgets."),
-    ("06_comparison-intervals", "Average precision on validation with 95 % intervals."),
-    ("08_production-timeline", "The untouched period replayed against the server, batch by batch."),
+SHOWN = (  # stem of the figure, its caption, what is in it for those who can't see it
+    (
+        "06_comparison-precision-recall",
+        "How clean are the alerts (precision) when this share of all frauds is to be found (recall)? On validation.",
+        "Precision over recall on validation, one line a model; a dotted line marks a random ranking.",
+    ),
+    (
+        "06_comparison-money",
+        "Which share of the fraud money is caught when this share of transactions is reviewed? On validation.",
+        "Share of fraud money caught over share of transactions reviewed, one line a model.",
+    ),
+)
+TIMELINE = (
+    "08_production-timeline",
+    "The untouched period replayed against the live server, batch by batch, with labels that come late.",
+    "Four panels over the batches: alert rate, drift of each feature, recall with intervals, money caught.",
 )
 
 
@@ -30,20 +42,23 @@ def write(run_dir, stages=()):
     """
     run_dir = Path(run_dir)
     metrics = _read(run_dir / "metrics.json")
-    previous = _previous(run_dir, metrics.get("dataset"))
-    before = _read(run_dir.parent / previous / "metrics.json") if previous else {}
+    shown = [_figure(run_dir, *figure) for figure in SHOWN if _png(run_dir, figure[0]).is_file()]
+    production = _figure(run_dir, *TIMELINE) if _png(run_dir, TIMELINE[0]).is_file() else None
     content = {
-        "title": f"Fraud detection on {metrics.get('dataset', 'an unfinished run')}: {run_dir.name}",
-        "simulated": metrics.get("source") == "simulated",
+        "title": f"Fraud detection on {metrics.get('dataset', 'an unfinished run')}",
+        "run": run_dir.name,
+        "when": _when(run_dir.name),
+        "simulated": words.SIMULATED if metrics.get("source") == "simulated" else "",
         "verdict": _verdict(metrics),
-        "facts": _facts(metrics),
+        "facts": _facts(metrics, stages),
         "tables": _tables(metrics),
-        "figures": [_figure(run_dir, stem, caption) for stem, caption in SHOWN if _png(run_dir, stem).is_file()],
+        "figures": shown,
+        "production": production,
+        "since": differences.since_previous(run_dir, metrics),
         "stages": [_stage(run_dir, stage) for stage in stages],
-        "previous": previous,
-        "differences": _differences(before, metrics) if previous else [],
         "example": _example(run_dir, metrics),
-        "cards": [card for card in ("model_card.md", "data_card.md") if (run_dir / card).is_file()],
+        "cards": [card for name in ("model_card", "data_card") if (card := _card(run_dir, name))],
+        "files": [name for name in ("metrics.json", "run.yaml") if (run_dir / name).is_file()],
     }
     _render("run.html.j2", run_dir / "index.html", content)
     write_index(run_dir.parent)
@@ -58,16 +73,19 @@ def write_index(reports):
         metrics = _read(folder / "metrics.json")
         champion = metrics.get("champion")
         figures = metrics.get("models", {}).get(champion["model"], {}) if champion else {}
-        source = "simulated" if metrics.get("source") == "simulated" else metrics.get("source", "")
         runs.append(
             {
                 "name": folder.name,
-                "data": f"{metrics.get('dataset', 'unfinished')} ({source})",
+                "when": _when(folder.name) or folder.name,
+                "dataset": metrics.get("dataset", "unfinished"),
+                "simulated": metrics.get("source") == "simulated",
+                "status": _read(folder / "run.json").get("status", ""),
                 "champion": f"{label(champion['model'])}, version {champion['version']}" if champion else "none",
-                "first": _cell(figures.get("validation", {}).get("average_precision")),
+                "figures": [_cell(figures.get(period, {}).get("average_precision")) for period in NOTES],
             }
         )
-    return _render("index.html.j2", Path(reports) / "index.html", {"title": "All runs", "runs": runs})
+    content = {"title": "All runs", "runs": runs, "periods": list(NOTES)}
+    return _render("index.html.j2", Path(reports) / "index.html", content)
 
 
 def _render(template, path, content):
@@ -83,6 +101,14 @@ def _read(path):
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
+def _when(name):
+    """`20260102-030405-x` -> `2 January 2026, 03:04`; empty for other names."""
+    if not (stamp := re.match(r"\d{8}-\d{6}", name)):
+        return ""
+    when = datetime.strptime(stamp[0], "%Y%m%d-%H%M%S")
+    return f"{when.day} {when:%B %Y, %H:%M}"
+
+
 def _cell(figure, digits=3):
     """A figure as text, its interval, and their places on a strip from 0 to 100."""
     if not figure or figure["value"] is None:
@@ -90,7 +116,7 @@ def _cell(figure, digits=3):
     known = figure["low"] is not None
     return {
         "text": f"{figure['value']:.{digits}f}",
-        "range": f"{figure['low']:.{digits}f}–{figure['high']:.{digits}f}" if known else "",
+        "range": f"{figure['low']:.{digits}f} to {figure['high']:.{digits}f}" if known else "",
         "low": round(100 * figure["low"], 1) if known else None,
         "high": round(100 * figure["high"], 1) if known else None,
         "at": round(100 * figure["value"], 1),
@@ -99,73 +125,69 @@ def _cell(figure, digits=3):
 
 def _tables(metrics):
     champion = (metrics.get("champion") or {}).get("model")
-    budget = metrics.get("alert_budget", 0)
-    notes = {
-        "validation": "Decides between models and sets thresholds.",
-        "untouched": "Read once, after every decision: what production would have seen.",
-    }
     result = []
-    for period, note in notes.items():
+    for period, note in NOTES.items():
         models = {m: v for m, v in metrics.get("models", {}).items() if period in v}
         order = sorted(models, key=lambda m: -(models[m][period]["average_precision"]["value"] or 0))
         rows = [_row(m, models[m], period, m == champion) for m in order]
         if not rows:
             continue
         first = models[order[0]][period]
-        ceilings = [_cell(first.get(f"ceiling_{m}")) | {"range": ""} for m in COLUMNS]
-        best = {"label": "Perfect ranking", "labels_seen": "", "colour": "transparent", "champion": False}
-        rows.insert(0, best | {"first": _cell({"value": 1.0, "low": None}), "cells": ceilings})
-        columns = [f"{text} at {budget:g}" if "budget" in m else text for m, text in COLUMNS.items()]
-        what = f"{note} 95 % intervals below; a budget is the share of transactions that people review."
-        result.append({"title": f"Results on {period}", "note": what, "columns": columns, "rows": rows})
+        tops = [first.get(f"ceiling_{m}") if m in SHARES else {"value": 1.0, "low": None} for m in HEADLINE]
+        best = {"label": "Perfect ranking", "seen": "", "colour": "transparent", "champion": False}
+        rows.insert(0, best | {"cells": [_cell(top) | {"range": "", "low": None} for top in tops]})
+        columns = [f"{text} at {metrics['alert_budget']:g}" if m in SHARES else text for m, text in HEADLINE.items()]
+        result.append({"period": period, "note": note, "columns": columns, "rows": rows})
     return result
 
 
 def _row(model, entry, period, champion):
-    return {
-        "label": label(model),
-        "labels_seen": LABELS.get(entry.get("train_on"), "none"),
-        "colour": colour(model),
-        "champion": champion,
-        "first": _cell(entry[period]["average_precision"]),
-        "cells": [_cell(entry[period].get(metric)) for metric in COLUMNS],
-    }
+    seen = words.LABELS_SEEN.get(entry.get("train_on"), "no label used") if "train_on" in entry else "a rule, no fit"
+    cells = [_cell(entry[period].get(metric)) for metric in HEADLINE]
+    return {"label": label(model), "seen": seen, "colour": colour(model), "champion": champion, "cells": cells}
 
 
 def _verdict(metrics):
-    champion, verdict = metrics.get("champion"), metrics.get("verdict", {})
-    if champion is None:
-        headline = "No champion: nothing is served from this run."
-    else:
-        did = "was promoted to" if verdict.get("action") == "promote" else "remains"
-        headline = f"{label(champion['model'])} {did} champion, {champion['name']} version {champion['version']}."
-    return {"headline": headline, "reasons": verdict.get("reasons", [])}
+    champion, models = metrics.get("champion") or {}, metrics.get("models", {})
+    reasons = [words.plain(reason, models) for reason in metrics.get("verdict", {}).get("reasons", [])]
+    entry = models.get(champion.get("model"), {})
+    period = next((period for period in NOTES if period in entry), "")
+    shown = ["average_precision", *SHARES] if period else []
+    figures = [{"name": HEADLINE[metric]} | _cell(entry[period].get(metric), 2) for metric in shown]
+    budget = metrics.get("alert_budget", 0)
+    return {"headline": words.headline(metrics), "reasons": reasons, "period": period, "figures": figures} | {
+        "budget": f"one transaction in {1 / budget:,.0f}" if budget else ""
+    }
 
 
-def _facts(metrics):
+def _facts(metrics, stages):
     if not metrics:
-        return []
-    periods = metrics["splits"]
-    main = [periods[name] for name in ("reference", "validation", "untouched")]
+        return {}
+    main = [metrics["splits"][name] for name in ("reference", "validation", "untouched")]
     facts = {
+        "data": f"{metrics['dataset']}, {words.SOURCES.get(metrics['source'], metrics['source'])}",
         "transactions": f"{sum(p['n'] for p in main):,}",
         "known frauds": f"{sum(p['n_frauds'] or 0 for p in main):,}",
+        "alert budget": f"{metrics['alert_budget']:g}",
+        "seed": str(metrics["seed"]),
     }
-    facts |= {"source": metrics["source"], "seed": str(metrics["seed"])}
     if metrics["champion"]:
-        facts["threshold (anomaly score)"] = f"{metrics['champion']['threshold']:.4f}"
-    return [{"name": name, "value": value} for name, value in facts.items()]
+        facts["threshold"] = f"{metrics['champion']['threshold']:.4f}"
+    if seconds := sum(stage.get("seconds") or 0 for stage in stages):
+        facts["time of all notebooks"] = f"{seconds / 60:.1f} min" if seconds > 90 else f"{seconds:.0f} s"
+    return facts
 
 
 def _png(run_dir, stem):
     return run_dir / "figures" / f"{stem}.png"
 
 
-def _figure(run_dir, stem, caption):
+def _figure(run_dir, stem, caption, alt):
     content = _png(run_dir, stem).read_bytes()
     width, height = (int.from_bytes(content[i : i + 4], "big") for i in (16, 20))  # PNG's IHDR
     data = f"data:image/png;base64,{base64.b64encode(content).decode()}"
-    return {"data": data, "alt": caption, "caption": caption, "width": width, "height": height}
+    large = next(f"figures/{stem}{s}" for s in (".svg", ".png") if (run_dir / "figures" / f"{stem}{s}").is_file())
+    return {"data": data, "alt": alt, "caption": caption, "width": width, "height": height, "large": large}
 
 
 def _stage(run_dir, stage):
@@ -173,37 +195,27 @@ def _stage(run_dir, stage):
     return {
         "name": stage["stage"],
         "status": stage["status"],
-        "seconds": f"{stage['seconds']:.1f}" if stage.get("seconds") is not None else "",
+        "seconds": f"{stage['seconds']:.1f} s" if stage.get("seconds") is not None else "",
         "memory": f"{stage['peak_mb']:,.0f} MB" if stage.get("peak_mb") else "",
         "page": page if (run_dir / page).is_file() else None,
     }
 
 
-def _previous(run_dir, dataset):
-    """Name of the newest earlier run on the same dataset that has figures, or None."""
-    earlier = [p.parent for p in run_dir.parent.glob("*/metrics.json") if not p.parent.is_symlink()]
-    earlier = [p for p in earlier if p.name < run_dir.name and p.name[0].isdigit()]
-    same = [p.name for p in earlier if _read(p / "metrics.json").get("dataset") == dataset]
-    return max(same, default=None)
+def _card(run_dir, name):
+    """A card as HTML, its headings below those of the page; None where there is no such card."""
+    import mistune
 
-
-def _differences(before, now):
-    """(what, then, now) of every average precision, and of champion, seed and source, that has changed."""
-    rows = [(key, str(before.get(key)), str(now.get(key))) for key in ("source", "seed", "alert_budget")]
-    names = {**before.get("models", {}), **now.get("models", {})}
-    for model in names:
-        for period in ("validation", "untouched"):
-            texts = [
-                _cell(m.get("models", {}).get(model, {}).get(period, {}).get("average_precision"), 4)["text"]
-                for m in (before, now)
-            ]
-            rows.append((f"{label(model)}, average precision on {period}", *texts))
-    versions = [(m.get("champion") or {}).get("version", "none") for m in (before, now)]
-    return [row for row in [*rows, ("champion's version", *versions)] if row[1] != row[2]]
+    path = run_dir / f"{name}.md"
+    if not path.is_file():
+        return None
+    text = re.sub("^#", "###", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    html = mistune.create_markdown(plugins=["table"])(text)
+    html = html.replace("<table>", '<div class="wide" tabindex="0"><table>').replace("</table>", "</table></div>")
+    return {"file": path.name, "title": name.replace("_", " ").capitalize(), "html": html}
 
 
 def _example(run_dir, metrics):
     model = (metrics.get("champion") or {}).get("model")
     manifest = _read(run_dir / "models" / str(model) / "manifest.json")
     row = [round(v, 2) for v in manifest.get("reference", {}).get("median", [])]
-    return json.dumps({"features": [row]})
+    return json.dumps({"features": [row]}) if row else ""

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from lib import plots, report, tables
+from lib import cards, plots, report, tables, words
 
 
 def figure(value, low=None, high=None):
@@ -46,7 +46,11 @@ def run(tmp_path):
     (folder / "metrics.json").write_text(json.dumps(metrics))
     fig, ax = plots.figure()
     plots.intervals(ax, {m: v["validation"]["average_precision"] for m, v in models.items()}, "average precision")
-    plots.save(fig, folder / "figures", "06_comparison-intervals")
+    for name in ("06_comparison-money", "08_production-timeline"):
+        plots.save(fig, folder / "figures", name)
+    cards.write(
+        folder / "model_card.md", "# A model\n\n## Limits\n\n- none <at all>\n\n| a | b |\n|---|---|\n| 1 | 2 |\n"
+    )
     return folder
 
 
@@ -59,6 +63,7 @@ class Links(HTMLParser):
     def handle_starttag(self, tag, attributes):
         attributes = dict(attributes)
         self.links += [attributes[key] for key in ("href", "src") if key in attributes]
+        self.ids += [attributes["id"]] if "id" in attributes else []
         self.alts += [attributes.get("alt", "")] if tag == "img" else []
 
 
@@ -66,11 +71,11 @@ def test_page_shows_verdict_and_warns_of_simulated_data(run):
     text = report.write(
         run, [{"stage": "04_autoencoder", "status": "done", "seconds": 3.21, "peak_mb": 700.0}]
     ).read_text()
-    assert "Simulated transactions" in text
+    assert words.SIMULATED in text
     assert "Autoencoder was promoted to champion, fraud-detector-simulated version 2." in text
-    assert "it beats &lt;everything&gt;" in text
+    assert "It beats &lt;everything&gt;" in text
     assert "0.600" in text
-    assert "0.500–0.700" in text
+    assert "0.500 to 0.700" in text
     assert "700 MB" in text
 
 
@@ -78,11 +83,22 @@ def test_every_link_leads_somewhere_and_nothing_comes_from_outside(run):
     page = report.write(run, [{"stage": "04_autoencoder", "status": "done", "seconds": 3.2, "peak_mb": None}])
     for path in (page, run.parent / "index.html"):
         found = Links(path.read_text())
-        local = [link for link in found.links if not link.startswith("data:")]
+        local = [link for link in found.links if not link.startswith(("data:", "#"))]
         assert local
         assert [link for link in local if not (path.parent / link).exists()] == []
+        assert [link for link in found.links if link.startswith("#") and link[1:] not in found.ids] == []
+        assert len(found.ids) == len(set(found.ids))
         assert all(found.alts)
         assert not re.search(r"(src|href)=\"(https?:)?//", path.read_text())
+
+
+def test_page_holds_the_cards_below_its_own_headings(run):
+    text = report.write(run).read_text()
+    assert "<summary>Model card</summary>" in text
+    assert "<h4>Limits</h4>" in text
+    assert "none &lt;at all&gt;" in text
+    assert 'href="model_card.md"' in text
+    assert "Data card" not in text
 
 
 def test_page_of_a_run_that_failed_early_still_comes(tmp_path):
@@ -90,6 +106,7 @@ def test_page_of_a_run_that_failed_early_still_comes(tmp_path):
     text = report.write(tmp_path / "20260101-000000-x", [{"stage": "02_split", "status": "failed"}]).read_text()
     assert "02_split" in text
     assert "No champion" in text
+    assert "Serve the model" not in text
 
 
 def test_page_names_what_differs_from_the_previous_run(run):
@@ -98,9 +115,12 @@ def test_page_names_what_differs_from_the_previous_run(run):
     metrics = json.loads((run / "metrics.json").read_text())
     metrics["models"]["autoencoder"]["validation"]["average_precision"]["value"] = 0.75
     (later / "metrics.json").write_text(json.dumps(metrics))
+    for folder, epochs in ((run, 30), (later, 20)):
+        (folder / "run.yaml").write_text(f"dataset: simulated\nparameters:\n  04_autoencoder.epochs: {epochs}\n")
     text = report.write(later).read_text()
     row = re.search(r"Autoencoder, average precision on validation</th>.*?</tr>", text)[0]
     assert re.findall(r">([\d.]+)<", row) == ["0.6000", "0.7500"]
+    assert re.findall(r"04_autoencoder.epochs</th>.*>(\d+)<.*>(\d+)<", text) == [("30", "20")]
     assert text.count("average precision on untouched</th>") == 0
 
 
