@@ -8,7 +8,6 @@ from threadpoolctl import threadpool_limits
 
 from lib.denoiser import Config, train
 from lib.detectors import Detector, draw
-from lib.graphs import Graph
 from lib.robust import RobustCovariance
 from lib.scaling import Scaler, check_weight
 
@@ -115,22 +114,21 @@ class Autoencoder(Detector):
                 scores[part] = np.mean([each.squared_distance(r) for each, r in pairs], axis=0)
         return scores
 
-    def to_onnx(self):
-        """See :meth:`Detector.to_onnx`; the mean over members of |W'r|^2, where W W' = S^-1."""
-        graph, distances = Graph(self.n_features_in_), []
+    def graph_score(self, graph):
+        """See :meth:`Detector.graph_score`; the mean over members of |W'r|^2, where W W' = S^-1."""
+        distances = []
         for residual, precision in self._graph_residuals(graph):
             white = graph.add("MatMul", residual, np.linalg.cholesky(precision))
             distances.append(graph.add("ReduceSumSquare", white, axes=[1], keepdims=0))
-        return graph.finish(graph.add("Mean", *distances))
+        return graph.add("Mean", *distances)
 
-    def explain_onnx(self):
-        """See :meth:`Detector.explain_onnx`; a column's contribution r_i (S^-1 r)_i; they add up to `raw_score`."""
-        graph = Graph(self.n_features_in_)
+    def graph_contributions(self, graph):
+        """See :meth:`Detector.graph_contributions`; r_i (S^-1 r)_i of a column; they add up to `raw_score`."""
         terms = [
             graph.add("Mul", residual, graph.add("MatMul", residual, precision))
             for residual, precision in self._graph_residuals(graph)
         ]
-        return graph.finish(graph.add("Mean", *terms), "contributions")
+        return graph.add("Mean", *terms)
 
     def _graph_residuals(self, graph):
         """Add the centred residual [n, d] of each member; returns (its name, S^-1) a member."""

@@ -22,7 +22,9 @@ DETECTORS = {
     "autoencoder": ("lib.autoencoder", "Autoencoder"),
     "gaussian_mixture": ("lib.mixture", "GaussianMixtureEnsemble"),
     "supervised_boosting": ("lib.detectors", "SupervisedBoosting"),
+    "few_labels": ("lib.few_labels", "FewLabels"),
 }
+SUPERVISED = ("supervised_boosting", "few_labels")  # those whose fit takes labels: fit(X, y, weight)
 
 
 def make(name, **params):
@@ -39,8 +41,8 @@ def make(name, **params):
 class Detector(BaseEstimator):
     """What every detector is: scikit-learn's estimator with one score, its direction and its ONNX graph.
 
-    Subclasses take ``seed`` and ``threads`` (compute threads; results may depend on them, see each class) and define
-    ``fit``, ``_raw_score`` and ``to_onnx``.
+    Subclasses take ``seed`` and ``threads`` (compute threads; results may depend on them, see each class), define
+    ``fit``, ``_raw_score`` and ``graph_score``, and ``graph_contributions`` if they can name their own terms.
     """
 
     def fit(self, X, weight=None, validation=None):
@@ -61,13 +63,24 @@ class Detector(BaseEstimator):
             raise ValueError(f"X has shape {X.shape}, but this detector was fitted on {self.n_features_in_} columns.")
         return self._raw_score(X)
 
+    def graph_score(self, graph):
+        """Add the raw score to a :class:`lib.graphs.Graph` and return its name, float32 [n]."""
+        raise NotImplementedError
+
+    def graph_contributions(self, graph):
+        """Add what each column contributes to the raw score, float32 [n, d]; None if there is no such thing."""
+        return None
+
     def to_onnx(self):
         """Return the graph from ``features`` float32 [n, d], raw, NaN imputed, to ``raw_score`` float32 [n]."""
-        raise NotImplementedError
+        graph = Graph(self.n_features_in_)
+        return graph.finish(self.graph_score(graph))
 
     def explain_onnx(self):
         """Return the graph from ``features`` to ``contributions`` float32 [n, d], or None if there is no such thing."""
-        return None
+        graph = Graph(self.n_features_in_)
+        contributions = self.graph_contributions(graph)
+        return None if contributions is None else graph.finish(contributions, "contributions")
 
 
 class IsolationForest(Detector):
@@ -120,9 +133,8 @@ class IsolationForest(Detector):
     def _raw_score(self, X):
         return -self.forest_.score_samples(self._inputs(X))
 
-    def to_onnx(self):
-        """See :meth:`Detector.to_onnx`; one flat tree ensemble whose leaves hold path lengths."""
-        graph = Graph(self.n_features_in_)
+    def graph_score(self, graph):
+        """See :meth:`Detector.graph_score`; one flat tree ensemble whose leaves hold path lengths."""
         inputs = graph.imputed(self.scaler_.median_)
         if self.projections:
             oblique = graph.add("MatMul", graph.scaled(self.scaler_), self.directions_)
@@ -130,22 +142,15 @@ class IsolationForest(Detector):
         trees = isolation_trees(self.forest_)
         length = graph.tree_sum(trees, inputs)
         scale = np.log(2) / (len(trees) * average_path_length(self.forest_.max_samples_))
-        return graph.finish(graph.flat(graph.add("Exp", graph.add("Mul", length, -scale))))
+        return graph.flat(graph.add("Exp", graph.add("Mul", length, -scale)))
 
 
 class SupervisedBoosting(Detector):
     """Gradient boosting on the labelled frauds: the reference that detectors are measured against, not one of them.
 
-    scikit-learn's histogram gradient boosting; raw_score is the log-odds of fraud. Slow learning and strong
-    regularisation, because frauds are few; no early stopping, because a random tenth of them is too few to judge by.
-
-    Parameters
-    ----------
-    n_trees : int
-    learning_rate : float
-    max_leaf_nodes, min_samples_leaf : int
-    l2_regularization : float
-    seed, threads : int
+    scikit-learn's histogram gradient boosting, whose page explains the parameters; raw_score is the log-odds of fraud.
+    Slow learning and strong regularisation, because frauds are few; no early stopping, because a random tenth of them
+    is too few to judge by.
     """
 
     def __init__(
@@ -190,11 +195,10 @@ class SupervisedBoosting(Detector):
         with threadpool_limits(self.threads, "openmp"):
             return self.model_.decision_function(self.scaler_.impute(X))
 
-    def to_onnx(self):
-        """See :meth:`Detector.to_onnx`; the trees of the model plus its prior log-odds."""
-        graph = Graph(self.n_features_in_)
+    def graph_score(self, graph):
+        """See :meth:`Detector.graph_score`; the trees of the model plus its prior log-odds."""
         total = graph.tree_sum(boosted_trees(self.model_), graph.imputed(self.scaler_.median_))
-        return graph.finish(graph.flat(graph.add("Add", total, self.model_._baseline_prediction.reshape(1, 1))))
+        return graph.flat(graph.add("Add", total, self.model_._baseline_prediction.reshape(1, 1)))
 
 
 def naive_scores(arrays, reference, seed=0):

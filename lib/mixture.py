@@ -5,12 +5,13 @@ from joblib import Parallel, delayed
 from threadpoolctl import threadpool_limits
 
 from lib.detectors import Detector, IsolationForest
-from lib.graphs import Graph
-from lib.mixture_fit import Mixture, fit_mixture, spacing
+from lib.mixture_fit import Mixture, fit_mixture, held_out_density, spacing
 from lib.scaling import Scaler, check_weight, weighted_quantile
 
 NO_WEIGHT = -1e9  # log weight of a component that only fills a member up to the common number
 SIEVE_TREES = 100
+NUMBERS = (1, 2, 4, 8, 16)  # of components to choose from
+MAX_CHOOSING = 20_000  # rows that the choice looks at: half to fit, half to judge, then the other way round
 
 
 class GaussianMixtureEnsemble(Detector):
@@ -28,7 +29,7 @@ class GaussianMixtureEnsemble(Detector):
     Parameters
     ----------
     members : int
-    n_components : int, at the start of each fit
+    n_components : int, at the start of each fit; 0: the one of NUMBERS with the highest density of held-out rows
     tail : float, degrees of freedom of the components; inf is Gaussian
     trim : float, share of the weight dropped as strange before the fit; no label is used
     min_share : float, share of the weight below which a component is no population
@@ -39,12 +40,14 @@ class GaussianMixtureEnsemble(Detector):
     Attributes
     ----------
     mixtures_ : list of :class:`lib.mixture_fit.Mixture`, in the units of ``scaler_``
+    n_components_ : int, the number used
+    held_out_ : dict of int to float, mean log density of held-out rows by number; empty where the number was given
     """
 
     def __init__(
         self,
         members=6,
-        n_components=8,
+        n_components=0,
         tail=8.0,
         trim=0.02,
         min_share=0.01,
@@ -80,6 +83,7 @@ class GaussianMixtureEnsemble(Detector):
         n = min(self.max_rows, max(len(z) // 2, min(len(z), 2_000)))
         seeds = rng.integers(2**63, size=self.members)
         with threadpool_limits(1):  # sums in one order, whatever `threads`
+            self._choose(z, weight, least, rng)
             self.mixtures_ = Parallel(self.threads, prefer="threads")(
                 delayed(self._member)(z, weight, least, n, seed) for seed in seeds
             )
@@ -94,10 +98,20 @@ class GaussianMixtureEnsemble(Detector):
         strange = forest.fit(X, weight).raw_score(X)
         return np.flatnonzero(strange <= weighted_quantile(strange, weight, 1 - self.trim))
 
+    def _choose(self, z, weight, least, rng):
+        """Set `n_components_`, from the density of held-out rows unless it is given; no label decides."""
+        self.held_out_ = {}
+        if not self.n_components:
+            rows = rng.choice(len(z), min(len(z), MAX_CHOOSING), replace=False)
+            self.held_out_ = held_out_density(
+                z[rows], weight[rows], NUMBERS, least, self.tail, self.min_share, rng, self.threads
+            )
+        self.n_components_ = self.n_components or max(self.held_out_, key=self.held_out_.get)
+
     def _member(self, z, weight, least, n, seed):
         rng = np.random.default_rng(seed)
         rows = rng.choice(len(z), n, replace=False)
-        return fit_mixture(z[rows], weight[rows], self.n_components, least, self.tail, self.min_share, rng)
+        return fit_mixture(z[rows], weight[rows], self.n_components_, least, self.tail, self.min_share, rng)
 
     def member_raw_scores(self, X):
         """Return (members, n) float64: -log density of each member; :meth:`raw_score` is their mean."""
@@ -146,24 +160,22 @@ class GaussianMixtureEnsemble(Detector):
         residual = graph.add("Reshape", flat, graph.constant([-1, count, d], np.int64))
         return residual, graph.add("ReduceSumSquare", residual, axes=[2], keepdims=0)
 
-    def to_onnx(self):
-        """See :meth:`Detector.to_onnx`."""
-        graph = Graph(self.n_features_in_)
+    def graph_score(self, graph):
+        """See :meth:`Detector.graph_score`."""
         stack, k = self._stacked()
         _, distance = self._distances(graph, stack)
         terms = self._log_terms(graph, distance, stack)
         grouped = graph.add("Reshape", terms, graph.constant([-1, self.members, k], np.int64))
         log_density = graph.add("ReduceLogSumExp", grouped, axes=[2], keepdims=0)  # (n, members)
-        return graph.finish(graph.add("Neg", graph.add("ReduceMean", log_density, axes=[1], keepdims=0)))
+        return graph.add("Neg", graph.add("ReduceMean", log_density, axes=[1], keepdims=0))
 
-    def explain_onnx(self):
-        """See :meth:`Detector.explain_onnx`.
+    def graph_contributions(self, graph):
+        """See :meth:`Detector.graph_contributions`.
 
         A contribution is how much the raw score would fall, to first order in the shares of the components, if this
         column had the value that the others predict: with precision L and residual r of a component, its squared
         distance then falls by (L r)_j^2 / L_jj. Never negative; they need not add up to the raw score.
         """
-        graph = Graph(self.n_features_in_)
         stack, k = self._stacked()
         residual, distance = self._distances(graph, stack)  # (n, MK, d), (n, MK)
         grouped = graph.add(
@@ -184,4 +196,4 @@ class GaussianMixtureEnsemble(Detector):
             now, then = (graph.add("Log", graph.add("Add", each, self.tail)) for each in (whole, left))
             saved = graph.add("Mul", graph.add("Sub", now, then), (self.tail + self.n_features_in_) / 2)
         total = graph.add("ReduceSum", graph.add("Mul", share, saved), graph.constant([1], np.int64), keepdims=0)
-        return graph.finish(graph.add("Mul", total, 1 / self.members), "contributions")
+        return graph.add("Mul", total, 1 / self.members)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from joblib import Parallel, delayed
 from scipy.linalg import solve_triangular
 from scipy.special import gammaln, logsumexp
 
@@ -96,6 +97,24 @@ def fit_mixture(z, weight, n_components, least, tail, min_share, rng, max_iter=6
             break
         before = now
     return mixture
+
+
+def held_out_density(z, weight, numbers, least, tail, min_share, rng, threads=1):
+    """Mean log density of rows that a fit has not seen, by number of components -> {number: float}.
+
+    Cross-validated likelihood (Smyth, *Model selection for probabilistic clustering using cross-validated likelihood*,
+    Statistics and Computing 2000) over two halves drawn by chance, each judged by the mixture fitted to the other.
+    See :func:`fit_mixture` for the parameters.
+    """
+    halves = np.array_split(rng.permutation(len(z)), 2)
+    folds = [(number, *pair, rng.spawn(1)[0]) for number in numbers for pair in (halves, halves[::-1])]
+
+    def total(number, fitted, judged, generator):
+        mixture = fit_mixture(z[fitted], weight[fitted], number, least, tail, min_share, generator)
+        return weight[judged] @ mixture.log_density(z[judged])
+
+    totals = Parallel(threads, prefer="threads")(delayed(total)(*fold) for fold in folds)
+    return {number: float(sum(totals[2 * i : 2 * i + 2]) / weight.sum()) for i, number in enumerate(numbers)}
 
 
 def _maximise(z, weight, share, pull, least, tail):

@@ -16,8 +16,9 @@ SMALL = {
     "autoencoder": {"members": 2, "epochs": 5},
     "gaussian_mixture": {"members": 2, "n_components": 3},
     "supervised_boosting": {"n_trees": 20},
+    "few_labels": {},
 }
-UNSUPERVISED = sorted(set(SMALL) - {"supervised_boosting"})
+UNSUPERVISED = sorted(set(SMALL) - set(detectors.SUPERVISED))
 ANY = pytest.mark.parametrize("name", sorted(SMALL))
 DETECTOR = pytest.mark.parametrize("name", UNSUPERVISED)
 
@@ -52,13 +53,13 @@ def make_rows(n, seed):
 
 @pytest.fixture(scope="module")
 def fitted(rows):
-    """Detectors fitted once, by name, on the ordinary rows (boosting: on all, with labels)."""
+    """Detectors fitted once, by name, on the ordinary rows (those with labels: on all)."""
     return {name: fit(name, rows) for name in SMALL}
 
 
 def fit(name, rows, **params):
     detector = detectors.make(name, **SMALL[name], **params)
-    if name == "supervised_boosting":
+    if name in detectors.SUPERVISED:
         return detector.fit(rows.X, rows.y, rows.weight)
     ordinary = rows.y == 0
     return detector.fit(rows.X[ordinary], rows.weight[ordinary])
@@ -111,7 +112,7 @@ def test_another_seed_gives_another_fit(name, rows, fitted):
     assert np.any(fit(name, rows, seed=1).raw_score(rows.X) != fitted[name].raw_score(rows.X))
 
 
-@pytest.mark.parametrize("name", ["isolation_forest", "gaussian_mixture"])
+@pytest.mark.parametrize("name", ["isolation_forest", "gaussian_mixture", "few_labels"])
 def test_threads_change_nothing(name, rows, fitted):
     assert fit(name, rows, threads=2).to_onnx() == fitted[name].to_onnx()
 

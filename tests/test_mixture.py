@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import multivariate_normal, multivariate_t, rankdata
 
 from lib.detectors import make
-from lib.mixture_fit import Mixture, fit_mixture, spacing
+from lib.mixture_fit import Mixture, fit_mixture, held_out_density, spacing
 
 
 def two_populations(n=4_000, seed=0):
@@ -52,6 +52,21 @@ def test_small_components_are_dropped():
     found = fit_mixture(z, np.ones(len(z)), 12, np.full(2, 1e-3), np.inf, 0.05, np.random.default_rng(0))
     assert np.exp(found.log_weight).min() >= 0.04
     assert found.mean[:, 1].max() < 10
+
+
+def test_held_out_density_sees_that_there_are_two():
+    z = two_populations()
+    found = held_out_density(z, np.ones(len(z)), (1, 2), np.full(2, 1e-6), np.inf, 0.0, np.random.default_rng(0))
+    truth = np.log(0.7 * multivariate_normal([-4, 0]).pdf(z) + 0.3 * multivariate_normal([4, 1], [1, 0.25]).pdf(z))
+    assert found[1] + 0.5 < found[2] <= truth.mean() + 0.01
+
+
+def test_the_number_of_components_is_chosen_unless_it_is_given():
+    z = two_populations().astype(np.float32)
+    chosen = make("gaussian_mixture", members=2, threads=2).fit(z)
+    assert chosen.n_components_ == max(chosen.held_out_, key=chosen.held_out_.get) > 1
+    given = make("gaussian_mixture", members=2, n_components=3).fit(z)
+    assert (given.n_components_, given.held_out_) == (3, {})
 
 
 def test_spacing_tells_counts_from_measurements():
