@@ -5,6 +5,7 @@ from pathlib import Path
 
 from lib import words
 
+PERIODS = {"validation", "untouched"}
 LIMIT = 5000  # characters that MLflow's database has for a description
 
 
@@ -35,6 +36,18 @@ def pipeline(name, metrics):
         rows.append(f"| {words.label(model).replace('|', chr(92) + '|')} | {seen} | {' | '.join(cells)} |")
     parts = [*head, f"**{words.headline(metrics)}**", "\n".join(reasons), "\n".join(rows), *lines]
     return "\n\n".join(parts)
+
+
+def figures(metrics):
+    """The headline figures of every model and, under `champion`, of the champion: what is worth comparing runs by."""
+    models = {
+        model: {
+            period: {m: entry[period][m] for m in words.HEADLINE if m in entry[period]} for period in PERIODS & {*entry}
+        }
+        for model, entry in metrics.get("models", {}).items()
+    }
+    champion = (metrics.get("champion") or {}).get("model")
+    return models | ({"champion": models[champion]} if champion in models else {})
 
 
 def _cell(figures):

@@ -1,6 +1,5 @@
 """Figures: Axes in, Axes out; one palette, one colour per model everywhere."""
 
-import re
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -10,7 +9,7 @@ from matplotlib.ticker import FuncFormatter, PercentFormatter
 from lib.words import label
 
 # Okabe and Ito's colours, which people with any common colour-vision deficiency can tell apart.
-GENUINE, FRAUD, INK, FAINT = "#3B6A8F", "#C8402F", "#22262B", "#9AA3AD"
+GENUINE, FRAUD, INK, SOFT, FAINT = "#3B6A8F", "#C8402F", "#22262B", "#5F6872", "#9AA3AD"
 MODEL_COLOURS = {
     "isolation_forest": "#0072B2",
     "autoencoder": "#D55E00",
@@ -24,6 +23,8 @@ MODEL_COLOURS = {
 }
 _STYLE = {
     "figure.constrained_layout.use": True,
+    "figure.constrained_layout.h_pad": 0.08,
+    "figure.constrained_layout.w_pad": 0.08,
     "figure.dpi": 110,
     "savefig.dpi": 160,
     "font.size": 10,
@@ -89,19 +90,34 @@ def by_class(ax, values, y, weight, xlabel="", bins=60, log_x=False):
         low = max(low, 0.01)
         edges = np.geomspace(low, max(high, low * 1.01), bins + 1)
         ax.set_xscale("log")
+        ax.xaxis.set_major_formatter(FuncFormatter(number))
     else:
         edges = np.linspace(low, high if high > low else low + 1, bins + 1)
     clipped = np.clip(values, edges[0], edges[-1])
-    for cls, name, hue in ((0, "genuine", GENUINE), (1, "fraud", FRAUD)):
+    for cls, hue in ((0, GENUINE), (1, FRAUD)):
         rows = y == cls
         if rows.any():
             share, _ = np.histogram(clipped[rows], edges, weights=weight[rows] / weight[rows].sum())
-            ax.stairs(
-                share, edges, color=hue, fill=cls == 0, alpha=0.45 if cls == 0 else 1.0, linewidth=1.6, label=name
-            )
+            ax.stairs(share, edges, color=hue, fill=cls == 0, alpha=0.45 if cls == 0 else 1.0, linewidth=1.6)
     ax.set(xlabel=f"{xlabel} (log scale)" if log_x else xlabel, ylabel="share of the class")
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     return ax
+
+
+def number(value, _=None):
+    """A tick of a logarithmic axis as people write it: `0.01`, `1,000`."""
+    return f"{value:,.0f}" if value >= 1 else f"{value:g}"
+
+
+def percent(value, _=None):
+    """A share as people write it: `10%`, `0.02%`."""
+    return f"{100 * value:.6g}%"
+
+
+def name_classes(ax):
+    """Write beside the axes which colour is which class, in the colours themselves."""
+    for y, name, hue in ((0.97, "genuine", GENUINE), (0.87, "fraud", FRAUD)):
+        ax.annotate(name, (1.01, y), xycoords="axes fraction", color=hue, va="top", fontweight="bold")
 
 
 def members(ax, alone, averaged, model):
@@ -137,13 +153,18 @@ def spread(ax, results, reference):
 def learning_curves(ax, history):
     """Loss by epoch; `history`: {"train", "validation"}, each (epochs, members). A dot marks the epoch kept."""
     hue = colour("autoencoder")
-    for i, (train, validation) in enumerate(zip(history["train"].T, history["validation"].T, strict=True)):
+    for train, validation in zip(history["train"].T, history["validation"].T, strict=True):
         epochs, best = np.arange(1, len(train) + 1), int(np.argmin(validation))
-        ax.plot(epochs, train, color=FAINT, linewidth=1.2, label="reference, with noise" if i == 0 else None)
-        ax.plot(epochs, validation, color=hue, label="validation" if i == 0 else None)
-        ax.plot(epochs[best], validation[best], "o", color=hue, markersize=5)
-    ax.set(xlabel="epoch", ylabel="loss (log scale)", yscale="log")
-    ax.legend(title="● = weights kept")
+        ax.plot(epochs, train, color=FAINT, linewidth=1.2)
+        ax.plot(epochs, validation, color=hue)
+        ax.plot(epochs[best], validation[best], "o", color=hue, markersize=6)
+    ends = {"validation\n(dot: weights kept)": (validation, hue), "reference,\nwith noise": (train, SOFT)}
+    for text, (curve, ink) in ends.items():
+        ax.annotate(text, (epochs[-1], curve[-1]), (8, 0), textcoords="offset points", va="center", color=ink,
+                    annotation_clip=False)  # fmt: skip
+    ax.set(xlabel="epoch", ylabel="loss (log scale)", yscale="log", xlim=(0.5, epochs[-1]))
+    ax.yaxis.set_major_formatter(FuncFormatter(number))
+    ax.yaxis.set_minor_formatter(FuncFormatter(number))
     return ax
 
 
@@ -165,8 +186,9 @@ def scores(ax, anomaly_score, y, weight, threshold=None):
         xlabel="anomaly score (logarithmic in 1 − score)",
         xlim=(0, 6),
         yscale="log",
-        ylabel="share of genuine transactions (log)",
+        ylabel="of genuine transactions (log scale)",
     )
+    ax.yaxis.set_major_formatter(FuncFormatter(percent))
     if threshold is not None:
         x = -np.log10(max(1 - threshold, 1e-6))
         ax.axvline(x, color=INK, linestyle="--", linewidth=1.2)
@@ -179,9 +201,9 @@ def precision_recall(ax, curves, prevalence):
     """Precision over recall; `curves`: {model: (recall, precision)}; the dotted line is a random ranking."""
     for model, (recall, precision) in curves.items():
         ax.plot(recall, precision, drawstyle="steps-pre", **_line(model))
-    ax.axhline(prevalence, color=FAINT, linestyle=":", linewidth=1.6)
-    ax.annotate(f"prevalence {prevalence:.2%}", (0.005, prevalence), xytext=(2, 3), textcoords="offset points",
-                color="#5F6872", fontsize=8)  # fmt: skip
+    ax.axhline(prevalence, color=SOFT, linestyle=":", linewidth=1.4)
+    said = f"prevalence {prevalence:.2%}, a random ranking"
+    ax.annotate(said, (0.005, prevalence), (2, 3), textcoords="offset points", color=SOFT, fontsize=8)
     ax.set(xlabel="recall (share of frauds found)", ylabel="precision (share of alerts that are fraud)",
            xlim=(0, 1), ylim=(0, 1.02))  # fmt: skip
     _name_lines(ax, list(curves))
@@ -194,9 +216,11 @@ def money(ax, curves, budgets=()):
         ax.plot(reviewed, caught, **_line(model))
     for budget in budgets:
         ax.axvline(budget, color=FAINT, linestyle=":", linewidth=1)
+        ax.annotate(percent(budget), (budget, 0.99), (3, 0), xycoords=("data", "axes fraction"), va="top",
+                    textcoords="offset points", color=SOFT, fontsize=8)  # fmt: skip
     ax.set(xscale="log", xlim=(1e-4, 0.1), ylim=(0, 1.02), xlabel="share of transactions reviewed (log scale)",
            ylabel="share of fraud money caught")  # fmt: skip
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.0%}" if v >= 0.01 else f"{v:.2%}"))
+    ax.xaxis.set_major_formatter(FuncFormatter(percent))
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     _name_lines(ax, list(curves))
     return ax
@@ -213,17 +237,11 @@ def intervals(ax, values, xlabel, reference=None):
                 [v["low"], v["high"]], [row, row], color=colour(model), linewidth=3, alpha=0.35, solid_capstyle="round"
             )
         ax.plot(v["value"], row, "o", color=colour(model), markersize=7)
-        ax.annotate(
-            f"{v['value']:.3f}", (v["value"], row), xytext=(0, 7), textcoords="offset points", ha="center", fontsize=8
-        )
+        right = v["value"] if v["high"] is None else v["high"]
+        ax.annotate(f"{v['value']:.3f}", (right, row), (8, 0), textcoords="offset points", va="center", fontsize=9)
     ax.set_yticks(range(len(order)), [label(m) for m in order])
-    ax.set(xlabel=xlabel, xlim=(0, 1), ylim=(-0.6, len(order) - 0.2))
+    ax.set(xlabel=xlabel, xlim=(0, 1), ylim=(-0.6, len(order) - 0.4))
     if reference is not None:
-        ax.axvline(reference, color=FAINT, linestyle=":", linewidth=1.6)
+        ax.axvline(reference, color=SOFT, linestyle=":", linewidth=1.4)
     ax.grid(axis="y", visible=False)
     return ax
-
-
-def slug(name):
-    """A name as a file may carry it: `autoencoder@latent=4` -> `autoencoder-latent-4`."""
-    return re.sub(r"[^a-zA-Z0-9_.]+", "-", name).strip("-")

@@ -90,4 +90,9 @@ def test_a_run_is_described_by_what_it_decided():
     text = notes.pipeline("20260101-000000-x", json.loads(json.dumps(metrics)))
     assert "largest |z| was promoted to champion, fraud-detector version 2." in text
     assert "| largest \\|z\\| | none | 0.500 [0.400, 0.600] | – |" in text
+    assert notes.figures(metrics | {"models": {"max_abs_z": {**figures, "train_on": "all"}}}) == {
+        "max_abs_z": figures,
+        "champion": figures,
+    }
+    assert notes.figures({}) == {}
     assert notes.pipeline("20260101-000000-x", {}).startswith("Everything is in `reports/20260101-000000-x`")

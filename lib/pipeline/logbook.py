@@ -98,5 +98,5 @@ class Logbook:
     def _finish(self, status, metrics):
         from lib import tracking
 
-        figures, description = metrics.get("models", {}), notes.pipeline(self.run.name, metrics)
+        figures, description = notes.figures(metrics), notes.pipeline(self.run.name, metrics)
         tracking.finish_pipeline(self._parent.result(), STATUS[status], figures, description=description)
