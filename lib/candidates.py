@@ -18,11 +18,7 @@ from lib.notebook import write_json
 from lib.scaling import weighted_quantile
 
 REGIMES = {"genuine": ("genuine",), "all": ("all",), "both": ("genuine", "all")}
-LABELS_SEEN = {
-    "genuine": "known frauds of reference removed from the fit",
-    "all": "none",
-    "supervised": "both classes of reference, in the fit",
-}
+LABELS_SEEN = {"genuine": "known frauds of reference removed from the fit", "all": "none"}
 MODELS = ("isolation_forest", "autoencoder", "gaussian_mixture")
 N_PARITY = 10_000
 
@@ -43,10 +39,14 @@ def variant(model, regime):
     return f"{model},train_on={regime}" if "@" in model else f"{model}@train_on={regime}"
 
 
-def fit(detector, split, regime="genuine", supervised=False):
-    """Fit on reference -> (detector, Arrays it was fitted on, seconds). Validation gives its loss only, no label."""
+def fit(detector, split, regime="genuine", supervised=False, labels=None):
+    """Fit on reference -> (detector, Arrays it was fitted on, seconds). Validation gives its loss only, no label.
+
+    `labels` (n,), of a supervised fit: the known ones of reference (:func:`lib.few_labels.known_labels`); None: all.
+    """
     validation, reference = split.arrays("validation"), split.arrays("reference")
     training = reference if supervised else reference.training(regime)
+    training = training if labels is None else training._replace(y=labels)
     start = time.perf_counter()
     if supervised:
         detector.fit(training.X, training.y, training.weight)
@@ -64,6 +64,7 @@ def write(run_dir, name, detector, split, training, regime="genuine", fit_s=None
     folder = Path(run_dir) / "models" / name
     period = split.manifest["periods"]["reference"]
     X = split.arrays("validation").X[:N_PARITY]
+    seen = f"{np.sum(training.y == 1):,} known frauds of reference, in the fit" if supervised else LABELS_SEEN[regime]
     graphs = {"model.onnx": detector.to_onnx()}
     if (explain := detector.explain_onnx()) is not None:
         graphs["explain.onnx"] = explain
@@ -77,7 +78,7 @@ def write(run_dir, name, detector, split, training, regime="genuine", fit_s=None
         "missing": split.dataset.missing,
         "fit": {
             "train_on": "labels" if supervised else regime,
-            "labels_seen": LABELS_SEEN["supervised" if supervised else regime],
+            "labels_seen": seen,
             "n": len(training.X),
             "weight": float(training.weight.sum()),
             "start_s": period["start_s"],
