@@ -209,7 +209,7 @@ def _open(graph: bytes, output: str, threads: int, where: str):
     """Return a function (n, d) float32 -> the graph's `output`."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # the exception says what is wrong, and only once
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
