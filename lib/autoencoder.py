@@ -7,9 +7,9 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from lib.denoiser import Config, train
-from lib.detectors import Detector, draw
+from lib.detectors import Detector
 from lib.robust import RobustCovariance
-from lib.scaling import Scaler, check_weight
+from lib.scaling import Scaler, check_weight, draw, subsample
 
 SCORED_AT_ONCE = 8_192  # rows; bounds the memory of scoring
 VALIDATION_ROWS = 8_192  # drawn by weight for the validation loss
@@ -154,13 +154,6 @@ def pick_device(device):
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device is 'cuda', but torch finds no such GPU here; choose 'cpu' or 'auto'.")
     return device
-
-
-def subsample(rng, X, weight, n):
-    """X and weight as they are up to n rows; otherwise n rows drawn by weight, all of weight 1."""
-    if len(X) <= n:
-        return X, weight
-    return X[draw(rng, weight, n)], np.ones(n)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from lib.detectors import draw
+from lib.scaling import draw
 
 
 @dataclass(frozen=True)

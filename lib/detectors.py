@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from threadpoolctl import threadpool_limits
 
 from lib.graphs import Graph
-from lib.scaling import Scaler, check_weight
+from lib.scaling import Scaler, check_weight, draw
 from lib.trees import average_path_length, boosted_trees, isolation_trees
 
 MAX_DRAWN = 200_000  # rows handed to scikit-learn's forest, which samples them again for each tree
@@ -22,6 +22,7 @@ DETECTORS = {
     "autoencoder": ("lib.autoencoder", "Autoencoder"),
     "gaussian_mixture": ("lib.mixture", "GaussianMixtureEnsemble"),
     "supervised_boosting": ("lib.detectors", "SupervisedBoosting"),
+    "robust_covariance": ("lib.robust", "RobustDistance"),
     "few_labels": ("lib.few_labels", "FewLabels"),
 }
 SUPERVISED = ("supervised_boosting", "few_labels")  # those whose fit takes labels: fit(X, y, weight)
@@ -225,17 +226,6 @@ def naive_scores(arrays, reference, seed=0):
     z = np.abs((arrays.X - np.ma.filled(mean, 0.0)) / np.where(sd > 0, sd, 1.0))
     scores["max_abs_z"] = np.nan_to_num(z, nan=0.0).max(axis=1)  # a missing value is not strange
     return scores
-
-
-def draw(rng, weight, n):
-    """Positions (n,) of rows drawn with replacement in proportion to weight, ascending.
-
-    Systematic sampling: one random start, equal steps of weight, so a row of weight w comes floor or ceil(n w / sum w)
-    times and equal weights with n = len(weight) give every row once.
-    """
-    cumulative = np.cumsum(weight)
-    steps = (np.arange(n) + rng.random()) * (cumulative[-1] / n)
-    return np.minimum(np.searchsorted(cumulative, steps, side="right"), len(weight) - 1)
 
 
 def _oblique(rng, d, k):

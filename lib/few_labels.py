@@ -5,8 +5,8 @@ from scipy.optimize import minimize
 from scipy.special import expit
 from threadpoolctl import threadpool_limits
 
-from lib.detectors import Detector, draw, make
-from lib.scaling import check_weight, weighted_quantile
+from lib.detectors import Detector, make
+from lib.scaling import check_weight, draw, weighted_quantile
 
 REACH = 5.0  # standard units beyond which a column tilts no further: an extreme is the detector's business
 SLOPE, SLOPE_PRECISION = 2.0, 0.1  # prior of the slope on the detector's score, in its own spread

@@ -1,8 +1,10 @@
 """Mean and covariance that strange rows cannot pull: the strangest are left out, again and again."""
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
-from lib.scaling import check_weight, weighted_quantile
+from lib.detectors import Detector
+from lib.scaling import Scaler, check_weight, subsample, weighted_quantile
 
 RIDGE = 1e-3  # added to every variance, in squared standard units; keeps the covariance invertible
 MOSTLY = 0.9  # share of the weight on one value above which a column hardly varies
@@ -66,6 +68,52 @@ class RobustCovariance:
         """The part of each column (n, d) in the squared distance; terms can be negative, their sum cannot."""
         centred = Z - self.mean_
         return centred * (centred @ self.precision_)
+
+
+class RobustDistance(Detector):
+    """Squared Mahalanobis distance from ordinary rows: the simplest density, one ellipsoid, and no network.
+
+    What an autoencoder or a mixture adds over it is what their many parameters are worth. Fully determined by the rows,
+    so that `seed` only draws the sub-sample and `threads` change nothing.
+
+    Parameters
+    ----------
+    trim : float, see :class:`RobustCovariance`
+    max_rows : int, above which rows are sub-sampled by weight
+    seed, threads : int
+    """
+
+    def __init__(self, trim=0.02, max_rows=200_000, seed=0, threads=1):
+        self.trim = trim
+        self.max_rows = max_rows
+        self.seed = seed
+        self.threads = threads
+
+    def fit(self, X, weight=None, validation=None):
+        """See :meth:`lib.detectors.Detector.fit`; `validation` is not used."""
+        X = np.asarray(X, dtype=np.float32)
+        weight = check_weight(weight, len(X))
+        self.scaler_ = Scaler().fit(X, weight)
+        X, weight = subsample(np.random.default_rng(self.seed), X, weight, self.max_rows)
+        with threadpool_limits(1):  # sums in one order
+            self.covariance_ = RobustCovariance(self.trim).fit(self.scaler_.transform(X), weight)
+        self.n_features_in_ = X.shape[1]
+        return self
+
+    def _raw_score(self, X):
+        with threadpool_limits(1):
+            return self.covariance_.squared_distance(self.scaler_.transform(X))
+
+    def graph_score(self, graph):
+        """See :meth:`lib.detectors.Detector.graph_score`; |W'r|^2, where W W' is the precision."""
+        residual = graph.add("Sub", graph.scaled(self.scaler_), self.covariance_.mean_)
+        white = graph.add("MatMul", residual, np.linalg.cholesky(self.covariance_.precision_))
+        return graph.add("ReduceSumSquare", white, axes=[1], keepdims=0)
+
+    def graph_contributions(self, graph):
+        """See :meth:`lib.detectors.Detector.graph_contributions`; they add up to `raw_score`."""
+        residual = graph.add("Sub", graph.scaled(self.scaler_), self.covariance_.mean_)
+        return graph.add("Mul", residual, graph.add("MatMul", residual, self.covariance_.precision_))
 
 
 def hardly_varies(Z, weight):

@@ -1,4 +1,4 @@
-"""One scaling for every detector: median imputation, a signed logarithm where a column is skewed, standard units.
+"""One scaling for every detector: median imputation, signed logarithms of skewed columns, standard units; weights.
 
 Labels are never seen and every statistic is weighted. :meth:`lib.graphs.Graph.scaled` writes the same steps in ONNX.
 """
@@ -78,6 +78,24 @@ def weighted_quantile(x, weight, q):
     cumulative = np.cumsum(weight[order])
     where = np.searchsorted(cumulative, np.asarray(q) * cumulative[-1] * (1 - 1e-12))
     return np.asarray(x)[order][np.minimum(where, len(order) - 1)]
+
+
+def draw(rng, weight, n):
+    """Positions (n,) of rows drawn with replacement in proportion to weight, ascending.
+
+    Systematic sampling: one random start, equal steps of weight, so a row of weight w comes floor or ceil(n w / sum w)
+    times and equal weights with n = len(weight) give every row once.
+    """
+    cumulative = np.cumsum(weight)
+    steps = (np.arange(n) + rng.random()) * (cumulative[-1] / n)
+    return np.minimum(np.searchsorted(cumulative, steps, side="right"), len(weight) - 1)
+
+
+def subsample(rng, X, weight, n):
+    """X and weight as they are up to n rows; otherwise n rows drawn by weight, all of weight 1."""
+    if len(X) <= n:
+        return X, weight
+    return X[draw(rng, weight, n)], np.ones(n)
 
 
 def _learn(x, weight):
