@@ -54,7 +54,7 @@ class Notebook:
 
         candidates : names of folders in the run's `models`
         """
-        path = write_json(self.folder / "metrics.json", metrics)
+        write_json(self.folder / "metrics.json", metrics)
         if self.track:
             from lib import tracking  # imports MLflow, which takes seconds
 
@@ -68,7 +68,6 @@ class Notebook:
                 description=f"`notebooks/{self.stage}.ipynb`, run by hand",
                 seconds=time.time() - self._start_s,
             )
-        return path
 
 
 def _say_errors_in_a_sentence():

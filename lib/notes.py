@@ -15,7 +15,7 @@ def stage(name, cells, why=""):
     cells : [(cell_type, source, tags)], see `lib.pipeline.stages.read_cells`
     """
     first = next((source for kind, source, _ in cells if kind == "markdown"), "")
-    facts = re.findall(r"^\*(Question|Reads|Writes)\*: (.*(?:\n(?!\*).+)*)", first, re.MULTILINE)
+    facts = re.findall(r"^- \*(Question|Reads|Writes)\*: (.*(?:\n(?!- ).+)*)", first, re.MULTILINE)
     lines = [f"- *{what}*: {' '.join(text.split())}" for what, text in facts]
     return "\n".join([f"`notebooks/{name}.ipynb`", "", *lines, *([f"- *Executed because*: {why}"] if why else [])])
 

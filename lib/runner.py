@@ -13,8 +13,7 @@ import psutil
 START_TIMEOUT_S = 180  # a kernel on a busy machine
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 QUIET = {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}  # the debugger's remark on frozen modules
-FOLDED = """{%- extends 'lab/index.html.j2' -%}
-{% block input %}<details><summary>code</summary>{{ super() }}</details>{% endblock %}"""
+TEMPLATE = Path(__file__).parent / "templates" / "notebook.html.j2"
 
 
 @dataclass(frozen=True)
@@ -160,7 +159,8 @@ def archive(partial, target):
     from jinja2 import DictLoader
     from nbconvert import HTMLExporter
 
-    exporter = HTMLExporter(template_file="folded.html.j2", extra_loaders=[DictLoader({"folded.html.j2": FOLDED})])
+    ours = DictLoader({TEMPLATE.name: TEMPLATE.read_text(encoding="utf-8")})  # a folder would hide nbconvert's own
+    exporter = HTMLExporter(template_file=TEMPLATE.name, extra_loaders=[ours])
     html, _ = exporter.from_notebook_node(nbformat.read(partial, as_version=4), {"metadata": {"name": target.name}})
     page = partial.with_suffix(".html")
     page.write_text(html, encoding="utf-8")

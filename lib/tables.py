@@ -30,16 +30,16 @@ def results(figures, alert_budget):
 
 
 def by_budget(figures, budgets, alert_budget):
-    """Recall, precision and money caught at every alert budget, each model beside the ceiling -> DataFrame of str."""
-    rows = {}
-    for budget in budgets:
-        suffix = "" if budget == alert_budget else f"_{budget:g}"
-        for metric, text in SHARES.items():
-            first = next(iter(figures.values()))
-            rows[budget, text] = {"perfect ranking": cell({**first[f"ceiling_{metric}{suffix}"], "low": None})}
-            rows[budget, text] |= {label(m): cell(f[f"{metric}{suffix}"]) for m, f in figures.items()}
-    table = pd.DataFrame(rows).T
-    table.index.names = ["alert budget", "share"]
+    """Recall, precision and money caught, a column a budget, each model below the ceiling -> DataFrame of str."""
+    rows, first = {}, next(iter(figures.values()))
+    for metric, text in SHARES.items():
+        names = {b: metric + ("" if b == alert_budget else f"_{b:g}") for b in budgets}
+        rows[text, "perfect ranking"] = {
+            b: cell({**first[f"ceiling_{name}"], "low": None}) for b, name in names.items()
+        }
+        rows |= {(text, label(m)): {b: cell(f[name]) for b, name in names.items()} for m, f in figures.items()}
+    table = pd.DataFrame(rows).T.rename(columns=lambda budget: f"at {budget:g}")
+    table.index.names = ["share", "model"]
     return table
 
 

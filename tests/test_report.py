@@ -139,7 +139,10 @@ def test_results_put_the_best_first_below_the_perfect_ranking():
 
 def test_by_budget_has_every_share_at_every_budget():
     table = tables.by_budget({"autoencoder": figures(0.6)}, (0.002, 0.01), 0.002)
-    assert list(table.index) == [(b, s) for b in (0.002, 0.01) for s in ("recall", "precision", "money caught")]
+    shares = ("recall", "precision", "money caught")
+    assert list(table.index) == [(s, m) for s in shares for m in ("perfect ranking", "Autoencoder")]
+    assert list(table.columns) == ["at 0.002", "at 0.01"]
+    assert table.loc[("recall", "Autoencoder"), "at 0.01"] == "0.600 [0.500, 0.700]"
 
 
 def test_every_variant_keeps_its_familys_colour():

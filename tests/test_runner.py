@@ -47,7 +47,8 @@ def test_a_notebook_is_archived_with_its_code_folded(execute, tmp_path):
     assert (tmp_path / "figures" / "01_eda-hours.png").read_bytes() == b"PNG\x07"
     assert sorted(path.name for path in archive.parent.iterdir()) == ["stage.html", "stage.ipynb"]
     html = archive.with_suffix(".html").read_text()
-    assert html.count("<details><summary>code</summary>") == outcome.n_cells == 4  # three and the parameters given
+    assert not re.search(r"<(script|link|img)[^>]+(src|href)=.https?:", html)
+    assert html.count("<summary>code</summary>") == outcome.n_cells == 4  # three and the parameters given
     assert "<details open" not in html
 
 
