@@ -26,9 +26,10 @@ HERE = Path(__file__).resolve().parent
 FEATURES = [f"V{i}" for i in range(1, 29)] + ["Amount"]
 MODELS = {  # name: detector and what differs from its defaults
     "isolation_forest": ("isolation_forest", {}),
-    "isolation_forest_100": ("isolation_forest", {"n_trees": 100, "max_samples": 256}),  # as the paper has it
+    "isolation_forest_100x256": ("isolation_forest", {"n_trees": 100, "max_samples": 256}),  # as the paper has it
     "autoencoder": ("autoencoder", {}),
-    "gaussian_mixture": ("gaussian_mixture", {"members": 8}),
+    "gaussian_mixture": ("gaussian_mixture", {}),
+    "gaussian_mixture_8x8": ("gaussian_mixture", {"members": 8, "n_components": 8}),  # eight folds
 }
 
 
