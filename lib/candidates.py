@@ -128,12 +128,20 @@ def calibrate(folder, raw_score, weight, threshold_raw, rule, alert_budget, metr
     return folder
 
 
-def ensure(run_dir, split, seed=0, threads=1):
-    """The run's candidates, fitted here with the defaults where no model notebook has written any -> {name: folder}."""
+def ensure(run_dir, split, seed=0, threads=1, make=True):
+    """The run's candidates of this split -> {name: folder}.
+
+    Where no model notebook has written any, they are fitted here with the defaults; without `make`, DataError.
+    """
     models = Path(run_dir) / "models"
     found = {p.parent.name: p.parent for p in sorted(models.glob("*/manifest.json"))}
     found = {n: p for n, p in found.items() if bundle.verify(p)["fit"]["split"] == split.fingerprint}
     if not any(name.split("@")[0] in MODELS for name in found):
+        if not make:
+            raise DataError(
+                f"{models} holds no candidate of this split; run notebook 03_isolation_forest, 04_autoencoder or "
+                f"05_gaussian_mixture with the same run_dir and split_dir first."
+            )
         for model in MODELS:
             detector, training, seconds = fit(detectors.make(model, seed=seed, threads=threads), split)
             found[model] = write(run_dir, model, detector, split, training, fit_s=seconds)

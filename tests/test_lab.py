@@ -1,0 +1,84 @@
+"""Every notebook in JupyterLab, run to its end by *Run all cells* in headless Chromium."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+from browser import Visitor, chromium
+from conftest import copy_project
+
+pytestmark = [pytest.mark.check, pytest.mark.xdist_group("browser")]
+NOTEBOOKS = (
+    *("01_eda", "02_split", "03_isolation_forest", "04_autoencoder", "05_gaussian_mixture"),
+    *("06_comparison", "07_export", "08_production"),
+)
+LIMIT_S = 300  # a notebook takes under a minute on a machine that has nothing else to do
+START_S = 90
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """(notebooks' folder, address) of a JupyterLab on a copy of the project."""
+    home = tmp_path_factory.mktemp("lab")
+    folder, environment = copy_project(home / "project")
+    settings = home / "config" / "labconfig"
+    settings.mkdir(parents=True)
+    news = {"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}}
+    (settings / "page_config.json").write_text(json.dumps(news))
+    environment |= {"JUPYTER_CONFIG_DIR": str(home / "config"), "JUPYTER_RUNTIME_DIR": str(home / "runtime")}
+    options = ["--no-browser", "--allow-root", "--ip=127.0.0.1", "--port=0", "--IdentityProvider.token=check"]
+    log = home / "log"
+    with log.open("w") as file:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "jupyterlab", *options], cwd=folder, env=environment, stdout=file, stderr=file
+        )
+    try:
+        end = time.monotonic() + START_S
+        while not (found := re.search(r"http://127\.0\.0\.1:\d+/lab", log.read_text())):
+            assert server.poll() is None, log.read_text()
+            assert time.monotonic() < end, log.read_text()
+            time.sleep(0.2)
+        yield folder / "notebooks", found[0]
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as browser:
+        yield browser
+
+
+def cells(path):
+    """The code cells of a notebook's file."""
+    return [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+
+
+def problems(path):
+    """What cells of a notebook's file have failed with."""
+    outputs = [output for cell in cells(path) for output in cell["outputs"]]
+    return ["\n".join(output["traceback"]) for output in outputs if output["output_type"] == "error"]
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_notebook_runs_to_its_end(lab, browser, name):
+    folder, address = lab
+    path, visitor = folder / f"{name}.ipynb", Visitor(browser)
+    page = visitor.page
+    page.goto(f"{address}/tree/notebooks/{name}.ipynb?token=check&reset")
+    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='idle']", timeout=1000 * START_S)
+    page.click(".lm-MenuBar-item:has-text('Run')")
+    page.click("[data-command='runmenu:run-all']")
+    end = time.monotonic() + LIMIT_S
+    while not problems(path) and not all(cell["execution_count"] for cell in cells(path)):
+        assert time.monotonic() < end, f"{name} has not come to its end after {LIMIT_S} s"
+        page.wait_for_timeout(1000)
+        page.keyboard.press("Control+s")
+    visitor.shoot(name, whole=False)
+    assert problems(path) == []
+    assert visitor.outside == []
+    visitor.close()
