@@ -48,12 +48,16 @@ class FewLabels(Detector):
         self.seed = seed
         self.threads = threads
 
-    def fit(self, X, y, weight=None):
-        """Fit on X (n, d) float32 with y (n,), 1 = known fraud, 0 = anything else, and weight (n,); returns self."""
+    def fit(self, X, y, weight=None, fitted=None):
+        """Fit on X (n, d) float32 with y (n,), 1 = known fraud, 0 = anything else, and weight (n,); returns self.
+
+        `fitted` is a detector fitted before, which stays as it is: labels often come later.
+        """
         X, known = np.asarray(X, dtype=np.float32), np.asarray(y) == 1
         weight = check_weight(weight, len(X))
         rows, others = np.flatnonzero(known & (weight > 0)), np.flatnonzero(~known)
-        self.detector_ = make(self.detector, seed=self.seed, threads=self.threads).fit(X[others], weight[others])
+        fitted = fitted or make(self.detector, seed=self.seed, threads=self.threads).fit(X[others], weight[others])
+        self.detector_ = fitted
         self.scaler_ = self.detector_.scaler_
         if len(others) > self.max_rows:
             drawn = others[draw(np.random.default_rng(self.seed), weight[others], self.max_rows)]

@@ -45,6 +45,14 @@ def test_more_labels_find_more(rows):
     assert found[0] + 0.05 < found[1] < found[2]
 
 
+def test_a_fitted_detector_stays_as_it_is(rows):
+    X, y = rows
+    first = FewLabels().fit(X, y)
+    again = FewLabels().fit(X, y, fitted=first.detector_)
+    assert again.detector_ is first.detector_
+    np.testing.assert_array_equal(again.raw_score(X), first.raw_score(X))
+
+
 def test_an_infinite_shrinkage_is_the_detector(rows):
     X, y = rows
     np.testing.assert_array_equal(FewLabels(shrinkage=np.inf).fit(X, y).tilt_, 0)

@@ -46,6 +46,7 @@ def test_stages_wait_for_what_they_read():
         "07_export": ["03", "04", "05", "06"],
         "08_production": ["02", "07"],
         "09_stability": [],
+        "10_few_labels": ["02"],
     }
 
 

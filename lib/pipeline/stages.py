@@ -64,6 +64,7 @@ STAGES = (
     Stage("07_export", ("run/models", "registry"), ("serve/model",)),
     Stage("08_production", ("splits", "serve/model"), ("run/production",), ("serve/*.py", "notebooks/0[345]_*.ipynb")),
     Stage("09_stability", ("raw",), on_demand=True),
+    Stage("10_few_labels", ("splits",), on_demand=True),
 )
 
 
