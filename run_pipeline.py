@@ -145,7 +145,7 @@ def execute(args, plan, asked, remarks, lock):
     from lib import report  # imports matplotlib, which kernels did not have to wait for
 
     result = summary(current, tasks, status, remarks)
-    report.write(current.folder, result["stages"])
+    report.write(current.folder, result["stages"], status)
     current.publish()
     current.note(status=status)  # last: a run that is done has a page and is the latest
     return result

@@ -222,13 +222,13 @@ def find_raw(dataset: Dataset, raw: str | Path = "", download: bool = True, prog
     if path is None:
         raise RawFileMissing(f"{dataset.name}: its description names no raw.path; name the file with --raw FILE")
     if not path.exists():
-        advice = "put the file there, or name it with --raw FILE (the description says where it comes from)"
+        advice = "put it there, or name it with --raw FILE"
         if not (download and dataset.raw.url):
             raise RawFileMissing(f"{dataset.name}: there is no raw file {path}; {advice}")
         try:
             rawfile.download(dataset.raw.url, path, lambda part: _verify(dataset, part), progress)
         except RawFileMissing as error:
-            raise RawFileMissing(f"{dataset.name}: there is no raw file {path}, and {error}; {advice}") from error
+            raise RawFileMissing(f"{dataset.name}: there is no raw file {path}; {advice}. {error}") from error
     return path, _source(dataset, path)
 
 

@@ -199,7 +199,8 @@ def download(url: str, target: Path, verify: Callable[[Path], None], progress: C
                     raise
                 os.replace(part, target)
     except (OSError, http.client.HTTPException, DataError) as error:
-        raise RawFileMissing(f"{url} could not be downloaded ({error})") from error
+        why = getattr(getattr(error, "reason", None), "strerror", None) or error  # without urllib's wrapping
+        raise RawFileMissing(f"{url} could not be downloaded ({why})") from error
 
 
 def _fetch(url, part, have, progress):

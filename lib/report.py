@@ -35,10 +35,11 @@ TIMELINE = (
 )
 
 
-def write(run_dir, stages=()):
+def write(run_dir, stages=(), status=""):
     """Write `index.html` into a run's folder, and the list of runs beside it -> path of the run's page.
 
     stages : list of {"stage", "status", "seconds", "peak_mb"}, as the runner's summary has them
+    status : of the run that is ending; empty: what its run.json says
     """
     run_dir = Path(run_dir)
     metrics = _read(run_dir / "metrics.json")
@@ -48,6 +49,7 @@ def write(run_dir, stages=()):
         "title": f"Fraud detection on {metrics.get('dataset', 'an unfinished run')}",
         "run": run_dir.name,
         "when": _when(run_dir.name),
+        "status": status,
         "simulated": words.SIMULATED if metrics.get("source") == "simulated" else "",
         "verdict": _verdict(metrics),
         "facts": _facts(metrics, stages),
@@ -61,12 +63,15 @@ def write(run_dir, stages=()):
         "files": [name for name in ("metrics.json", "run.yaml") if (run_dir / name).is_file()],
     }
     _render("run.html.j2", run_dir / "index.html", content)
-    write_index(run_dir.parent)
+    write_index(run_dir.parent, {run_dir.name: status} if status else {})
     return run_dir / "index.html"
 
 
-def write_index(reports):
-    """Write `reports/index.html`, the list of all runs that have a page, newest first -> its path."""
+def write_index(reports, ending=None):
+    """Write `reports/index.html`, the list of all runs that have a page, newest first -> its path.
+
+    ending : {name: status} of runs whose run.json does not say yet how they ended
+    """
     pages = sorted(Path(reports).glob("*/index.html"), key=lambda p: p.parent.name, reverse=True)
     runs = []
     for folder in [p.parent for p in pages if not p.parent.is_symlink()]:
@@ -79,7 +84,7 @@ def write_index(reports):
                 "when": _when(folder.name) or folder.name,
                 "dataset": metrics.get("dataset", "unfinished"),
                 "simulated": metrics.get("source") == "simulated",
-                "status": _read(folder / "run.json").get("status", ""),
+                "status": (ending or {}).get(folder.name) or _read(folder / "run.json").get("status", ""),
                 "champion": f"{label(champion['model'])}, version {champion['version']}" if champion else "none",
                 "figures": [_cell(figures.get(period, {}).get("average_precision")) for period in NOTES],
             }
@@ -136,7 +141,8 @@ def _tables(metrics):
         tops = [first.get(f"ceiling_{m}") if m in SHARES else {"value": 1.0, "low": None} for m in HEADLINE]
         best = {"label": "Perfect ranking", "seen": "", "colour": "transparent", "champion": False}
         rows.insert(0, best | {"cells": [_cell(top) | {"range": "", "low": None} for top in tops]})
-        columns = [f"{text} at {metrics['alert_budget']:g}" if m in SHARES else text for m, text in HEADLINE.items()]
+        budget = metrics.get("alert_budget", 0)
+        columns = [f"{text} at {budget:g}" if m in SHARES else text for m, text in HEADLINE.items()]
         result.append({"period": period, "note": note, "columns": columns, "rows": rows})
     return result
 
@@ -165,12 +171,14 @@ def _facts(metrics, stages):
         return {}
     main = [metrics["splits"][name] for name in ("reference", "validation", "untouched")]
     facts = {
-        "data": f"{metrics['dataset']}, {words.SOURCES.get(metrics['source'], metrics['source'])}",
+        "data": metrics["dataset"],
+        "source": words.SOURCES.get(metrics.get("source"), "unknown"),
         "transactions": f"{sum(p['n'] for p in main):,}",
         "known frauds": f"{sum(p['n_frauds'] or 0 for p in main):,}",
-        "alert budget": f"{metrics['alert_budget']:g}",
         "seed": str(metrics["seed"]),
     }
+    if "alert_budget" in metrics:
+        facts["alert budget"] = f"{metrics['alert_budget']:g}"
     if metrics["champion"]:
         facts["threshold"] = f"{metrics['champion']['threshold']:.4f}"
     if seconds := sum(stage.get("seconds") or 0 for stage in stages):

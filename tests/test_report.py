@@ -109,6 +109,13 @@ def test_page_of_a_run_that_failed_early_still_comes(tmp_path):
     assert "Serve the model" not in text
 
 
+def test_a_run_that_is_ending_is_listed_as_it_ended(run):
+    (run / "run.json").write_text('{"status": "running"}')
+    text = report.write(run, status="failed").read_text()
+    assert "This run has failed" in text
+    assert "<td>failed</td>" in (run.parent / "index.html").read_text()
+
+
 def test_page_names_what_differs_from_the_previous_run(run):
     later = run.with_name("20260102-000000-simulated")
     later.mkdir()
