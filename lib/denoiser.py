@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from lib import progress
 from lib.scaling import draw
 
 
@@ -87,7 +88,7 @@ def train(x, weight, x_validation, config, device="cpu"):
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.learning_rate, total_steps=n_steps * config.epochs)
     best, waited = Best(network, m), 0
     history = {"train": [], "validation": []}
-    for _ in range(config.epochs):
+    for _ in progress.steps(range(config.epochs), "epoch"):
         drawn = [rng.permutation(draw(rng, weight, n_steps * config.batch_rows)) for _ in range(m)]
         losses = torch.zeros(m, device=device)
         for rows in torch.from_numpy(np.stack(drawn)).to(device).view(m, n_steps, -1).unbind(1):  # (m, batch)

@@ -4,6 +4,7 @@ import numpy as np
 from joblib import Parallel, delayed
 from threadpoolctl import threadpool_limits
 
+from lib import progress
 from lib.detectors import Detector, IsolationForest
 from lib.mixture_fit import Mixture, fit_mixture, held_out_density, spacing
 from lib.scaling import Scaler, check_weight, weighted_quantile
@@ -84,9 +85,10 @@ class GaussianMixtureEnsemble(Detector):
         seeds = rng.integers(2**63, size=self.members)
         with threadpool_limits(1):  # sums in one order, whatever `threads`
             self._choose(z, weight, least, rng)
-            self.mixtures_ = Parallel(self.threads, prefer="threads")(
+            fits = Parallel(self.threads, prefer="threads", return_as="generator")(
                 delayed(self._member)(z, weight, least, n, seed) for seed in seeds
             )
+            self.mixtures_ = list(progress.steps(fits, "member", self.members))
         self.n_features_in_ = X.shape[1]
         return self
 
