@@ -203,7 +203,8 @@ def precision_recall(ax, curves, prevalence):
         ax.plot(recall, precision, drawstyle="steps-pre", **_line(model))
     ax.axhline(prevalence, color=SOFT, linestyle=":", linewidth=1.4)
     said = f"prevalence {prevalence:.2%}, a random ranking"
-    ax.annotate(said, (0.005, prevalence), (2, 3), textcoords="offset points", color=SOFT, fontsize=8)
+    paper = {"facecolor": "white", "alpha": 0.85, "linewidth": 0, "pad": 1.5}
+    ax.annotate(said, (0.005, prevalence), (3, 5), textcoords="offset points", color=SOFT, fontsize=8, bbox=paper)
     ax.set(xlabel="recall (share of frauds found)", ylabel="precision (share of alerts that are fraud)",
            xlim=(0, 1), ylim=(0, 1.02))  # fmt: skip
     _name_lines(ax, list(curves))
