@@ -20,6 +20,7 @@ SOURCES = {
 SIMULATED = "Simulated transactions: nobody has ever made them, and figures on them say nothing about real fraud."
 _MODELS = {"gaussian_mixture": "Gaussian mixture", "max_abs_z": "largest |z|", "amount": "amount alone"}
 _LOWER = {"random", "max_abs_z", "amount"}
+_FAMILIES = {"isolation_forest", "autoencoder", "gaussian_mixture", "few_labels", "supervised_boosting", *_LOWER}
 
 
 def label(model):
@@ -39,9 +40,9 @@ def headline(metrics):
     return f"{label(champion['model'])} {did} champion, {champion['name']} version {champion['version']}."
 
 
-def plain(reason, models):
+def plain(reason, models=()):
     """A sentence of the gate with models and metrics called as people call them, and a capital at its start."""
-    names = {model: label(model) for model in models} | HEADLINE
+    names = {model: label(model) for model in {*_FAMILIES, *models}} | HEADLINE
     pattern = "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
     text = re.sub(rf"(?<![\w@=])(?:{pattern})(?![\w@=])", lambda found: names[found[0]], reason)
     return text[:1].upper() + text[1:]

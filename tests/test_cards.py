@@ -69,6 +69,10 @@ def test_data_card_names_source_periods_and_hashes(split):
 def test_reasons_read_like_sentences():
     reason = "autoencoder has the best average_precision of 2 candidates: 0.8"
     assert words.plain(reason, {"autoencoder"}) == "Autoencoder has the best average precision of 2 candidates: 0.8"
+    assert (
+        words.plain("it beats the naive rules amount, max_abs_z")
+        == "It beats the naive rules amount alone, largest |z|"
+    )
     both = {"gaussian_mixture", "gaussian_mixture@train_on=all"}
     assert words.plain("it beats gaussian_mixture@train_on=all", both) == "It beats Gaussian mixture (no labels)"
 
