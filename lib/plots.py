@@ -158,11 +158,13 @@ def learning_curves(ax, history):
         ax.plot(epochs, train, color=FAINT, linewidth=1.2)
         ax.plot(epochs, validation, color=hue)
         ax.plot(epochs[best], validation[best], "o", color=hue, markersize=6)
-    ends = {"validation\n(dot: weights kept)": (validation, hue), "reference,\nwith noise": (train, SOFT)}
-    for text, (curve, ink) in ends.items():
-        ax.annotate(text, (epochs[-1], curve[-1]), (8, 0), textcoords="offset points", va="center", color=ink,
+    ends = {"validation\n(dot: weights kept)": (validation[-1], hue), "reference,\nwith noise": (train[-1], SOFT)}
+    upper = max(ends, key=lambda text: ends[text][0])
+    for text, (loss, ink) in ends.items():  # the upper text ends where the lower begins, however near the curves are
+        y, va = (-6, "bottom") if text == upper else (-8, "top")
+        ax.annotate(text, (epochs[-1], loss), (8, y), textcoords="offset points", va=va, color=ink,
                     annotation_clip=False)  # fmt: skip
-    ax.set(xlabel="epoch", ylabel="loss (log scale)", yscale="log", xlim=(0.5, epochs[-1]))
+    ax.set(xlabel="epoch", ylabel="loss (log scale)", yscale="log", xlim=(0.5, epochs[-1] + 0.3))
     ax.yaxis.set_major_formatter(FuncFormatter(number))
     ax.yaxis.set_minor_formatter(FuncFormatter(number))
     return ax
