@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from threadpoolctl import threadpool_limits
 
 from lib.graphs import Graph
-from lib.scaling import Scaler, check_weight, draw
+from lib.scaling import Scaler, check_weight, draw, thin
 from lib.trees import average_path_length, boosted_trees, isolation_trees
 
 MAX_DRAWN = 200_000  # rows handed to scikit-learn's forest, which samples them again for each tree
@@ -151,7 +151,8 @@ class SupervisedBoosting(Detector):
 
     scikit-learn's histogram gradient boosting, whose page explains the parameters; raw_score is the log-odds of fraud.
     Slow learning and strong regularisation, because frauds are few; no early stopping, because a random tenth of them
-    is too few to judge by.
+    is too few to judge by. Of the genuine rows at most `max_rows` are drawn, by weight: beyond that, frauds are what is
+    missing.
     """
 
     def __init__(
@@ -161,6 +162,7 @@ class SupervisedBoosting(Detector):
         max_leaf_nodes=15,
         min_samples_leaf=20,
         l2_regularization=1.0,
+        max_rows=200_000,
         seed=0,
         threads=1,
     ):
@@ -169,6 +171,7 @@ class SupervisedBoosting(Detector):
         self.max_leaf_nodes = max_leaf_nodes
         self.min_samples_leaf = min_samples_leaf
         self.l2_regularization = l2_regularization
+        self.max_rows = max_rows
         self.seed = seed
         self.threads = threads
 
@@ -177,7 +180,9 @@ class SupervisedBoosting(Detector):
         X = np.asarray(X, dtype=np.float32)
         if len(np.unique(y)) != 2:
             raise ValueError("Boosting needs frauds and genuine transactions to learn from; these rows hold one class.")
+        weight = check_weight(weight, len(X))
         self.scaler_ = Scaler().fit(X, weight)
+        used, w = thin(np.random.default_rng(self.seed), np.asarray(y), weight, self.max_rows)
         self.model_ = HistGradientBoostingClassifier(
             max_iter=self.n_trees,
             learning_rate=self.learning_rate,
@@ -188,7 +193,7 @@ class SupervisedBoosting(Detector):
             random_state=self.seed,
         )
         with threadpool_limits(self.threads, "openmp"):
-            self.model_.fit(self.scaler_.impute(X), y, sample_weight=check_weight(weight, len(X)))
+            self.model_.fit(self.scaler_.impute(X[used]), np.asarray(y)[used], sample_weight=w)
         self.n_features_in_ = X.shape[1]
         return self
 

@@ -6,7 +6,7 @@ from scipy.special import expit
 from threadpoolctl import threadpool_limits
 
 from lib.detectors import Detector, make
-from lib.scaling import check_weight, draw, weighted_quantile
+from lib.scaling import check_weight, thin, weighted_quantile
 
 REACH = 5.0  # standard units beyond which a column tilts no further: an extreme is the detector's business
 SLOPE, SLOPE_PRECISION = 2.0, 0.1  # prior of the slope on the detector's score, in its own spread
@@ -55,20 +55,13 @@ class FewLabels(Detector):
         """
         X, known = np.asarray(X, dtype=np.float32), np.asarray(y) == 1
         weight = check_weight(weight, len(X))
-        rows, others = np.flatnonzero(known & (weight > 0)), np.flatnonzero(~known)
-        fitted = fitted or make(self.detector, seed=self.seed, threads=self.threads).fit(X[others], weight[others])
+        fitted = fitted or make(self.detector, seed=self.seed, threads=self.threads).fit(X[~known], weight[~known])
         self.detector_ = fitted
         self.scaler_ = self.detector_.scaler_
-        if len(others) > self.max_rows:
-            drawn = others[draw(np.random.default_rng(self.seed), weight[others], self.max_rows)]
-            share = weight[others].sum() / self.max_rows
-        else:
-            drawn, share = others, weight[others]
-        used = np.concatenate([drawn, rows])
-        w = np.concatenate([np.broadcast_to(share, len(drawn)), weight[rows]])
+        used, w = thin(np.random.default_rng(self.seed), known, weight, self.max_rows)
         score = self.detector_.raw_score(X[used])
-        self._regress(score, self._columns(X[used]), np.arange(len(used)) >= len(drawn), w)
-        self.n_known_, self.n_features_in_ = len(rows), X.shape[1]
+        self._regress(score, self._columns(X[used]), known[used], w)
+        self.n_known_, self.n_features_in_ = int(known.sum()), X.shape[1]
         return self
 
     def _columns(self, X):
@@ -81,7 +74,7 @@ class FewLabels(Detector):
         prior = np.zeros(2 + z.shape[1])
         prior[1] = SLOPE
         found = prior
-        if y.any() and np.isfinite(self.shrinkage):
+        if weight[y].any() and np.isfinite(self.shrinkage):
             F = np.column_stack([np.ones(len(z)), (score - middle) / spread, z])
             precision = np.array([1e-6, SLOPE_PRECISION] + [self.shrinkage] * z.shape[1])
             found = logistic(F, y, weight, prior, precision)

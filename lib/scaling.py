@@ -98,6 +98,17 @@ def subsample(rng, X, weight, n):
     return X[draw(rng, weight, n)], np.ones(n)
 
 
+def thin(rng, y, weight, n):
+    """Positions, ascending, and weights of all rows with y = 1, and of n others at most, drawn by weight."""
+    rare, others = np.flatnonzero(y == 1), np.flatnonzero(y != 1)
+    kept, each = others, weight[others]
+    if len(others) > n:
+        kept, each = others[draw(rng, weight[others], n)], np.full(n, weight[others].sum() / n)
+    positions = np.concatenate([rare, kept])
+    order = np.argsort(positions, kind="stable")
+    return positions[order], np.concatenate([weight[rare], each])[order]
+
+
 def _learn(x, weight):
     """Return (median, shift, unit, centre, scale, logged) of one column."""
     known = ~np.isnan(x) & (weight > 0)

@@ -9,7 +9,7 @@ from scipy.stats import spearmanr
 from sklearn.base import clone
 
 from lib import detectors
-from lib.scaling import Scaler, check_weight, draw, signed_log, weighted_quantile
+from lib.scaling import Scaler, check_weight, draw, signed_log, thin, weighted_quantile
 
 SMALL = {
     "isolation_forest": {"n_trees": 50},
@@ -206,6 +206,17 @@ def test_draw_follows_the_weights():
     np.testing.assert_array_equal(draw(rng, np.ones(5), 5), np.arange(5))
     counts = np.bincount(draw(rng, np.array([1.0, 0.0, 2.5]), 7_000), minlength=3)
     np.testing.assert_allclose(counts, [2_000, 0, 5_000], atol=1)
+
+
+def test_thinning_keeps_every_fraud_and_the_weight():
+    y, weight = np.array([0, 1, 0, 0, 1, 0]), np.array([1.0, 2.0, 3.0, 0.0, 5.0, 4.0])
+    rows, kept = thin(np.random.default_rng(0), y, weight, 2)
+    assert {1, 4} < set(rows)
+    assert len(rows) == 4
+    assert kept.sum() == weight.sum()
+    assert list(rows) == sorted(rows)
+    np.testing.assert_array_equal(kept[np.isin(rows, [1, 4])], [2, 5])
+    np.testing.assert_array_equal(thin(np.random.default_rng(0), y, weight, 4), (np.arange(6), weight))
 
 
 def test_only_skewed_columns_are_logged(rows):
