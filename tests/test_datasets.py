@@ -422,7 +422,7 @@ def test_without_a_connection_the_message_says_what_to_do(shelf):
     handler.cut, handler.n_cuts = 0, 1
     with pytest.raises(RawFileMissing, match="the connection ended after 0 of") as caught:
         datasets.find_raw(dataset)
-    assert "put the file there" in str(caught.value)
+    assert "put it there, or name it with --raw FILE" in str(caught.value)
     with pytest.raises(RawFileMissing, match="there is no raw file"):
         datasets.find_raw(dataset, download=False)
 
