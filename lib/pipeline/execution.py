@@ -121,7 +121,8 @@ class Pipeline:
             "candidate": job.candidate,
         }
         served = self.plan.root / "serve" / "model"
-        defaults = {"registered_name": self.data.registered_name, "bundle_dir": str(served)}
+        is_lacking = "serve/model" in job.stage.reads and not (served / "manifest.json").is_file()  # no champion yet
+        defaults = {"registered_name": self.data.registered_name, "bundle_dir": "" if is_lacking else str(served)}
         ours |= {name: value for name, value in defaults.items() if not job.parameters.get(name)}
         return job.parameters | {name: value for name, value in ours.items() if name in job.accepts}
 

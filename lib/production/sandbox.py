@@ -43,10 +43,12 @@ def store(folder):
 def start_bundle(split, bundle_dir, folder, alert_budget=0.002, seed=0):
     """The bundle to begin with: the exported one if it can score this split, else a quick forest -> folder.
 
-    Raises BundleError if the exported bundle is damaged.
+    Raises DataError if there is no bundle in `bundle_dir`, BundleError if it is damaged.
     """
     found = Path(bundle_dir) / "manifest.json"
-    if found.is_file():
+    if bundle_dir and not found.is_file():
+        raise DataError(f"{bundle_dir} holds no bundle; run notebook 07_export first, or leave bundle_dir empty.")
+    if bundle_dir:
         manifest, graphs = read(found.parent)
         if manifest["dataset"]["name"] == split.dataset.name and manifest["features"] == list(split.dataset.features):
             bundle.write(folder, graphs, {key: value for key, value in manifest.items() if key != "version"})
