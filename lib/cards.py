@@ -13,6 +13,8 @@ ABOUT = {
     "isolation_forest": "Random trees isolate outliers early; the score is the average depth, turned round.",
     "autoencoder": "Networks restore rows from noise; the score is the Mahalanobis distance of what they fail at.",
     "gaussian_mixture": "Mixtures of heavy-tailed components; the score is the negative log density, averaged.",
+    "robust_covariance": "One centre and one covariance that strange rows cannot pull; the score is the distance.",
+    "few_labels": "The density of a Gaussian mixture, tilted by a regression on known frauds of reference.",
     "supervised_boosting": "Gradient boosting that was fitted with the frauds of reference.",
 }
 NOTES = {

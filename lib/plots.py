@@ -15,6 +15,7 @@ MODEL_COLOURS = {
     "autoencoder": "#D55E00",
     "gaussian_mixture": "#009E73",
     "fusion": "#CC79A7",
+    "robust_covariance": "#7B4F9E",
     "few_labels": "#B8860B",
     "supervised_boosting": "#4D4D4D",
     "max_abs_z": "#56B4E9",

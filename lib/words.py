@@ -20,7 +20,15 @@ SOURCES = {
 SIMULATED = "Simulated transactions: nobody has ever made them, and figures on them say nothing about real fraud."
 _MODELS = {"gaussian_mixture": "Gaussian mixture", "max_abs_z": "largest |z|", "amount": "amount alone"}
 _LOWER = {"random", "max_abs_z", "amount"}
-_FAMILIES = {"isolation_forest", "autoencoder", "gaussian_mixture", "few_labels", "supervised_boosting", *_LOWER}
+_FAMILIES = {
+    "isolation_forest",
+    "autoencoder",
+    "gaussian_mixture",
+    "robust_covariance",
+    "few_labels",
+    "supervised_boosting",
+}
+_FAMILIES |= _LOWER
 
 
 def label(model):
