@@ -24,8 +24,7 @@ MODEL_COLOURS = {
 }
 _STYLE = {
     "figure.constrained_layout.use": True,
-    "figure.constrained_layout.h_pad": 0.08,
-    "figure.constrained_layout.w_pad": 0.08,
+    **dict.fromkeys(("figure.constrained_layout.h_pad", "figure.constrained_layout.w_pad"), 0.08),
     "figure.dpi": 110,
     "savefig.dpi": 160,
     "font.size": 10,
