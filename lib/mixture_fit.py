@@ -7,7 +7,8 @@ from joblib import Parallel, delayed
 from scipy.linalg import solve_triangular
 from scipy.special import gammaln, logsumexp
 
-ROWS_AT_ONCE = 2_048
+ROWS_AT_ONCE = 512  # their residuals to all components stay in the processor's cache
+NO_SHARE = 1e-8  # of a row in a component, too little to tell in the covariance
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ class Mixture:
         centres = np.einsum("kd,kde->ke", self.mean, self.root).ravel()
         distance = np.empty((len(z), k))
         for start in range(0, len(z), ROWS_AT_ONCE):
-            residual = z[start : start + ROWS_AT_ONCE] @ roots - centres
-            distance[start : start + ROWS_AT_ONCE] = np.square(residual).reshape(-1, k, d).sum(axis=2)
+            residual = (z[start : start + ROWS_AT_ONCE] @ roots - centres).reshape(-1, k, d)
+            np.einsum("nkd,nkd->nk", residual, residual, out=distance[start : start + ROWS_AT_ONCE])
         return distance
 
     def log_constant(self):
@@ -126,8 +127,9 @@ def _maximise(z, weight, share, pull, least, tail):
     mean = (part.T @ z) / part.sum(axis=0)[:, None]
     root = np.empty((len(mass), d, d))
     for k in range(len(mass)):
-        centred = z - mean[k]
-        covariance = (centred * part[:, k : k + 1]).T @ centred / mass[k]
+        rows = np.flatnonzero(share[:, k] > NO_SHARE)
+        centred = (z[rows] - mean[k]) * np.sqrt(part[rows, k])[:, None]
+        covariance = centred.T @ centred / mass[k]
         covariance.flat[:: d + 1] += least
         lower = np.linalg.cholesky(covariance)
         root[k] = solve_triangular(lower, np.eye(d), lower=True).T
