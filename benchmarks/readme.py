@@ -1,6 +1,6 @@
-"""Write a run's results into the README, between its markers, and copy the figures that it shows.
+"""Write results of runs into the README, between its markers, and copy the figures that it shows.
 
-Usage: python benchmarks/readme.py reports/<run>
+Usage: python benchmarks/readme.py reports/<run> [reports/<run with 09_stability>]
 """
 
 import json
@@ -53,20 +53,51 @@ def results(metrics):
     return "\n".join([*lines, "", note])
 
 
-def main(run_dir):
-    run_dir, readme = Path(run_dir), ROOT / "README.md"
-    metrics = json.loads((run_dir / "metrics.json").read_text(encoding="utf-8"))
-    text = readme.read_text(encoding="utf-8")
-    block = f"<!-- results -->\n{results(metrics)}\n<!-- /results -->"
-    readme.write_text(
-        re.sub(r"<!-- results -->.*?<!-- /results -->", lambda _: block, text, flags=re.S), encoding="utf-8"
-    )
+def stability(metrics):
+    """Mean, worst and best of all seeds as Markdown, a column a cut; `metrics` of 09_stability."""
+    spread = metrics["spread"]
+    cuts = list(dict.fromkeys(key.split("/", 2)[2] for key in spread))
+    final = {cut: " (final)" * (cut in metrics["final_cuts"]) for cut in cuts}
+    heads = [f"{cut}{final[cut]}: {name}" for cut in cuts for name in ("average precision", "recall")]
+    lines = ["| model | labels seen | " + " | ".join(heads) + " |", "|---|---|" + "---:|" * len(heads)]
+    rows = {key.rpartition(f"/{cuts[0]}")[0] for key in spread if key.endswith(f"/{cuts[0]}")}
+    for row in sorted(rows, key=lambda row: -spread[f"{row}/{cuts[0]}"]["average_precision"]["value"]):
+        model, regime = row.split("/")
+        cells = [_worst_and_best(spread[f"{row}/{cut}"][m]) for cut in cuts for m in list(METRICS)[:2]]
+        lines.append(f"| {label(model)} | {LABELS.get(regime, 'none')} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _worst_and_best(figure):
+    return f"{figure['value']:.2f} ({figure['low']:.2f} … {figure['high']:.2f})"
+
+
+def replaced(text, name, content):
+    """`text` with `content` between the markers of this name."""
+    block = f"<!-- {name} -->\n{content}\n<!-- /{name} -->"
+    return re.sub(rf"<!-- {name} -->.*?<!-- /{name} -->", lambda _: block, text, flags=re.S)
+
+
+def copied(run_dir, stems):
+    """Copy these figures of a run to docs/, under their names without the stage."""
     (ROOT / "docs").mkdir(exist_ok=True)
-    for stem in FIGURES:
+    for stem in stems:
         source = run_dir / "figures" / f"{stem}.png"
         if source.is_file():
             shutil.copyfile(source, ROOT / "docs" / f"{stem.partition('-')[2]}.png")
 
 
+def main(run_dir, stable_dir=""):
+    run_dir, readme = Path(run_dir), ROOT / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    text = replaced(text, "results", results(json.loads((run_dir / "metrics.json").read_text(encoding="utf-8"))))
+    copied(run_dir, FIGURES)
+    if stable_dir:
+        found = Path(stable_dir) / "stages" / "09_stability" / "metrics.json"
+        text = replaced(text, "stability", stability(json.loads(found.read_text(encoding="utf-8"))))
+        copied(Path(stable_dir), ["09_stability-spread"])
+    readme.write_text(text, encoding="utf-8")
+
+
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])
