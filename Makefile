@@ -50,6 +50,7 @@ serve: $(READY)  ## the prediction API on port 8000, with the bundle in serve/mo
 
 mlflow: $(READY)  ## MLflow's pages on mlflow.db, port 5000
 	@MLFLOW_TRACKING_URI= $(PY) -c "from lib import store; store.relocate()"
+	@echo "The runs: http://localhost:5000/#/experiments"
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(PY) -m mlflow ui --backend-store-uri sqlite:///mlflow.db --workers 1 --port 5000 $(ARGS)
 
 report: $(READY)  ## open the newest run's page and print where it is

@@ -156,7 +156,8 @@ def rollback(args, say):
     from lib import tracking
 
     runs = [run.info["dataset"] for run in Run.all(ROOT / "reports")]
-    dataset = load_description(args.dataset).name if args.dataset else next(iter(runs), DEFAULT)
+    dataset = args.dataset or next(iter(runs), DEFAULT)
+    dataset = dataset if dataset in runs else load_description(dataset).name
     name = registered_name(dataset)
     version = tracking.rollback(name)
     say(f"{name}: version {version} is the champion again; run_pipeline.py --only 07_export exports it.")

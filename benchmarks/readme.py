@@ -39,7 +39,11 @@ def results(metrics):
         cells = [cell(model[period][m], 2) for m in METRICS]
         seen = LABELS.get(model.get("train_on"), "none")
         lines.append(
-            "| " + " | ".join([label(name), seen, cell(model["validation"]["average_precision"], 2), *cells]) + " |"
+            "| "
+            + " | ".join(
+                [label(name).replace("|", "\\|"), seen, cell(model["validation"]["average_precision"], 2), *cells]
+            )
+            + " |"
         )
     champion = metrics["champion"]
     chosen = f"Champion, chosen on validation: {label(champion['model'])}. " if champion else ""

@@ -94,6 +94,8 @@ class GaussianMixtureEnsemble(Detector):
 
     def _sieve(self, X, weight):
         """Positions of the rows that an isolation forest finds ordinary."""
+        if not 0 <= self.trim < 0.5:
+            raise ValueError(f"trim is {self.trim:g}; the share left out before the fit lies in [0, 0.5)")
         if not self.trim:
             return np.arange(len(X))
         forest = IsolationForest(n_trees=SIEVE_TREES, max_samples=256, seed=self.seed, threads=self.threads)

@@ -30,7 +30,8 @@ SHOWN = (  # stem of the figure, its caption, what is in it for those who can't 
 )
 TIMELINE = (
     "08_production-timeline",
-    "The untouched period replayed against the live server, batch by batch, with labels that come late.",
+    "The untouched period replayed against the live server, batch by batch, with labels that come late. Recall and "
+    "money are of the alerts as they were fired: less than in a ranking of the whole period. Frames: simulated drift.",
     "Four panels over the batches: alert rate, drift of each feature, recall with intervals, money caught.",
 )
 
@@ -42,11 +43,11 @@ def write(run_dir, stages=(), status=""):
     status : of the run that is ending; empty: what its run.json says
     """
     run_dir = Path(run_dir)
-    metrics = _read(run_dir / "metrics.json")
+    metrics, about = _read(run_dir / "metrics.json"), _read(run_dir / "run.json")
     shown = [_figure(run_dir, *figure) for figure in SHOWN if _png(run_dir, figure[0]).is_file()]
     production = _figure(run_dir, *TIMELINE) if _png(run_dir, TIMELINE[0]).is_file() else None
     content = {
-        "title": f"Fraud detection on {metrics.get('dataset', 'an unfinished run')}",
+        "title": f"Fraud detection on {metrics.get('dataset') or about.get('dataset', 'a table')}",
         "run": run_dir.name,
         "when": _when(run_dir.name),
         "status": status,
@@ -82,8 +83,8 @@ def write_index(reports, ending=None):
             {
                 "name": folder.name,
                 "when": _when(folder.name) or folder.name,
-                "dataset": metrics.get("dataset", "unfinished"),
-                "simulated": metrics.get("source") == "simulated",
+                "dataset": metrics.get("dataset") or _read(folder / "run.json").get("dataset", ""),
+                "simulated": "simulated" in (metrics.get("source"), _read(folder / "run.json").get("dataset")),
                 "status": (ending or {}).get(folder.name) or _read(folder / "run.json").get("status", ""),
                 "champion": f"{label(champion['model'])}, version {champion['version']}" if champion else "none",
                 "figures": [_cell(figures.get(period, {}).get("average_precision")) for period in NOTES],
@@ -203,6 +204,7 @@ def _stage(run_dir, stage):
     return {
         "name": stage["stage"],
         "status": stage["status"],
+        "why": stage.get("why", "") if stage["status"] == "failed" else "",
         "seconds": f"{stage['seconds']:.1f} s" if stage.get("seconds") is not None else "",
         "memory": f"{stage['peak_mb']:,.0f} MB" if stage.get("peak_mb") else "",
         "page": page if (run_dir / page).is_file() else None,

@@ -283,6 +283,13 @@ def test_a_part_of_a_run_goes_on_with_what_the_newest_one_has(done):
     assert thresholds[1] == pytest.approx(5 * thresholds[0])  # the candidates were put back before they were amended
 
 
+def test_what_was_fitted_on_other_data_is_not_kept(done):
+    other = ("--dataset", "simulated", "-p", "rows", "4000")
+    done.run(*other, "--until", "isolation_forest")
+    _, said = done.run("--only", "comparison", code=2)
+    assert "06_comparison needs what 04_autoencoder writes, which has not run on this data yet" in said
+
+
 def test_a_run_until_a_stage_goes_on_in_its_folder(small):
     small.run(*SMALL, "--until", "split")
     _, statuses = small.summary(*SMALL)

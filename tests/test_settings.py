@@ -6,7 +6,7 @@ import pytest
 from conftest import ROOT
 
 from lib.pipeline.settings import Settings, jobs
-from lib.pipeline.stages import STAGES, Refused, choose, convert, find, present, read_parameters, upstream
+from lib.pipeline.stages import STAGES, Parameter, Refused, choose, convert, find, present, read_parameters, upstream
 
 FIXTURES = ROOT / "tests" / "fixtures"
 NOTEBOOKS = {
@@ -229,3 +229,12 @@ def test_what_is_asked_lies_over_what_a_file_says():
     assert file.overlaid(Settings(parameters={"seed": "2"})) == Settings(
         "mine", "raw.csv", {"04_autoencoder.latent": 8, "seed": "2"}
     )
+
+
+def test_a_value_that_is_none_of_those_a_comment_lists_is_refused():
+    device = Parameter("device", "str", "cpu", "cpu | cuda (a GPU) | auto, whichever is there")
+    assert device.choices == ["cpu", "cuda", "auto"]
+    assert convert(device, "auto", "-p device") == "auto"
+    with pytest.raises(Refused, match="-p device: Unknown device 'cud': did you mean 'cuda'"):
+        convert(device, "cud", "-p device")
+    assert Parameter("latent", "int", 8, "width of the bottleneck").choices == []

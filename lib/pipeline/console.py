@@ -79,6 +79,7 @@ def summary(run, tasks, status, remarks=()):
             {"stage": t.name, "status": t.status, "why": t.why} | {key: t.record.get(key) for key in FIGURES}
             for t in tasks
         ],
+        "verdict": (metrics.get("verdict", {}).get("reasons") or [""])[-1],
         "champion": champion and champion | {"validation": {name: figures[name] for name in SHOWN if name in figures}},
         "remarks": list(remarks),
     }
@@ -92,6 +93,7 @@ def told(summary):
     if champion := summary["champion"]:
         lines.append(f"Champion: {champion['model']}, {champion['name']} version {champion['version']}. On validation:")
         lines += [f"  {name:<25}{_interval(figure)}" for name, figure in champion["validation"].items()]
+        lines += [] if champion["validation"] else [f"  not comparable: {summary['verdict']}"]
     elif summary["status"] == "done":
         lines.append("No champion.")
     folder = f"reports/{summary['run']}"

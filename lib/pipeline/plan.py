@@ -75,7 +75,9 @@ class Plan:
             else:
                 task.why = "after " + ", ".join(t.name for t in task.before if not t.is_whole)
             for lacking in [t.name for t in task.before if task.chosen and t.status == "not run"]:
-                raise Refused(f"{task.name} needs what {lacking} writes, which has not run yet; run that as well.")
+                raise Refused(
+                    f"{task.name} needs what {lacking} writes, which has not run on this data yet; run that as well."
+                )
 
     def places(self, run):
         """Where the files of a run are."""
@@ -116,10 +118,12 @@ class Plan:
         return run
 
     def _keep(self, task):
-        """Take what a stage that was not chosen has written the last time, whatever it was made from."""
+        """Take what a stage that was not chosen has written the last time of this split, by whatever code."""
         task.status, task.why = "not run", "not chosen"
+        split = self.data.is_split and digest(self.data.split_dir / "splits.json")
         for state, record in self._found(task):
-            if not state.damage(record):
+            is_same = not split or record["made_from"]["inputs"]["the data"] == split
+            if is_same and not state.damage(record):
                 task.status, task.why, task.state, task.record = "kept", record["run"], state, record
                 return
 

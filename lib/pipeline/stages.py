@@ -137,6 +137,12 @@ class Parameter:
     default: Any
     comment: str = ""
 
+    @property
+    def choices(self):
+        """The values that the comment lists between bars, without what it says of them in brackets; else empty."""
+        listed = [re.sub(r"\(.*?\)", "", part).split(",")[0].strip() for part in self.comment.split(" | ")]
+        return listed if len(listed) > 1 else []
+
 
 def read_parameters(path):
     """The parameters of a notebook -> {name: Parameter}, from its cell tagged `parameters`; Refused if it is not
@@ -157,9 +163,12 @@ def read_parameters(path):
 def convert(parameter, value, where):
     """`value`, text from the command line or typed already from a file, in the parameter's type; else Refused."""
     try:
-        return _as(parameter.kind, value)
+        converted = _as(parameter.kind, value)
     except (ValueError, TypeError, SyntaxError) as error:
         raise Refused(f"{where}: {parameter.name} is of type {parameter.kind}, and {value!r} is not.") from error
+    if parameter.choices and converted not in parameter.choices:
+        raise Refused(f"{where}: {nearest(converted, parameter.choices, parameter.name)}")
+    return converted
 
 
 def _as(kind, value):
