@@ -11,8 +11,8 @@ from pathlib import Path
 
 from lib.datasets import ROOT
 from lib.plots import label
-from lib.report import LABELS
 from lib.tables import cell
+from lib.words import LABELS_SEEN
 
 FIGURES = ("06_comparison-precision-recall", "06_comparison-money", "08_production-timeline")
 METRICS = {
@@ -37,7 +37,7 @@ def results(metrics):
     for name in order:
         model = rows[name]
         cells = [cell(model[period][m], 2) for m in METRICS]
-        seen = LABELS.get(model.get("train_on"), "none")
+        seen = LABELS_SEEN.get(model.get("train_on"), "none")
         lines.append(
             "| "
             + " | ".join(
@@ -68,7 +68,7 @@ def stability(metrics):
     for row in sorted(rows, key=lambda row: -spread[f"{row}/{cuts[0]}"]["average_precision"]["value"]):
         model, regime = row.split("/")
         cells = [_worst_and_best(spread[f"{row}/{cut}"][m]) for cut in cuts for m in list(METRICS)[:2]]
-        lines.append(f"| {label(model)} | {LABELS.get(regime, 'none')} | " + " | ".join(cells) + " |")
+        lines.append(f"| {label(model)} | {LABELS_SEEN.get(regime, 'none')} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
