@@ -60,7 +60,7 @@ def results(metrics):
 def stability(metrics):
     """Mean, worst and best of all seeds as Markdown, a column a cut; `metrics` of 09_stability."""
     spread = metrics["spread"]
-    cuts = list(dict.fromkeys(key.split("/", 2)[2] for key in spread))
+    cuts = sorted({key.split("/", 2)[2] for key in spread}, key=lambda cut: (cut in metrics["final_cuts"], cut))
     final = {cut: " (final)" * (cut in metrics["final_cuts"]) for cut in cuts}
     heads = [f"{cut}{final[cut]}: {name}" for cut in cuts for name in ("average precision", "recall")]
     lines = ["| model | labels seen | " + " | ".join(heads) + " |", "|---|---|" + "---:|" * len(heads)]
@@ -73,7 +73,7 @@ def stability(metrics):
 
 
 def _worst_and_best(figure):
-    return f"{figure['value']:.2f} ({figure['low']:.2f} … {figure['high']:.2f})"
+    return f"{figure['value']:.3f} ({figure['low']:.3f} … {figure['high']:.3f})"
 
 
 def replaced(text, name, content):
