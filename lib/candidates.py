@@ -39,19 +39,20 @@ def variant(model, regime):
     return f"{model},train_on={regime}" if "@" in model else f"{model}@train_on={regime}"
 
 
-def fit(detector, split, regime="genuine", supervised=False, labels=None):
+def fit(detector, split, regime="genuine", supervised=False, labels=None, **fitted):
     """Fit on reference -> (detector, Arrays it was fitted on, seconds). Validation gives its loss only, no label.
 
     `labels` (n,), of a supervised fit: the known ones of reference (:func:`lib.few_labels.known_labels`); None: all.
+    `fitted`, of a detector that builds on others: those, where they have been fitted before.
     """
     validation, reference = split.arrays("validation"), split.arrays("reference")
     training = reference if supervised else reference.training(regime)
     training = training if labels is None else training._replace(y=labels)
     start = time.perf_counter()
     if supervised:
-        detector.fit(training.X, training.y, training.weight)
+        detector.fit(training.X, training.y, training.weight, **fitted)
     else:
-        detector.fit(training.X, training.weight, validation=(validation.X, validation.weight))
+        detector.fit(training.X, training.weight, validation=(validation.X, validation.weight), **fitted)
     return detector, training, time.perf_counter() - start
 
 

@@ -13,6 +13,7 @@ ABOUT = {
     "isolation_forest": "Random trees isolate outliers early; the score is the average depth, turned round.",
     "autoencoder": "Networks restore rows from noise; the score is the Mahalanobis distance of what they fail at.",
     "gaussian_mixture": "Mixtures of heavy-tailed components; the score is the negative log density, averaged.",
+    "fusion": "An autoencoder and a Gaussian mixture; the score is their mean strangeness, on a logarithmic scale.",
     "robust_covariance": "One centre and one covariance that strange rows cannot pull; the score is the distance.",
     "few_labels": "The density of a Gaussian mixture, tilted by a regression on known frauds of reference.",
     "supervised_boosting": "Gradient boosting that was fitted with the frauds of reference.",
@@ -36,7 +37,7 @@ def model(manifest, untouched=None):
     family, fit, threshold = manifest["model"].partition("@")[0], manifest["fit"], manifest.get("threshold", {})
     dataset, budget = manifest["dataset"], threshold.get("alert_budget", 0.0)
     figures = {"validation": manifest.get("metrics", {}).get("validation"), "untouched": untouched}
-    parameters = ", ".join(f"{k} {v}" for k, v in fit["parameters"].items() if v is not None)
+    parameters = ", ".join(_parameters(fit["parameters"]))
     missing = "are refused" if manifest["missing"] == "refuse" else "become the median of reference, inside the model"
     lines = [
         f"# {label(manifest['model'])}, a detector of fraud in `{dataset['name']}`",
@@ -121,6 +122,15 @@ def write(path, text):
     partial = path.with_name(f".{path.name}.part")
     partial.write_text(text, encoding="utf-8")
     return partial.replace(path)
+
+
+def _parameters(values, prefix=""):
+    """`name value` of each parameter, those of a fusion's members behind the member's name."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _parameters(value, f"{name}." if name in ABOUT else prefix)
+        elif value is not None:
+            yield f"{prefix}{name} {value}"
 
 
 def _features(names):

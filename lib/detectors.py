@@ -24,6 +24,7 @@ DETECTORS = {
     "supervised_boosting": ("lib.detectors", "SupervisedBoosting"),
     "robust_covariance": ("lib.robust", "RobustDistance"),
     "few_labels": ("lib.few_labels", "FewLabels"),
+    "fusion": ("lib.fusion", "Fusion"),
 }
 SUPERVISED = ("supervised_boosting", "few_labels")  # those whose fit takes labels: fit(X, y, weight)
 
@@ -99,7 +100,7 @@ class IsolationForest(Detector):
     seed, threads : int
     """
 
-    def __init__(self, n_trees=300, max_samples=2048, projections=0, seed=0, threads=1):
+    def __init__(self, n_trees=100, max_samples=2048, projections=0, seed=0, threads=1):
         self.n_trees = n_trees
         self.max_samples = max_samples
         self.projections = projections

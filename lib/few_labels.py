@@ -6,7 +6,7 @@ from scipy.special import expit
 from threadpoolctl import threadpool_limits
 
 from lib.detectors import Detector, make
-from lib.scaling import check_weight, thin, weighted_quantile
+from lib.scaling import Scaler, check_weight, thin, weighted_quantile
 
 REACH = 5.0  # standard units beyond which a column tilts no further: an extreme is the detector's business
 SLOPE, SLOPE_PRECISION = 2.0, 0.1  # prior of the slope on the detector's score, in its own spread
@@ -57,7 +57,7 @@ class FewLabels(Detector):
         weight = check_weight(weight, len(X))
         fitted = fitted or make(self.detector, seed=self.seed, threads=self.threads).fit(X[~known], weight[~known])
         self.detector_ = fitted
-        self.scaler_ = self.detector_.scaler_
+        self.scaler_ = Scaler().fit(X[~known], weight[~known])
         used, w = thin(np.random.default_rng(self.seed), known, weight, self.max_rows)
         score = self.detector_.raw_score(X[used])
         self._regress(score, self._columns(X[used]), known[used], w)

@@ -4,7 +4,7 @@ Every graph maps ``features`` float32 [n, d], raw, to one output; the same calls
 """
 
 import numpy as np
-from onnx import TensorProto, checker, helper, numpy_helper
+from onnx import ModelProto, TensorProto, checker, helper, numpy_helper
 
 from lib.scaling import CLIP
 from lib.trees import ensemble_attributes
@@ -68,6 +68,43 @@ class Graph:
     def flat(self, values):
         """Reshape [n, 1] to [n]."""
         return self.add("Reshape", values, self.constant([-1], np.int64))
+
+    def single(self, values):
+        """float64 as float32."""
+        return self.add("Cast", values, to=TensorProto.FLOAT)
+
+    def strangeness(self, raw, calibration):
+        """What :meth:`lib.calibration.Calibration.strangeness` returns for raw scores [n], float64 [n]."""
+        q, share, slope = (self.constant(each, np.float64) for each in calibration.lines)
+        last, inner = calibration.raw_score[-1], calibration.raw_score[None, 1:-1]
+        r = self.add("Cast", raw, to=TensorProto.DOUBLE)
+        column = self.add("Reshape", r, self.constant([-1, 1], np.int64))
+        passed = self.add("GreaterOrEqual", column, self.constant(inner, np.float64))
+        at = self.add(
+            "ReduceSum", self.add("Cast", passed, to=TensorProto.INT64), self.constant([1], np.int64), keepdims=0
+        )
+        inside = self.add("Clip", r, *(self.constant(each, np.float64) for each in calibration.raw_score[[0, -1]]))
+        along = self.add("Mul", self.add("Sub", inside, self.add("Gather", q, at)), self.add("Gather", slope, at))
+        left = self.add("Log", self.add("Add", self.add("Gather", share, at), along))
+        beyond = self.add("Max", self.add("Sub", r, self.constant(last, np.float64)), self.constant(0, np.float64))
+        tail = self.add("Div", beyond, self.constant(calibration.tail_scale, np.float64))
+        return self.add("Sub", self.add("Log", self.add("Add", tail, self.constant(1, np.float64))), left)
+
+    def include(self, model):
+        """Add all nodes of another graph, its bytes, over the same ``features``; returns the name of its output."""
+        inner = ModelProto.FromString(model).graph
+        names = {"": "", "features": "features"}
+        for tensor in inner.initializer:
+            array = numpy_helper.to_array(tensor)
+            names[tensor.name] = self.constant(array, array.dtype)
+        for node in inner.node:
+            copied = type(node)()
+            copied.CopyFrom(node)
+            copied.name = names[node.output[0]] = f"{node.op_type.lower()}_{len(self._nodes)}"
+            copied.input[:] = [names[each] for each in node.input]
+            copied.output[:] = [copied.name]
+            self._nodes.append(copied)
+        return names[inner.output[0].name]
 
     def tree_sum(self, trees, features="features"):
         """Sum over trees of the value of the leaf that each row reaches, float32 [n, 1].

@@ -25,6 +25,7 @@ _FAMILIES = {
     "autoencoder",
     "gaussian_mixture",
     "robust_covariance",
+    "fusion",
     "few_labels",
     "supervised_boosting",
 }

@@ -4,6 +4,7 @@ Nothing outside the sandbox's folder changes: not the project's aliases, not the
 """
 
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,9 +15,10 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-from lib import bundle, candidates, comparison, detectors, metrics, periods, replay, tracking
+from lib import bundle, candidates, comparison, detectors, metrics, periods, replay, splits, tracking
 from lib.calibration import threshold_for_budget
 from lib.datasets import ROOT, DataError
+from lib.fusion import fuse
 from lib.manifest import read
 from lib.notebook import write_json
 from lib.pipeline import stages
@@ -132,28 +134,37 @@ class Challenger:
 
 
 def retrain(champion, history, parts, folder, seed=0, threads=1):
-    """Execute the champion's own notebook, with its parameters, on later transactions -> Challenger.
+    """Execute the champion's own notebook (of a fusion: its members'), with its parameters, later -> Challenger.
 
     champion : the manifest of the model that is live; parts : slices to fit and to validate on
     Raises DataError where there is no such notebook or it fails.
     """
-    family, fit = champion["model"].split("@")[0], champion["fit"]
-    stage = next((s for s in stages.present(ROOT) if s.short == family), None)
-    if stage is None:
-        raise DataError(f"{family} has no notebook to retrain it with; choose the policies frozen and threshold")
+    family, fit = champion["model"].partition("@")[0], champion["fit"]
     split_dir = history.write(folder / "split", dict(zip(("reference", "validation"), parts, strict=True)))
+    given = {"split_dir": str(split_dir), "run_dir": str(folder), "train_on": fit["train_on"], "track": False}
+    given |= {"seed": seed, "threads": threads}
+    members = fit["parameters"]["of"] if family == "fusion" else {family: fit["parameters"]}
+    start = time.perf_counter()
+    with ThreadPoolExecutor(len(members)) as pool:  # the event loop of a notebook, where this is one, is this thread's
+        list(pool.map(lambda model: _fit(model, members[model] | given, folder, threads), members))
+    if family == "fusion":
+        later = splits.open_split(split_dir)
+        fuse(folder, later, candidates.ensure(folder, later, make=False), threads)
+    made = folder / "models" / candidates.variant(family, fit["train_on"])
+    return Challenger(made, *parts, time.perf_counter() - start)
+
+
+def _fit(model, parameters, folder, threads):
+    """Execute a model's notebook, which writes its candidate into `folder`."""
+    stage = next((s for s in stages.present(ROOT) if s.short == model), None)
+    if stage is None:
+        raise DataError(f"{model} has no notebook to retrain it with; choose the policies frozen and threshold")
     notebook = stages.notebook(ROOT, stage)
     accepted = stages.read_parameters(notebook)
-    parameters = {k: v for k, v in fit["parameters"].items() if k in accepted and v is not None}
-    parameters |= {"split_dir": str(split_dir), "run_dir": str(folder), "train_on": fit["train_on"], "track": False}
-    parameters |= {"seed": seed, "threads": threads}
-    execution = Execution(notebook, folder / stage.name, parameters, ROOT, dict(os.environ), threads)
-    with ThreadPoolExecutor(1) as pool:  # the event loop of a notebook, where this is one, runs in this thread
-        outcome = pool.submit(execution.run).result()
+    parameters = {name: value for name, value in parameters.items() if name in accepted and value is not None}
+    outcome = Execution(notebook, folder / stage.name, parameters, ROOT, dict(os.environ), threads).run()
     if outcome.message:
-        raise DataError(f"{stage.name}, executed once more to retrain {family}: {outcome.message}")
-    (made,) = (path.parent for path in folder.glob("models/*/manifest.json"))
-    return Challenger(made, *parts, outcome.seconds)
+        raise DataError(f"{stage.name}, executed once more to retrain {model}: {outcome.message}")
 
 
 def shadow(challenger, asked, log):
