@@ -36,6 +36,16 @@ def done(small):
     return small
 
 
+def order(err):
+    """Stages in the order in which a run has started them."""
+    return [line.split("] ")[1][:2] for line in err.splitlines() if "] " in line and "/" in line.split("] ")[0]]
+
+
+def test_the_longest_of_those_that_can_run_go_first(small):
+    _, err = small.run(*SMALL, "--jobs", 1)
+    assert order(err) == ["02", "04", "03", "01", "06", "07"]
+
+
 def test_a_run_leaves_all_of_it_in_one_folder_and_one_mlflow_run(small):
     summary, statuses = small.summary(*SMALL)
     assert statuses == dict.fromkeys(["01", "02", "03", "04", "06", "07"], "done")

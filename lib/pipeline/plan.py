@@ -64,7 +64,7 @@ class Plan:
         self.reports = self.root / "reports"
         self.runs = Run.all(self.reports, data.dataset.name)
         last = max(i for i, job in enumerate(jobs) if job.stage in chosen)
-        self.tasks = [Task(job, job.stage in chosen) for job in jobs[: last + 1]]
+        self.tasks = [Task(job, job.stage in chosen, expected_s=job.stage.usual_s) for job in jobs[: last + 1]]
         for task in self.tasks:
             stages = upstream(task.job.stage)
             task.before = [t for t in self.tasks if t.job.stage in stages]
@@ -94,7 +94,8 @@ class Plan:
             differences = reasons(record["made_from"], task.made)
             if damaged := state.damage(record):
                 differences.append(f"{damaged} is not as it was written")
-            task.expected_s = task.expected_s or record["seconds"]
+            if newest is None:
+                task.expected_s = record["seconds"]
             newest = newest or differences
             if self.force & {"all", task.job.stage.name}:
                 newest = ["forced"]

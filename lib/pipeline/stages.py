@@ -35,7 +35,8 @@ class Stage:
     """A notebook's place in the pipeline.
 
     `starts` are patterns of the project's files, programs and notebooks, that it executes besides what it imports; a
-    stage that is `on_demand` runs only where it is named.
+    stage that is `on_demand` runs only where it is named. `usual_s` are seconds that it is expected to take before it
+    has ever run: of the stages whose turn has come, the longest go first.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Stage:
     writes: tuple[str, ...] = ()
     starts: tuple[str, ...] = ()
     on_demand: bool = False
+    usual_s: float = 0.0
 
     @property
     def short(self):
@@ -52,10 +54,10 @@ class Stage:
 
 STAGES = (
     Stage("01_eda", ("raw",)),
-    Stage("02_split", ("raw",), ("splits", "run/data_card.md")),
-    Stage("03_isolation_forest", ("splits",), ("run/models/isolation_forest",)),
-    Stage("04_autoencoder", ("splits",), ("run/models/autoencoder",)),
-    Stage("05_gaussian_mixture", ("splits",), ("run/models/gaussian_mixture",)),
+    Stage("02_split", ("raw",), ("splits", "run/data_card.md"), usual_s=10),
+    Stage("03_isolation_forest", ("splits",), ("run/models/isolation_forest",), usual_s=10),
+    Stage("04_autoencoder", ("splits",), ("run/models/autoencoder",), usual_s=40),
+    Stage("05_gaussian_mixture", ("splits",), ("run/models/gaussian_mixture",), usual_s=60),
     Stage(
         "06_comparison",
         ("splits", "run/models", "registry"),
