@@ -19,8 +19,8 @@ MODEL_COLOURS = {
     "few_labels": "#B8860B",
     "supervised_boosting": "#4D4D4D",
     "max_abs_z": "#56B4E9",
-    "amount": "#8C8C8C",
-    "random": "#BDBDBD",
+    "amount": "#777777",
+    "random": "#A3A3A3",
 }
 _STYLE = {
     "figure.constrained_layout.use": True,
@@ -74,12 +74,12 @@ def _line(model):
 
 
 def _name_lines(ax, models):
-    """Write each line's name to the right of the axes, in the order given and in the line's own colour and dash."""
+    """Write each line's name to the right of the axes, in the order given, beside its colour and dash."""
     for row, model in enumerate(models):
         y = 0.98 - row * min(0.075, 0.96 / max(len(models) - 1, 1))
         style = {"color": colour(model), "linestyle": _line(model)["linestyle"], "linewidth": 2}
         ax.plot([1.015, 1.05], [y, y], transform=ax.transAxes, clip_on=False, **style)
-        ax.annotate(label(model), (1.06, y), xycoords="axes fraction", color=colour(model), va="center", fontsize=9)
+        ax.annotate(label(model), (1.06, y), xycoords="axes fraction", color=INK, va="center", fontsize=9)
 
 
 def by_class(ax, values, y, weight, xlabel="", bins=60, log_x=False):

@@ -98,9 +98,17 @@ def _render(template, path, content):
     from jinja2 import Environment, FileSystemLoader  # 60 ms that a run without changes need not spend
 
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True)
+    environment.filters["breakable"] = _breakable
     partial = path.with_name(f".{path.name}.part")
     partial.write_text(environment.get_template(template).render(content), encoding="utf-8")
     return partial.replace(path)
+
+
+def _breakable(text):
+    """`text` as HTML that may break behind commas and underscores, not behind that of a notebook's number."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"(?<=[,_])(?<!\d_)(?=\w)", "<wbr>", escape(text)))
 
 
 def _read(path):
@@ -194,9 +202,17 @@ def _png(run_dir, stem):
 def _figure(run_dir, stem, caption, alt):
     content = _png(run_dir, stem).read_bytes()
     width, height = (int.from_bytes(content[i : i + 4], "big") for i in (16, 20))  # PNG's IHDR
-    data = f"data:image/png;base64,{base64.b64encode(content).decode()}"
-    large = next(f"figures/{stem}{s}" for s in (".svg", ".png") if (run_dir / "figures" / f"{stem}{s}").is_file())
-    return {"data": data, "alt": alt, "caption": caption, "width": width, "height": height, "large": large}
+    drawing = _png(run_dir, stem).with_suffix(".svg")  # sharp on any screen, and smaller
+    kind, content = ("svg+xml", drawing.read_bytes()) if drawing.is_file() else ("png", content)
+    return {
+        "stem": stem,
+        "data": f"data:image/{kind};base64,{base64.b64encode(content).decode()}",
+        "alt": alt,
+        "caption": caption,
+        "width": width,
+        "height": height,
+        "large": f"figures/{stem}.{kind[:3]}",
+    }
 
 
 def _stage(run_dir, stage):
@@ -220,8 +236,10 @@ def _card(run_dir, name):
         return None
     text = re.sub("^#", "###", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
     html = mistune.create_markdown(plugins=["table"])(text)
-    html = html.replace("<table>", '<div class="wide" tabindex="0"><table>').replace("</table>", "</table></div>")
-    return {"file": path.name, "title": name.replace("_", " ").capitalize(), "html": html}
+    title = name.replace("_", " ").capitalize()
+    region = f'<div class="wide" tabindex="0" role="region" aria-label="{title}, table"><table>'
+    html = html.replace("<table>", region).replace("</table>", "</table></div>")
+    return {"file": path.name, "title": title, "html": html}
 
 
 def _example(run_dir, metrics):

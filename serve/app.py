@@ -22,6 +22,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from serve import docs, schemas, telemetry
+from serve.batches import Batches
 from serve.body import Bodies
 from serve.edge import Edge
 from serve.errors import RequestError, internal, overloaded, respond
@@ -54,10 +55,11 @@ class Predictor:
         self.settings, self.model = settings, model
         self.bodies = Bodies(settings)
         self.pool = ThreadPoolExecutor(settings.pool_threads, thread_name_prefix="large")
+        self.batches = Batches()
         self.n_large = 0
 
     async def __call__(self, scope, receive, send):
-        """Answer one request, a small one where it arrives, a large one on a thread; or raise RequestError."""
+        """Answer one request, a small one with others of its moment, a large one on a thread; or raise RequestError."""
         served = self.model.require()
         query = scope["query_string"]
         explain = SWITCH[query] if query in SWITCH else _explain(query)
@@ -72,8 +74,11 @@ class Predictor:
                 # an explanation by replacement scores each row once for each feature
                 if len(X) * (X.shape[1] if explain else 1) > self.settings.inline_rows:
                     answer, scores, n_alerts = await self._on_pool(lambda: self._answer(served, X, explain))
-                else:
+                elif explain:
                     answer, scores, n_alerts = self._answer(served, X, explain)
+                else:
+                    predictions, scores, seconds = await self.batches.score(served.bundle, X)
+                    answer, n_alerts = _encode(predictions, scores, served, seconds), int(predictions.sum())
         finally:
             self.bodies.release(held)
         telemetry.observe_scores(scores, n_alerts)
@@ -87,16 +92,9 @@ class Predictor:
             raise RequestError(413, "too_many_rows", message)
         start = time.perf_counter()
         predictions, scores = served.bundle.predict(X)
-        answer = {
-            "predictions": predictions.tolist(),
-            "anomaly_scores": scores.tolist(),
-            "model_version": served.version,
-            "inference_time_ms": 0.0,
-        }
-        if explain:
-            answer["explanations"] = served.bundle.explain(X)
-        answer["inference_time_ms"] = round((time.perf_counter() - start) * 1e3, 4)
-        return encode(answer), scores, int(predictions.sum())
+        more = {"explanations": served.bundle.explain(X)} if explain else {}
+        answer = _encode(predictions, scores, served, time.perf_counter() - start, more)
+        return answer, scores, int(predictions.sum())
 
     async def _on_pool(self, work):
         if self.n_large >= self.settings.max_large:
@@ -106,6 +104,17 @@ class Predictor:
             return await asyncio.get_running_loop().run_in_executor(self.pool, work)
         finally:
             self.n_large -= 1
+
+
+def _encode(predictions, scores, served, seconds, more=None):
+    """The answer's JSON."""
+    answer = {
+        "predictions": predictions.tolist(),
+        "anomaly_scores": scores.tolist(),
+        "model_version": served.version,
+        "inference_time_ms": round(seconds * 1e3, 4),
+    }
+    return encode(answer | more if more else answer)
 
 
 def _explain(query):

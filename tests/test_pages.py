@@ -28,6 +28,27 @@ CONTRAST = """() => {
   }
   return poor;
 }"""
+# what is wider than the screen outside the regions that scroll; regions that the keyboard or a screen reader can't
+# reach; regions that say that there is more where there is not, or do not say it
+SCROLLING = """() => {
+  const wrong = [], screen = document.documentElement.clientWidth, name = e => `${e.tagName}.${e.className}`;
+  for (const e of document.querySelectorAll('body *')) {
+    if (!e.checkVisibility()) continue;
+    if (e.getBoundingClientRect().right > screen + 1 && !e.closest('.wide'))
+      wrong.push(`${name(e)} is wider than the screen`);
+    const scrolls = e.scrollWidth > e.clientWidth + 1 && ['auto', 'scroll'].includes(getComputedStyle(e).overflowX);
+    if (scrolls && !e.matches('.wide')) wrong.push(`${name(e)} scrolls sideways`);
+  }
+  for (const e of document.querySelectorAll('.wide')) {
+    if (!e.checkVisibility()) continue;
+    const label = e.ariaLabel || document.getElementById(e.getAttribute('aria-labelledby'))?.textContent;
+    if (e.tabIndex !== 0 || e.role !== 'region' || !label) wrong.push(`${name(e)} has no tabindex, role or label`);
+    const said = parseFloat(getComputedStyle(e, '::before').height) > 10, more = e.scrollWidth > e.clientWidth;
+    if (said !== more) wrong.push(`${label}: there is ${more ? '' : 'no '}more, and it is ${said ? '' : 'not '}said`);
+  }
+  return wrong;
+}"""
+OPEN = "found => found.forEach(each => each.open = true)"
 
 
 @pytest.fixture(scope="module")
@@ -64,10 +85,11 @@ def test_pages_fit_are_legible_and_ask_nobody(reports, browser, size, scheme):
     run = max(reports.glob("2*"))
     for path, name in ((reports / "index.html", "runs"), (run / "index.html", "run")):
         visitor.page.goto(path.as_uri())
-        visitor.page.eval_on_selector_all("details", "found => found.forEach(each => each.open = true)")
+        visitor.page.eval_on_selector_all("details", OPEN)
         visitor.shoot(name)
         width, shown = visitor.page.evaluate(WIDTHS)
         assert width <= shown, f"{name} is {width} wide on a screen of {shown}"
+        assert visitor.page.evaluate(SCROLLING) == []
         assert visitor.page.evaluate(CONTRAST) == []
         assert all(alt and pixels for alt, pixels in visitor.page.evaluate(IMAGES))
     assert (visitor.errors, visitor.outside) == ([], [])
@@ -102,14 +124,35 @@ def test_every_link_leads_somewhere(reports, browser):
     visitor.close()
 
 
-def test_notebooks_of_a_run_do_not_scroll_sideways_on_a_phone(reports, browser):
-    visitor = Visitor(browser, "phone")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", SIZES)
+def test_notebooks_of_a_run_fit_and_are_legible(reports, browser, size, scheme):
+    visitor = Visitor(browser, size, scheme)
     for path in sorted(max(reports.glob("2*")).glob("notebooks/*.html")):
         visitor.page.goto(path.as_uri())
         visitor.shoot(path.stem)
+        visitor.page.eval_on_selector_all("details", OPEN)
         width, shown = visitor.page.evaluate(WIDTHS)
         assert width <= shown, f"{path.name} is {width} wide on a screen of {shown}"
+        assert visitor.page.evaluate(SCROLLING) == [], path.name
+        assert visitor.page.evaluate(CONTRAST) == [], path.name
+        assert all(alt and pixels for alt, pixels in visitor.page.evaluate(IMAGES))
+    assert (visitor.errors, visitor.outside) == ([], [])
     visitor.close()
+
+
+def test_runs_are_cards_on_a_phone_and_say_all_that_the_table_says(reports, browser):
+    said = {}
+    for size in SIZES:
+        visitor = Visitor(browser, size)
+        visitor.page.goto((reports / "index.html").as_uri())
+        said[size] = visitor.page.locator("tbody [role]").all_inner_texts()
+        right = visitor.page.eval_on_selector_all("td", "f => Math.max(...f.map(e => e.getBoundingClientRect().right))")
+        assert right <= SIZES[size][0], f"{size}: a figure is off the screen"
+        boxes = [cell.bounding_box() for cell in visitor.page.locator("tbody tr").first.locator("> *").all()]
+        assert len({box["y"] for box in boxes}) == (1 if size == "desktop" else 4), "a row, or a card of four lines"
+        visitor.close()
+    assert [text.split() for text in said["phone"]] == [text.split() for text in said["desktop"]]
 
 
 def test_keyboard_reaches_every_link_and_table(reports, browser):

@@ -113,7 +113,46 @@ def test_a_run_that_is_ending_is_listed_as_it_ended(run):
     (run / "run.json").write_text('{"status": "running"}')
     text = report.write(run, status="failed").read_text()
     assert "This run has failed" in text
-    assert "<td>failed</td>" in (run.parent / "index.html").read_text()
+    assert re.search(r">failed</td>", (run.parent / "index.html").read_text())
+
+
+def test_a_stage_that_failed_says_why_below_its_name(run):
+    text = report.write(run, [{"stage": "04_autoencoder", "status": "failed", "why": "cell 3 <failed>"}]).read_text()
+    row = re.search(r"<tr><th scope=\"row\"><a href=\"notebooks/04_autoencoder.html.*?</tr>", text)[0]
+    assert '<span class="seen">cell 3 &lt;failed&gt;</span></th>' in row
+    assert ">failed</td>" in row
+
+
+def test_figures_are_drawings_in_regions_labelled_by_their_captions(run):
+    text = report.write(run).read_text()
+    assert text.count('<img src="data:image/svg+xml;base64,') == 2
+    (run / "figures" / "06_comparison-money.svg").unlink()
+    text = report.write(run).read_text()
+    assert text.count('<img src="data:image/png;base64,') == 1
+    assert 'href="figures/06_comparison-money.png"' in text
+    labels = re.findall(r'role="region" aria-labelledby="([^"]+)"', text)
+    assert labels == ["06_comparison-money", "08_production-timeline"]
+    assert [label for label in labels if f'<span id="{label}">' not in text] == []
+
+
+def test_every_region_that_scrolls_has_role_label_and_a_place_in_the_tab_order(run):
+    texts = [report.write(run).read_text(), (run.parent / "index.html").read_text()]
+    regions = [tag for text in texts for tag in re.findall(r'<div class="wide"[^>]*>', text)]
+    assert len(regions) >= 6
+    told = re.compile(r' tabindex="0" role="region" aria-label(ledby)?="[^"]+')
+    assert [tag for tag in regions if not told.search(tag)] == []
+
+
+def test_long_names_break_at_underscores_and_lists_at_commas():
+    assert report._breakable("05_gaussian_mixture") == "05_gaussian_<wbr>mixture"
+    assert report._breakable("frozen,<threshold>, all") == "frozen,&lt;threshold&gt;, all"
+    assert report._breakable("frozen,threshold") == "frozen,<wbr>threshold"
+
+
+def test_pages_and_notebooks_scroll_alike():
+    page, notebook = ((report.TEMPLATES / f"{name}.html.j2").read_text() for name in ("base", "notebook"))
+    for what in (r"linear-gradient\(90deg.*?(?= })", r"@keyframes more.*", r"animation:more[^}]*"):
+        assert re.search(what, page)[0] == re.search(what, notebook)[0]
 
 
 def test_page_names_what_differs_from_the_previous_run(run):

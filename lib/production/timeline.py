@@ -132,7 +132,7 @@ def drift(ax, table, names, injected=()):
             ax.add_patch(Rectangle(corner, width, 0.94, fill=False, edgecolor=plots.INK, linewidth=1.1, clip_on=False))
     ax.set_yticks(range(len(names)), names, fontsize=8.5)
     ax.set(ylim=(len(names) - 0.4, -0.6), title="Drift against the reference window")
-    said = "darker: larger PSI   ·   dot: flagged, large if again" + ("   ·   frame: injected" if injected else "")
+    said = "stronger: larger PSI   ·   dot: flagged, large if again" + ("   ·   frame: injected" if injected else "")
     _hint(ax, said)
     ax.grid(visible=False)
     ax.spines[:].set_visible(False)
