@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from lib import bundle, drift, replay, tracking
+from lib import bundle, drift, progress, replay, tracking
 from lib.calibration import threshold_for_budget
 from lib.datasets import DataError
 from lib.manifest import read
@@ -82,7 +82,7 @@ class Deployment:
     def run(self):
         """Replay all batches -> self."""
         with replay.Server(self.live, self.folder / "server.log", threads=self.options.threads) as self.server:
-            for i, batch in enumerate(self.history.split.batches):
+            for i, batch in enumerate(progress.steps(self.history.split.batches, "batch")):
                 self._serve(batch)
                 if self.challenger:
                     self._decide(batch)
