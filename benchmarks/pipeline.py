@@ -188,18 +188,28 @@ def growth(parent, sizes, **_):
 
 
 def draw(summaries, path):
-    """Seconds and memory against rows, a line a stage."""
+    """Seconds and memory against rows, a line a stage; grey: what is in proportion to the rows."""
+    from matplotlib.ticker import FuncFormatter, LogLocator
+
     from lib import plots
 
-    fig, axes = plots.figure(1, 2, width=11, height=4.2)
+    fig, axes = plots.figure(1, 2, width=12, height=4.4)
     sizes = list(summaries)
+    names = sorted(summaries[sizes[-1]], key=lambda name: -summaries[sizes[-1]][name][0])
     for i, (ax, unit) in enumerate(zip(axes, ("seconds", "peak memory (MB)"), strict=True)):
-        for name in summaries[sizes[0]]:
-            ax.plot(
-                sizes, [summaries[rows][name][i] for rows in sizes], "o-", label=name, lw=2.5 if name == "all" else 1
-            )
-        ax.set(xscale="log", yscale="log", xlabel="rows", ylabel=unit)
-    axes[0].legend()
+        for number, name in enumerate(names):
+            style = {"color": plots.INK, "lw": 2.6} if name == "all" else {"color": f"C{number}", "lw": 1.3}
+            ax.plot(sizes, [summaries[rows][name][i] for rows in sizes], "o-", label=name, **style)
+        first, last = (summaries[sizes[j]]["all"][i] for j in (0, -1))
+        proportional = first * np.array(sizes) / sizes[0]
+        ax.plot(sizes, np.where(proportional <= 1.5 * last, proportional, np.nan), ":", color=plots.SOFT, label="as rows")
+        ax.set(xscale="log", yscale="log", xlabel="rows (log scale)", ylabel=f"{unit} (log scale)")
+        ax.set_xticks(sizes, [f"{rows:,}" for rows in sizes])
+        ax.xaxis.minorticks_off()
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        ax.yaxis.minorticks_off()
+    axes[1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
     fig.savefig(path, dpi=120)
     print(f"figure: {path.relative_to(ROOT)}")
 
