@@ -202,7 +202,8 @@ def draw(summaries, path):
             ax.plot(sizes, [summaries[rows][name][i] for rows in sizes], "o-", label=name, **style)
         first, last = (summaries[sizes[j]]["all"][i] for j in (0, -1))
         proportional = first * np.array(sizes) / sizes[0]
-        ax.plot(sizes, np.where(proportional <= 1.5 * last, proportional, np.nan), ":", color=plots.SOFT, label="as rows")
+        shown = np.where(proportional <= 1.5 * last, proportional, np.nan)
+        ax.plot(sizes, shown, ":", color=plots.SOFT, label="as rows")
         ax.set(xscale="log", yscale="log", xlabel="rows (log scale)", ylabel=f"{unit} (log scale)")
         ax.set_xticks(sizes, [f"{rows:,}" for rows in sizes])
         ax.xaxis.minorticks_off()

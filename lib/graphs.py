@@ -80,9 +80,10 @@ class Graph:
         r = self.add("Cast", raw, to=TensorProto.DOUBLE)
         column = self.add("Reshape", r, self.constant([-1, 1], np.int64))
         passed = self.add("GreaterOrEqual", column, self.constant(inner, np.float64))
-        at = self.add(
-            "ReduceSum", self.add("Cast", passed, to=TensorProto.INT64), self.constant([1], np.int64), keepdims=0
+        count = self.add(
+            "ReduceSum", self.add("Cast", passed, to=TensorProto.FLOAT), self.constant([1], np.int64), keepdims=0
         )
+        at = self.add("Cast", count, to=TensorProto.INT64)
         inside = self.add("Clip", r, *(self.constant(each, np.float64) for each in calibration.raw_score[[0, -1]]))
         along = self.add("Mul", self.add("Sub", inside, self.add("Gather", q, at)), self.add("Gather", slope, at))
         left = self.add("Log", self.add("Add", self.add("Gather", share, at), along))

@@ -25,7 +25,9 @@ class Prediction(BaseModel):
         description="0 to 1, higher = more anomalous; 0.999: one validation transaction in a thousand scores as high"
     )
     model_version: str = Field(description="the registry's version; 'baked-in' if the bundle has none")
-    inference_time_ms: float = Field(description="the model's own time, from checked rows to scores, of all requests scored together")
+    inference_time_ms: float = Field(
+        description="the model's own time, from checked rows to scores, of all requests scored together"
+    )
     explanations: list[list[Reason]] | None = Field(
         default=None, description="only with ?explain=true: for each row the three features that contribute most"
     )
