@@ -75,6 +75,7 @@ class Predictor:
                 if len(X) * (X.shape[1] if explain else 1) > self.settings.inline_rows:
                     answer, scores, n_alerts = await self._on_pool(lambda: self._answer(served, X, explain))
                 elif explain:
+                    await asyncio.sleep(0)  # first all that has arrived is counted, and health answered
                     answer, scores, n_alerts = self._answer(served, X, explain)
                 else:
                     predictions, scores, seconds = await self.batches.score(served.bundle, X)
