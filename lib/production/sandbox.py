@@ -142,7 +142,7 @@ def retrain(champion, history, parts, folder, seed=0, threads=1):
     family, fit = champion["model"].partition("@")[0], champion["fit"]
     split_dir = history.write(folder / "split", dict(zip(("reference", "validation"), parts, strict=True)))
     given = {"split_dir": str(split_dir), "run_dir": str(folder), "train_on": fit["train_on"], "track": False}
-    given |= {"seed": seed, "threads": threads}
+    given |= {"seed": seed, "threads": threads, "trims": []}  # no study of contamination: nobody reads it here
     members = fit["parameters"]["of"] if family == "fusion" else {family: fit["parameters"]}
     start = time.perf_counter()
     with ThreadPoolExecutor(len(members)) as pool:  # the event loop of a notebook, where this is one, is this thread's
