@@ -47,7 +47,7 @@ class GaussianMixtureEnsemble(Detector):
 
     def __init__(
         self,
-        members=4,
+        members=6,
         n_components=0,
         tail=8.0,
         trim=0.02,
