@@ -64,7 +64,8 @@ def run_metrics(run, split, seed, folders, validation, untouched, champion, verd
     """The run's `metrics.json` -> dict; `start` and `end` of its `splits` are seconds.
 
     validation, untouched : {model: {metric: {"value", "low", "high"}}}; `untouched` is empty without a final table
-    champion : {"model", "name", "version", "metric", "threshold"} or None
+    champion : {"model", "name", "version", "metric", "threshold"} or None; gets `figures`, the name among the models
+        of its own figures, None where it could not be scored
     """
     models, others = {}, [figures for name, figures in validation.items() if name != PRESENT]
     for name, figures in validation.items():
@@ -76,6 +77,11 @@ def run_metrics(run, split, seed, folders, validation, untouched, champion, verd
         if name in folders:
             fit = bundle.verify(folders[name])["fit"]
             models[name] |= {"train_on": fit["train_on"], "labels_seen": fit["labels_seen"]}
+    if champion is not None and verdict.action == "promote":
+        champion = champion | {"figures": verdict.promote}
+    elif champion is not None:
+        own = validation.get(PRESENT)
+        champion = champion | {"figures": next((name for name in models if validation[name] == own), None)}
     return {
         "run": run,
         "dataset": split.dataset.name,

@@ -46,7 +46,7 @@ def figures(metrics):
         }
         for model, entry in metrics.get("models", {}).items()
     }
-    champion = (metrics.get("champion") or {}).get("model")
+    champion = words.champion_entry(metrics)
     return models | ({"champion": models[champion]} if champion in models else {})
 
 

@@ -78,7 +78,7 @@ def write_index(reports, ending=None):
     for folder in [p.parent for p in pages if not p.parent.is_symlink()]:
         metrics = _read(folder / "metrics.json")
         champion = metrics.get("champion")
-        figures = metrics.get("models", {}).get(champion["model"], {}) if champion else {}
+        figures = metrics.get("models", {}).get(words.champion_entry(metrics), {})
         runs.append(
             {
                 "name": folder.name,
@@ -138,8 +138,7 @@ def _cell(figure, digits=3):
 
 
 def _tables(metrics):
-    champion = (metrics.get("champion") or {}).get("model")
-    result = []
+    champion, result = words.champion_entry(metrics), []
     for period, note in NOTES.items():
         models = {m: v for m, v in metrics.get("models", {}).items() if period in v}
         order = sorted(models, key=lambda m: -(models[m][period]["average_precision"]["value"] or 0))
@@ -163,9 +162,9 @@ def _row(model, entry, period, champion):
 
 
 def _verdict(metrics):
-    champion, models = metrics.get("champion") or {}, metrics.get("models", {})
+    models = metrics.get("models", {})
     reasons = [words.plain(reason, models) for reason in metrics.get("verdict", {}).get("reasons", [])]
-    entry = models.get(champion.get("model"), {})
+    entry = models.get(words.champion_entry(metrics), {})
     period = next((period for period in NOTES if period in entry), "")
     shown = ["average_precision", *SHARES] if period else []
     figures = [{"name": HEADLINE[metric]} | _cell(entry[period].get(metric), 2) for metric in shown]
@@ -189,7 +188,9 @@ def _facts(metrics, stages):
     if "alert_budget" in metrics:
         facts["alert budget"] = f"{metrics['alert_budget']:g}"
     if metrics["champion"]:
-        facts["threshold"] = f"{metrics['champion']['threshold']:.4f}"
+        own = metrics["champion"].get("alert_budget")
+        odd = f", for a budget of {own:g}" if own not in (None, metrics.get("alert_budget")) else ""
+        facts["threshold"] = f"{metrics['champion']['threshold']:.4f}{odd}"
     if seconds := sum(stage.get("seconds") or 0 for stage in stages):
         facts["time of all notebooks"] = f"{seconds / 60:.1f} min" if seconds > 90 else f"{seconds:.0f} s"
     return facts

@@ -40,6 +40,15 @@ def label(model):
     return f"{text} ({variant.replace('train_on=all', 'no labels')})" if variant else text
 
 
+def champion_entry(metrics):
+    """Under which name a run's metrics.json has the champion's own figures, None where it could not be scored.
+
+    A champion that stays is not this run's candidate of the same kind.
+    """
+    champion = metrics.get("champion") or {}
+    return champion.get("figures", champion.get("model"))
+
+
 def headline(metrics):
     """What a run decided, in a sentence; `metrics`: the run's metrics.json."""
     champion, verdict = metrics.get("champion"), metrics.get("verdict", {})

@@ -3,10 +3,11 @@
 import json
 import re
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import pytest
 
-from lib import cards, plots, report, tables, words
+from lib import cards, comparison, plots, report, tables, words
 
 
 def figure(value, low=None, high=None):
@@ -77,6 +78,38 @@ def test_page_shows_verdict_and_warns_of_simulated_data(run):
     assert "0.600" in text
     assert "0.500 to 0.700" in text
     assert "700 MB" in text
+
+
+def test_a_champion_that_stays_shows_its_own_figures(run):
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics["models"]["present_champion"] = {"validation": figures(0.37)}
+    metrics["champion"] |= {"figures": "present_champion", "alert_budget": 0.01}
+    (run / "metrics.json").write_text(json.dumps(metrics | {"verdict": {"action": "keep", "reasons": []}}))
+    text = report.write(run).read_text()
+    verdict = text[text.rindex("remains champion") : text.index("Results on")]
+    assert "0.37" in verdict
+    assert "0.50" not in verdict
+    assert "0.9980, for a budget of 0.01" in text
+
+
+def test_the_champions_figures_are_found_by_what_the_gate_did():
+    split = SimpleNamespace(
+        dataset=SimpleNamespace(name="x", alert_budgets=[0.002]), source="custom", manifest={"periods": {}}
+    )
+    champion = {"model": "autoencoder", "version": "1"}
+    own, new = figures(0.3), figures(0.5)
+
+    def name(validation, action="keep"):
+        verdict = SimpleNamespace(action=action, promote="autoencoder", reasons=[])
+        found = comparison.run_metrics("run", split, 0, {}, validation, {}, champion, verdict, 0.002)
+        return found["champion"]["figures"]
+
+    assert name({"autoencoder": new, comparison.PRESENT: own}, "promote") == "autoencoder"
+    assert name({"autoencoder": new, comparison.PRESENT: own}) == comparison.PRESENT
+    assert name({"autoencoder": own, comparison.PRESENT: own}) == "autoencoder"  # the same model once more
+    assert name({"autoencoder": new}) is None
+    assert words.champion_entry({"champion": champion}) == "autoencoder"  # a run of before
+    assert words.champion_entry({"champion": None}) is None
 
 
 def test_every_link_leads_somewhere_and_nothing_comes_from_outside(run):

@@ -238,3 +238,14 @@ def test_a_value_that_is_none_of_those_a_comment_lists_is_refused():
     with pytest.raises(Refused, match="-p device: Unknown device 'cud': did you mean 'cuda'"):
         convert(device, "cud", "-p device")
     assert Parameter("latent", "int", 8, "width of the bottleneck").choices == []
+
+
+def test_a_share_lies_between_0_and_1():
+    trim = Parameter("trim", "float", 0.02, "share of the weight dropped")
+    assert [convert(trim, value, "-p trim") for value in ("0", "0.5", "1")] == [0.0, 0.5, 1.0]
+    trims = Parameter("trims", "list[float]", [0.1], "shares to compare")
+    budget = Parameter("alert_budget", "float", 0.002, "share of transactions that people can review, above 0")
+    for parameter, value in ((trim, "5"), (trim, -0.1), (trims, "0.1,2"), (budget, "0")):
+        with pytest.raises(Refused, match=f"{parameter.name} is .*; it is a share: a number between 0 and 1"):
+            convert(parameter, value, "-p x")
+    assert convert(Parameter("tail", "float", 8.0, "degrees of freedom"), "8", "-p tail") == 8.0

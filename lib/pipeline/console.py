@@ -5,6 +5,7 @@ import time
 from textwrap import shorten
 
 from lib.pipeline.state import read_json
+from lib.words import champion_entry
 
 FIGURES = ("seconds", "peak_mb")
 PULSE_S = 20  # between the lines that tell how far notebooks are, where there is no terminal
@@ -68,7 +69,7 @@ def summary(run, tasks, status, remarks=()):
     """What a run came to, as plain data for scripts; `remarks` are sentences that must not be overlooked."""
     metrics = read_json(run.folder / "metrics.json") or {}
     champion = metrics.get("champion")
-    figures = metrics.get("models", {}).get(champion["model"], {}).get("validation", {}) if champion else {}
+    figures = metrics.get("models", {}).get(champion_entry(metrics), {}).get("validation", {})
     return {
         "run": run.name,
         "folder": str(run.folder),

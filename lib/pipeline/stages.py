@@ -145,6 +145,12 @@ class Parameter:
         listed = [re.sub(r"\(.*?\)", "", part).split(",")[0].strip() for part in self.comment.split(" | ")]
         return listed if len(listed) > 1 else []
 
+    def shares(self, value):
+        """The numbers in `value` that are shares, as a comment says that begins with the word."""
+        if value is None or not self.comment.startswith("share"):
+            return []
+        return value if isinstance(value, list) else [value]
+
 
 def read_parameters(path):
     """The parameters of a notebook -> {name: Parameter}, from its cell tagged `parameters`; Refused if it is not
@@ -170,6 +176,9 @@ def convert(parameter, value, where):
         raise Refused(f"{where}: {parameter.name} is of type {parameter.kind}, and {value!r} is not.") from error
     if parameter.choices and converted not in parameter.choices:
         raise Refused(f"{where}: {nearest(converted, parameter.choices, parameter.name)}")
+    for share in parameter.shares(converted):
+        if not 0 <= share <= 1 or (share == 0 and "above 0" in parameter.comment):
+            raise Refused(f"{where}: {parameter.name} is {share:g}; it is a share: a number between 0 and 1.")
     return converted
 
 
