@@ -12,7 +12,7 @@ from lib.detectors import Detector, make
 from lib.manifest import read
 from lib.scaling import check_weight
 
-FUSED = ("autoencoder", "gaussian_mixture")  # they err on different rows; the forest only adds its own errors
+FUSED = ("autoencoder", "gaussian_mixture")  # the two that find most on the rolling cuts
 
 
 class Exported(Detector):
@@ -117,7 +117,7 @@ class Fusion(Detector):
 def fuse(run_dir, split, folders, threads=1):
     """Write the fusion of a run's candidates for each regime in which all of FUSED are there -> {name: folder}."""
     made = {}
-    for regime in ("genuine", "all"):
+    for regime in candidates.REGIMES["both"]:
         names = [candidates.variant(model, regime) for model in FUSED]
         if not set(names) <= set(folders):
             continue
