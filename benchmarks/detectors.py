@@ -17,9 +17,10 @@ import onnxruntime
 import pandas as pd
 from sklearn.metrics import average_precision_score
 
-from lib import detectors, simulation
+from lib import simulation
 from lib.bundle import CHUNK_ROWS
 from lib.datasets import load_description
+from lib.detectors import registry
 
 CUTS = ((25, 15), (35, 20), (50, 20))  # reference and the validation after it, per cent of the weight
 LIMITS = {
@@ -40,7 +41,7 @@ def main():
     parser.add_argument("--rows", type=int, default=284_807, help="simulated rows; 0 leaves the timings out")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--models", nargs="*", default=sorted(detectors.DETECTORS))
+    parser.add_argument("--models", nargs="*", default=sorted(registry.DETECTORS))
     options = parser.parse_args()
     if options.raw:
         detection(pd.read_csv(options.raw), options)
@@ -64,12 +65,12 @@ def detection(frame, options):
         fitted = data.take(data.time_s < end_s)
         judged = data.take((data.time_s >= end_s) & (share <= (reference + validation) / 100))
         for name in options.models:
-            labelled = name in detectors.SUPERVISED
+            labelled = name in registry.SUPERVISED
             for train_on in ("labels",) if labelled else ("genuine", "all"):
                 rows = fitted if train_on != "genuine" else fitted.take(fitted.y == 0)
                 found = []
                 for seed in range(1 if name == "supervised_boosting" else options.seeds):
-                    detector = detectors.make(name, seed=seed, threads=options.threads)
+                    detector = registry.make(name, seed=seed, threads=options.threads)
                     extra = (rows.y,) if labelled else ()
                     score = detector.fit(rows.X, *extra, weight=rows.weight).raw_score(judged.X)
                     found.append(average_precision_score(judged.y, score, sample_weight=judged.weight))
@@ -97,8 +98,8 @@ def costs(frame, options):
 
 def cost(name, half, data, options):
     started, cpu_started = time.perf_counter(), time.process_time()
-    detector = detectors.make(name, threads=options.threads)
-    if name in detectors.SUPERVISED:
+    detector = registry.make(name, threads=options.threads)
+    if name in registry.SUPERVISED:
         detector.fit(half.X, half.y, half.weight)
     else:
         genuine = half.take(half.y == 0)

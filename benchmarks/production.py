@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lib import bundle, candidates, detectors, drift, replay, scoring, simulation, splits
+from lib import bundle, candidates, drift, replay, scoring, simulation, splits
 from lib.calibration import threshold_for_budget
 from lib.datasets import load_description, prepare
+from lib.detectors import registry
 from lib.production import monitor, sandbox
 
 N_SEEDS, N_REPLAYED, N_SCORED, N_PART = 20, 85_000, 5_000_000, 250_000
@@ -25,7 +26,7 @@ N_SEEDS, N_REPLAYED, N_SCORED, N_PART = 20, 85_000, 5_000_000, 250_000
 def fitted(folder):
     """A single autoencoder as a calibrated bundle -> folder."""
     split = splits.open_split(splits.ensure())
-    detector, training, _ = candidates.fit(detectors.make("autoencoder", members=1, epochs=5), split)
+    detector, training, _ = candidates.fit(registry.make("autoencoder", members=1, epochs=5), split)
     made = candidates.write(folder, "autoencoder", detector, split, training)
     sandbox.calibrate(made, split.arrays("validation"), 0.002, "benchmark")
     return made
@@ -122,7 +123,7 @@ def policies(folder):
 def mixture(history, fit, validation):
     """Raw scores of all transactions by a mixture fitted on one window, and where that window ends."""
     training, later = history.data.take(fit).training("genuine"), history.data.take(validation)
-    detector = detectors.make("gaussian_mixture", members=2, seed=0)
+    detector = registry.make("gaussian_mixture", members=2, seed=0)
     detector.fit(training.X, training.weight, validation=(later.X, later.weight))
     return detector.raw_score(history.data.X), fit.stop
 

@@ -7,7 +7,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from lib.denoiser import Config, train
-from lib.detectors import Detector
+from lib.detectors.base import Detector
 from lib.robust import RobustCovariance
 from lib.scaling import Scaler, check_weight, draw, subsample
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import spearmanr
 
-from lib import bundle, candidates, detectors, splits, tracking
+from lib import bundle, candidates, challengers, splits, tracking
 from lib.bundle import BundleError
 from lib.calibration import threshold_for_budget
+from lib.detectors.isolation_forest import IsolationForest
 from lib.store import git_commit
 
 TOLERANCE = 1e-5  # relative to the spread of the scores; float32 arithmetic over a few hundred terms
@@ -76,10 +77,10 @@ def speed(exported, folder, n_rows=100_000, repeats=200):
 def register_forest(run_dir, dataset, registered_name, seed=0, alert_budget=0.002):
     """Give a registered name its first champion, an isolation forest, so that the export can be tried on its own."""
     split = splits.open_split(splits.ensure(dataset, seed=seed))
-    detector, training, seconds = candidates.fit(detectors.make("isolation_forest", seed=seed), split)
+    detector, training, seconds = candidates.fit(IsolationForest(seed=seed), split)
     folder = candidates.write(run_dir, "isolation_forest", detector, split, training, fit_s=seconds)
     data = split.arrays("validation")
     raw = bundle.load(folder).raw_score(data.X)
     threshold = threshold_for_budget(raw, data.weight, alert_budget)
-    candidates.calibrate(folder, raw, data.weight, threshold, "alert_budget", alert_budget, {}, registered_name)
+    challengers.calibrate(folder, raw, data.weight, threshold, "alert_budget", alert_budget, {}, registered_name)
     return tracking.register(folder, registered_name, ["first of its name, registered by hand"])

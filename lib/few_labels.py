@@ -5,7 +5,8 @@ from scipy.optimize import minimize
 from scipy.special import expit
 from threadpoolctl import threadpool_limits
 
-from lib.detectors import Detector, make
+from lib.detectors.base import Detector
+from lib.detectors.registry import make
 from lib.scaling import Scaler, check_weight, thin, weighted_quantile
 
 REACH = 5.0  # standard units beyond which a column tilts no further: an extreme is the detector's business
@@ -28,7 +29,7 @@ class FewLabels(Detector):
 
     Parameters
     ----------
-    detector : str, a name in :data:`lib.detectors.DETECTORS`; fitted with its defaults to the rows with y = 0
+    detector : str, a name in :data:`lib.detectors.registry.DETECTORS`; fitted with its defaults to the rows with y = 0
     shrinkage : float, precision of the prior of w; inf is the detector alone
     max_rows : int, unlabelled rows drawn by weight for the regression, beside all known frauds
     seed, threads : int

@@ -8,7 +8,8 @@ import numpy as np
 from lib import candidates
 from lib.bundle import Bundle
 from lib.calibration import Calibration
-from lib.detectors import Detector, make
+from lib.detectors.base import Detector
+from lib.detectors.registry import make
 from lib.manifest import read
 from lib.scaling import check_weight
 
@@ -35,11 +36,11 @@ class Exported(Detector):
         return self.bundle_.raw_score(X)
 
     def graph_score(self, graph):
-        """See :meth:`lib.detectors.Detector.graph_score`."""
+        """See :meth:`lib.detectors.base.Detector.graph_score`."""
         return graph.include(self.graphs_["model.onnx"])
 
     def graph_contributions(self, graph):
-        """See :meth:`lib.detectors.Detector.graph_contributions`."""
+        """See :meth:`lib.detectors.base.Detector.graph_contributions`."""
         explain = self.graphs_.get("explain.onnx")
         return None if explain is None else graph.include(explain)
 
@@ -52,7 +53,7 @@ class Fusion(Detector):
 
     Parameters
     ----------
-    of : dict of str to dict, names in :data:`lib.detectors.DETECTORS` and what differs from their defaults;
+    of : dict of str to dict, names in :data:`lib.detectors.registry.DETECTORS` and what differs from their defaults;
         None: those of FUSED
     seed, threads : int
 
@@ -68,7 +69,7 @@ class Fusion(Detector):
         self.threads = threads
 
     def fit(self, X, weight=None, validation=None, fitted=None):
-        """See :meth:`lib.detectors.Detector.fit`; calibrates on `validation`, without one on X.
+        """See :meth:`lib.detectors.base.Detector.fit`; calibrates on `validation`, without one on X.
 
         `fitted` are the detectors, fitted before, in the order of `of`.
         """
@@ -89,12 +90,12 @@ class Fusion(Detector):
         return np.mean([calibration.strangeness(each.raw_score(X)) for each, calibration in pairs], axis=0)
 
     def graph_score(self, graph):
-        """See :meth:`lib.detectors.Detector.graph_score`; the graphs of all members side by side."""
+        """See :meth:`lib.detectors.base.Detector.graph_score`; the graphs of all members side by side."""
         total = reduce(lambda a, b: graph.add("Add", a, b), self._graph_strangeness(graph))
         return graph.single(graph.add("Div", total, graph.constant(len(self.members_), np.float64)))
 
     def graph_contributions(self, graph):
-        """See :meth:`lib.detectors.Detector.graph_contributions`.
+        """See :meth:`lib.detectors.base.Detector.graph_contributions`.
 
         Those of each member, scaled so that their sizes add up to the row's strangeness to it; then the mean.
         """

@@ -5,7 +5,8 @@ from joblib import Parallel, delayed
 from threadpoolctl import threadpool_limits
 
 from lib import progress
-from lib.detectors import Detector, IsolationForest
+from lib.detectors.base import Detector
+from lib.detectors.isolation_forest import IsolationForest
 from lib.mixture_fit import Mixture, fit_mixture, held_out_density, spacing
 from lib.scaling import Scaler, check_weight, weighted_quantile
 

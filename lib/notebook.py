@@ -10,7 +10,7 @@ from IPython import get_ipython
 from lib import plots
 from lib.bundle import BundleError
 from lib.datasets import ROOT, DataError
-from lib.store import TrackingError
+from lib.errors import TrackingError
 
 OURS = (DataError, BundleError, TrackingError)  # their messages are sentences
 BY_HAND = ROOT / "reports" / "by-hand"
@@ -74,7 +74,7 @@ def _say_errors_in_a_sentence():
     """In a kernel, show our own errors as their message; the cell still counts as failed."""
     shell = get_ipython()
     if shell is not None:
-        shell.set_custom_exc((DataError, BundleError, TrackingError), _show)
+        shell.set_custom_exc(OURS, _show)
 
 
 def _show(shell, kind, error, *_args, **_more):

@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
-from lib.words import label
+from lib.names import label
 
 # Okabe and Ito's colours, which people with any common colour-vision deficiency can tell apart.
 GENUINE, FRAUD, INK, SOFT, FAINT = "#3B6A8F", "#C8402F", "#22262B", "#5F6872", "#9AA3AD"

@@ -3,7 +3,7 @@
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from lib.detectors import Detector
+from lib.detectors.base import Detector
 from lib.scaling import Scaler, check_weight, subsample, weighted_quantile
 
 RIDGE = 1e-3  # added to every variance, in squared standard units; keeps the covariance invertible
@@ -90,7 +90,7 @@ class RobustDistance(Detector):
         self.threads = threads
 
     def fit(self, X, weight=None, validation=None):
-        """See :meth:`lib.detectors.Detector.fit`; `validation` is not used."""
+        """See :meth:`lib.detectors.base.Detector.fit`; `validation` is not used."""
         X = np.asarray(X, dtype=np.float32)
         weight = check_weight(weight, len(X))
         self.scaler_ = Scaler().fit(X, weight)
@@ -105,13 +105,13 @@ class RobustDistance(Detector):
             return self.covariance_.squared_distance(self.scaler_.transform(X))
 
     def graph_score(self, graph):
-        """See :meth:`lib.detectors.Detector.graph_score`; |W'r|^2, where W W' is the precision."""
+        """See :meth:`lib.detectors.base.Detector.graph_score`; |W'r|^2, where W W' is the precision."""
         residual = graph.add("Sub", graph.scaled(self.scaler_), self.covariance_.mean_)
         white = graph.add("MatMul", residual, np.linalg.cholesky(self.covariance_.precision_))
         return graph.add("ReduceSumSquare", white, axes=[1], keepdims=0)
 
     def graph_contributions(self, graph):
-        """See :meth:`lib.detectors.Detector.graph_contributions`; they add up to `raw_score`."""
+        """See :meth:`lib.detectors.base.Detector.graph_contributions`; they add up to `raw_score`."""
         residual = graph.add("Sub", graph.scaled(self.scaler_), self.covariance_.mean_)
         return graph.add("Mul", residual, graph.add("MatMul", residual, self.covariance_.precision_))
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from lib.datasets import ROOT
+from lib.errors import TrackingError
 
 EXPERIMENT = "fraud-pipeline"
 PATHS = (  # columns in which MLflow keeps absolute paths
@@ -33,10 +34,6 @@ QUIET = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
-
-
-class TrackingError(RuntimeError):
-    """MLflow cannot be reached or refuses; the message is a sentence for people."""
 
 
 @dataclass(frozen=True)

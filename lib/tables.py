@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from lib.calibration import Calibration, threshold_for_budget
-from lib.words import HEADLINE, SHARES, label
+from lib.names import HEADLINE, SHARES, label
 
 
 def cell(figure, digits=3):

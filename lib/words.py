@@ -1,16 +1,9 @@
-"""What models, metrics, sources and verdicts are called for people: one wording for page, cards, tables and MLflow."""
+"""Word sources and verdicts for people, the same on pages, cards, console and in MLflow; names are in `names`."""
 
 import re
 
-HEADLINE = {
-    "average_precision": "average precision",
-    "recall_at_budget": "recall",
-    "precision_at_budget": "precision",
-    "amount_recall_at_budget": "money caught",
-    "recall_at_fpr_0.01": "recall at 1 % false positives",
-    "roc_auc": "ROC AUC",
-}
-SHARES = {metric: text for metric, text in HEADLINE.items() if metric.endswith("_at_budget")}
+from lib.names import HEADLINE, LOWER, SHARES, label  # noqa: F401 - pages and cards find all words here
+
 LABELS_SEEN = {"genuine": "frauds removed", "labels": "in the fit"}
 SOURCES = {
     "full": "the published file, as its fingerprint proves",
@@ -18,8 +11,6 @@ SOURCES = {
     "simulated": "simulated transactions",
 }
 SIMULATED = "Simulated transactions: nobody has ever made them, and figures on them say nothing about real fraud."
-_MODELS = {"gaussian_mixture": "Gaussian mixture", "max_abs_z": "largest |z|", "amount": "amount alone"}
-_LOWER = {"random", "max_abs_z", "amount"}
 _FAMILIES = {
     "isolation_forest",
     "autoencoder",
@@ -29,15 +20,7 @@ _FAMILIES = {
     "few_labels",
     "supervised_boosting",
 }
-_FAMILIES |= _LOWER
-
-
-def label(model):
-    """A candidate's name as people read it: `gaussian_mixture` -> `Gaussian mixture`."""
-    family, _, variant = model.partition("@")
-    text = _MODELS.get(family, family.replace("_", " "))
-    text = text if family in _LOWER else text[0].upper() + text[1:]
-    return f"{text} ({variant.replace('train_on=all', 'no labels')})" if variant else text
+_FAMILIES |= LOWER
 
 
 def champion_entry(metrics):

@@ -5,9 +5,9 @@ import onnxruntime
 import pytest
 import torch
 
-from lib import detectors
 from lib.autoencoder import Autoencoder, compute_threads, pick_device
 from lib.denoiser import Config, row_loss, train, trimmed_mean
+from lib.detectors import registry
 from lib.robust import RobustCovariance
 
 QUICK = {"members": 2, "epochs": 4}
@@ -205,4 +205,4 @@ def test_wrong_width_is_refused(fitted):
 
 
 def test_it_is_made_by_name_and_cloned():
-    assert isinstance(detectors.make("autoencoder", members=1).__sklearn_clone__(), Autoencoder)
+    assert isinstance(registry.make("autoencoder", members=1).__sklearn_clone__(), Autoencoder)

@@ -6,8 +6,9 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from lib import bundle, candidates, comparison, detectors, export, metrics, splits
+from lib import bundle, candidates, challengers, comparison, export, metrics, splits
 from lib.datasets import DataError, load_description, prepare
+from lib.detectors import registry
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +21,7 @@ def split(simulated, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def fitted(split):
-    return candidates.fit(detectors.make("isolation_forest", n_trees=30, seed=3), split)
+    return candidates.fit(registry.make("isolation_forest", n_trees=30, seed=3), split)
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def test_regimes_and_names_of_variants():
 def test_fit_leaves_known_frauds_out_unless_all_are_wanted(split, fitted):
     reference = split.arrays("reference")
     assert len(fitted[1].X) == (reference.y == 0).sum()
-    everything = candidates.fit(detectors.make("isolation_forest", n_trees=2), split, "all")[1]
+    everything = candidates.fit(registry.make("isolation_forest", n_trees=2), split, "all")[1]
     assert len(everything.X) == len(reference.X)
 
 
@@ -58,7 +59,7 @@ def test_calibration_leaves_the_graph_as_it_is_and_meets_the_budget(split, folde
     validation, before = split.arrays("validation"), (folder / "model.onnx").read_bytes()
     raw = bundle.load(folder).raw_score(validation.X)
     threshold = metrics.pick_threshold(raw, validation.weight, budget=0.01)
-    candidates.calibrate(folder, raw, validation.weight, threshold, "alert_budget", 0.01, {}, "name")
+    challengers.calibrate(folder, raw, validation.weight, threshold, "alert_budget", 0.01, {}, "name")
     alerts, scores = bundle.load(folder).predict(validation.X)
     assert (folder / "model.onnx").read_bytes() == before
     assert 0 < validation.weight[alerts == 1].sum() / validation.weight.sum() <= 0.01
@@ -67,22 +68,22 @@ def test_calibration_leaves_the_graph_as_it_is_and_meets_the_budget(split, folde
 
 def test_same_fit_gives_the_same_hash_whatever_its_provenance(tmp_path, split, fitted, folder):
     training = fitted[1]
-    again = candidates.fit(detectors.make("isolation_forest", n_trees=30, seed=3), split)[0]
+    again = candidates.fit(registry.make("isolation_forest", n_trees=30, seed=3), split)[0]
     other = candidates.write(tmp_path / "other", "isolation_forest", again, split, training, fit_s=123.0)
     assert bundle.bundle_hash(folder) == bundle.bundle_hash(other)
 
 
 def test_candidates_of_another_split_are_not_taken(tmp_path, split, folder):
-    assert list(candidates.ensure(tmp_path, split)) == ["isolation_forest"]
+    assert list(challengers.ensure(tmp_path, split)) == ["isolation_forest"]
     manifest = (folder / "manifest.json").read_text()
     shutil.copytree(folder, folder.parent / "autoencoder")
     (folder.parent / "autoencoder" / "manifest.json").write_text(manifest.replace(split.fingerprint, "0" * 64))
-    assert list(candidates.ensure(tmp_path, split)) == ["isolation_forest"]
+    assert list(challengers.ensure(tmp_path, split)) == ["isolation_forest"]
 
 
 def test_parity_holds_for_the_estimator_and_refuses_another_model(tmp_path, split, folder):
     assert export.parity(bundle.load(folder), folder)["swapped"] == 0
-    other, training, _ = candidates.fit(detectors.make("isolation_forest", n_trees=30, seed=4), split)
+    other, training, _ = candidates.fit(registry.make("isolation_forest", n_trees=30, seed=4), split)
     stranger = candidates.write(tmp_path / "stranger", "isolation_forest", other, split, training)
     with pytest.raises(bundle.BundleError, match="differs from its estimator"):
         export.parity(bundle.load(stranger), folder)

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from lib import bundle, candidates, cards, detectors, export, notes, splits, words
+from lib import bundle, candidates, cards, challengers, export, notes, splits, words
+from lib.detectors import registry
 
 
 @pytest.fixture(scope="module")
@@ -16,11 +17,11 @@ def split():
 @pytest.fixture
 def folder(tmp_path, split):
     """A candidate that has been calibrated, with figures at two budgets."""
-    detector, training, _ = candidates.fit(detectors.make("isolation_forest", n_trees=10), split)
+    detector, training, _ = candidates.fit(registry.make("isolation_forest", n_trees=10), split)
     folder = candidates.write(tmp_path, "isolation_forest", detector, split, training, fit_s=12.25)
     raw, figure = detector.raw_score(split.arrays("validation").X), {"value": 0.8123, "low": 0.7, "high": 0.9}
     figures = {name: figure for name in words.HEADLINE} | {"recall_at_budget_0.01": figure}
-    candidates.calibrate(folder, raw, np.ones(len(raw)), np.sort(raw)[-9], "alert_budget", 0.002, figures, "detector")
+    challengers.calibrate(folder, raw, np.ones(len(raw)), np.sort(raw)[-9], "alert_budget", 0.002, figures, "detector")
     return folder
 
 

@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import spearmanr
 from sklearn.base import clone
 
-from lib import detectors
+from lib.detectors import baselines, registry
 from lib.scaling import Scaler, check_weight, draw, signed_log, thin, weighted_quantile
 
 SMALL = {
@@ -20,7 +20,7 @@ SMALL = {
     "robust_covariance": {},
     "fusion": {"of": {"robust_covariance": {}, "gaussian_mixture": {"members": 2, "n_components": 3}}},
 }
-UNSUPERVISED = sorted(set(SMALL) - set(detectors.SUPERVISED))
+UNSUPERVISED = sorted(set(SMALL) - set(registry.SUPERVISED))
 ANY = pytest.mark.parametrize("name", sorted(SMALL))
 DETECTOR = pytest.mark.parametrize("name", UNSUPERVISED)
 
@@ -60,8 +60,8 @@ def fitted(rows):
 
 
 def fit(name, rows, **params):
-    detector = detectors.make(name, **SMALL[name], **params)
-    if name in detectors.SUPERVISED:
+    detector = registry.make(name, **SMALL[name], **params)
+    if name in registry.SUPERVISED:
         return detector.fit(rows.X, rows.y, rows.weight)
     ordinary = rows.y == 0
     return detector.fit(rows.X[ordinary], rows.weight[ordinary])
@@ -146,20 +146,20 @@ def test_any_finite_row_gets_a_finite_score(name, rows, fitted):
 
 @DETECTOR
 def test_rows_without_weight_are_not_learned(name, rows):
-    known = detectors.make(name, **SMALL[name]).fit(rows.X, np.where(rows.y == 1, 0.0, rows.weight))
+    known = registry.make(name, **SMALL[name]).fit(rows.X, np.where(rows.y == 1, 0.0, rows.weight))
     score = known.raw_score(rows.X)
     assert np.median(score[rows.y == 1]) > np.quantile(score[rows.y == 0], 0.95)
 
 
 @DETECTOR
 def test_validation_rows_are_accepted_without_labels(name, rows):
-    detector = detectors.make(name, **SMALL[name])
+    detector = registry.make(name, **SMALL[name])
     assert detector.fit(rows.X, validation=(rows.X[:500], rows.weight[:500])) is detector
 
 
 @DETECTOR
 def test_few_rows_are_enough(name, rows):
-    detector = detectors.make(name, **SMALL[name]).fit(rows.X[:60])
+    detector = registry.make(name, **SMALL[name]).fit(rows.X[:60])
     assert np.isfinite(detector.raw_score(rows.X)).all()
 
 
@@ -184,29 +184,29 @@ def test_wrong_columns_are_refused(name, rows, fitted):
 
 @ANY
 def test_parameters_survive_a_clone(name):
-    detector = detectors.make(name, seed=3, **SMALL[name])
+    detector = registry.make(name, seed=3, **SMALL[name])
     assert clone(detector).get_params() == detector.get_params()
 
 
 def test_unknown_detectors_are_refused_by_name():
     with pytest.raises(ValueError, match=r"'svm'; there are autoencoder, .*isolation_forest"):
-        detectors.make("svm")
+        registry.make("svm")
 
 
 def test_boosting_needs_both_classes(rows):
     with pytest.raises(ValueError, match="one class"):
-        detectors.make("supervised_boosting").fit(rows.X, np.zeros(len(rows.X)))
+        registry.make("supervised_boosting").fit(rows.X, np.zeros(len(rows.X)))
 
 
 def test_naive_scores_by_hand():
     reference = SimpleNamespace(X=np.float32([[0, 0], [2, 5]]), weight=np.array([3.0, 1.0]))
     current = SimpleNamespace(X=np.float32([[0.5, 0], [3.5, 1]]), amount=np.array([4.0, 5.0]))
-    scores = detectors.naive_scores(current, reference, seed=0)
+    scores = baselines.naive_scores(current, reference, seed=0)
     sd = np.sqrt([0.75, 0.75 * 6.25])  # weighted means are 0.5 and 1.25
     np.testing.assert_allclose(scores["max_abs_z"], [1.25 / sd[1], 3 / sd[0]])
     np.testing.assert_array_equal(scores["amount"], [4, 5])
     current.amount = None
-    assert set(detectors.naive_scores(current, reference)) == {"random", "max_abs_z"}
+    assert set(baselines.naive_scores(current, reference)) == {"random", "max_abs_z"}
 
 
 def test_draw_follows_the_weights():

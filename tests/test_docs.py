@@ -1,4 +1,4 @@
-"""The rules of the house: sizes, imports, the notebooks' format, nothing that belongs to one machine."""
+"""The rules of the house: imports, the notebooks' format, nothing that belongs to one machine."""
 
 import ast
 import re
@@ -75,9 +75,7 @@ def packages(path, seen=None):
 
 
 @pytest.mark.parametrize("path", LIB, ids=name)
-def test_lib_module_is_small_documented_and_quiet_at_import(path):
-    n_lines = path.read_text().count("\n")
-    assert n_lines <= 250
+def test_lib_module_is_documented_and_quiet_at_import(path):
     assert ast.get_docstring(parse(path)), "say in a docstring what the module is for"
     public = [node for node in parse(path).body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
     assert [node.name for node in public if node.name[0] != "_" and not ast.get_docstring(node)] == []

@@ -4,14 +4,16 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from lib import bundle, candidates, detectors, splits
+from lib import bundle, candidates, challengers, splits
 from lib.calibration import Calibration
 from lib.datasets import DataError
+from lib.detectors import registry
+from lib.detectors.base import Detector
 from lib.fusion import FUSED, Exported, Fusion, fuse
 from lib.graphs import Graph
 
 
-class Column(detectors.Detector):
+class Column(Detector):
     """Scores a row by one of its columns."""
 
     def __init__(self, column=0):
@@ -81,14 +83,14 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     split = splits.open_split(splits.ensure("simulated", rows=3_000, seed=0))
     for name, params in (("autoencoder", {}), ("gaussian_mixture", {"trim": 0.1})):
-        detector, training, _ = candidates.fit(detectors.make("robust_covariance", **params), split)
+        detector, training, _ = candidates.fit(registry.make("robust_covariance", **params), split)
         candidates.write(folder, name, detector, split, training)
     return folder, split
 
 
 def test_a_run_fuses_what_it_has(finished):
     folder, split = finished
-    folders = candidates.ensure(folder, split, make=False)
+    folders = challengers.ensure(folder, split, make=False)
     made = fuse(folder, split, folders)
     assert list(made) == ["fusion"]
     manifest = bundle.verify(made["fusion"])
@@ -110,4 +112,4 @@ def test_an_exported_candidate_scores_and_is_included_as_it_stands(finished):
     with pytest.raises(ValueError, match="no bundle"):
         Exported(folder / "models" / "absent")
     with pytest.raises(DataError):
-        candidates.ensure(folder / "elsewhere", split, make=False)
+        challengers.ensure(folder / "elsewhere", split, make=False)

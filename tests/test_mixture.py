@@ -5,7 +5,7 @@ import onnxruntime
 import pytest
 from scipy.stats import multivariate_normal, multivariate_t, rankdata
 
-from lib.detectors import make
+from lib.detectors.registry import make
 from lib.mixture_fit import Mixture, fit_mixture, held_out_density, spacing
 
 

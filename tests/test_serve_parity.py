@@ -3,8 +3,9 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
-from lib import bundle, detectors
+from lib import bundle
 from lib.calibration import Calibration
+from lib.detectors import registry
 from serve.app import create_app
 from serve.settings import Settings
 
@@ -24,13 +25,13 @@ def raw_of(calibration, anomaly):
     return np.where(anomaly > p[-1], tail, np.interp(anomaly, p, q))
 
 
-@pytest.mark.parametrize("name", detectors.DETECTORS)
+@pytest.mark.parametrize("name", registry.DETECTORS)
 def test_the_served_score_is_the_notebooks_score(simulated, tmp_path, name):
     X = simulated[bundles.FEATURES].to_numpy(np.float32)
     fitted, later = X[:4_000], X[-1_000:]
     weight = np.ones(len(fitted))
-    detector = detectors.make(name, **SMALL.get(name, {}))
-    if name in detectors.SUPERVISED:
+    detector = registry.make(name, **SMALL.get(name, {}))
+    if name in registry.SUPERVISED:
         detector.fit(fitted, simulated["Class"].to_numpy()[: len(fitted)], weight)
     else:
         detector.fit(fitted, weight, validation=(fitted, weight))

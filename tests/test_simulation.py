@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from lib import simulation
 from lib.datasets import DataError, load_description
-from lib.detectors import SupervisedBoosting
+from lib.detectors.boosting import SupervisedBoosting
 from lib.simulation import DRIFTS, FEATURES, KINDS, fraud_kinds, simulate
 
 ROWS = 20_000

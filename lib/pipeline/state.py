@@ -18,6 +18,9 @@ from pathlib import Path
 
 from lib.pipeline.stages import read_cells
 
+# Imports that only a notebook run by hand comes to: the pipeline passes `track=False` and logs from the files itself.
+BY_HAND = {"lib/notebook.py": {"lib.tracking"}}
+
 
 @dataclass(frozen=True)
 class Places:
@@ -65,30 +68,66 @@ def digest(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def imported_files(sources, root):
-    """The project's files that Python sources import, directly or not -> sorted list of Path."""
-    found, queue = set(), [*sources]
+def imported_files(sources, root, programs=()):
+    """Follow import statements, wherever they stand in a source -> sorted list of the project's files, as Path.
+
+    Imports by name (importlib) are not seen: a test forbids them in the project.
+
+    Parameters
+    ----------
+    sources : list of str, code without a place of its own, such as the cells of notebooks
+    root : Path, the project's folder
+    programs : list of Path, files whose imports are followed; they are not in the result unless they are imported
+    """
+    found = set()
+    queue = [(source, None) for source in sources]
+    queue += [(program.read_text(encoding="utf-8"), program) for program in programs]
     while queue:
-        for module in _imports(queue.pop()):
+        source, importer = queue.pop()
+        inside = importer.relative_to(root) if importer else None
+        for module in _imports(source, inside):
             for file in (root / f"{module}.py", root / module / "__init__.py"):
                 if file not in found and file.is_file():
                     found.add(file)
-                    queue.append(file.read_text(encoding="utf-8"))
+                    queue.append((file.read_text(encoding="utf-8"), file))
     return sorted(found)
 
 
-def _imports(source):
-    """Everything that may be a module in the import statements of a source, as paths: {"lib", "lib/metrics", …}."""
-    try:
-        nodes = list(ast.walk(ast.parse(source)))
-    except SyntaxError:
-        return set()  # a cell that is no Python fails when it is executed
-    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
-    for node in nodes:
-        if isinstance(node, ast.ImportFrom) and not node.level:
-            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+def _imports(source, importer):
+    """Everything that may be a module in the import statements of a source -> {"lib", "lib/metrics", …}.
+
+    importer : Path of the source's file within the project, which relative imports start from; None for cells
+    """
+    names = set()
+    for node in _nodes(source):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = _base(node, importer)
+            names |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
+    names -= BY_HAND.get(importer.as_posix() if importer else "", set())
     parts = [name.split(".") for name in names]
     return {"/".join(p[:n]) for p in parts for n in range(1, len(p) + 1)}
+
+
+def _nodes(source):
+    """The syntax nodes of a source; lines that only IPython understands are passed over."""
+    try:
+        return list(ast.walk(ast.parse(source)))
+    except SyntaxError:
+        lines = [line for line in source.splitlines() if not line.lstrip().startswith(("%", "!", "?"))]
+    try:
+        return list(ast.walk(ast.parse("\n".join(lines))))
+    except SyntaxError:
+        return []  # a cell that is no Python fails when it is executed
+
+
+def _base(node, importer):
+    """The module that a `from … import` starts from: `lib.detectors` for `from . import base` in that package."""
+    if not node.level or importer is None:
+        return node.module or ""
+    package = importer.parent.parts[: len(importer.parent.parts) - node.level + 1]
+    return ".".join([*package, *filter(None, [node.module])])
 
 
 @cache
@@ -111,7 +150,7 @@ def made_from(job, root, inputs, registry):
     programs = [path for path in started if path.suffix == ".py"]
     cells = {path.name: read_cells(path) for path in [job.notebook, *started] if path.suffix == ".ipynb"}
     sources = [source for of_one in cells.values() for kind, source, _ in of_one if kind == "code"]
-    files = {*programs, *imported_files([*sources, *(p.read_text(encoding="utf-8") for p in programs)], root)}
+    files = {*programs, *imported_files(sources, root, programs)}
     return {
         "notebook": {name: hashlib.sha256(json.dumps(found).encode()).hexdigest() for name, found in cells.items()},
         "files": {f.relative_to(root).as_posix(): digest(f) for f in sorted(files)},

@@ -15,9 +15,11 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-from lib import bundle, candidates, comparison, detectors, metrics, periods, replay, splits, tracking
+from lib import bundle, candidates, challengers, comparison, metrics, periods, replay, splits, tracking
 from lib.calibration import threshold_for_budget
 from lib.datasets import ROOT, DataError
+from lib.detectors import baselines
+from lib.detectors.isolation_forest import IsolationForest
 from lib.fusion import fuse
 from lib.manifest import read
 from lib.notebook import write_json
@@ -55,7 +57,7 @@ def start_bundle(split, bundle_dir, folder, alert_budget=0.002, seed=0):
         if manifest["dataset"]["name"] == split.dataset.name and manifest["features"] == list(split.dataset.features):
             bundle.write(folder, graphs, {key: value for key, value in manifest.items() if key != "version"})
             return folder
-    detector, training, seconds = candidates.fit(detectors.make("isolation_forest", seed=seed), split)
+    detector, training, seconds = candidates.fit(IsolationForest(seed=seed), split)
     made = candidates.write(folder, "isolation_forest", detector, split, training, fit_s=seconds)
     calibrate(made, split.arrays("validation"), alert_budget, "made for this simulation")
     return made
@@ -65,7 +67,7 @@ def calibrate(folder, data, alert_budget, name):
     """Give a candidate its calibration and the budget's threshold on these Arrays; no label is used."""
     raw = bundle.load(folder).raw_score(data.X)
     threshold = threshold_for_budget(raw, data.weight, alert_budget)
-    candidates.calibrate(folder, raw, data.weight, threshold, "alert_budget", alert_budget, {}, name)
+    challengers.calibrate(folder, raw, data.weight, threshold, "alert_budget", alert_budget, {}, name)
 
 
 def deploy(name, folder):
@@ -149,7 +151,7 @@ def retrain(champion, history, parts, folder, seed=0, threads=1):
         list(pool.map(lambda model: _fit(model, members[model] | given, folder, threads), members))
     if family == "fusion":
         later = splits.open_split(split_dir)
-        fuse(folder, later, candidates.ensure(folder, later, make=False), threads)
+        fuse(folder, later, challengers.ensure(folder, later, make=False), threads)
     made = folder / "models" / candidates.variant(family, fit["train_on"])
     return Challenger(made, *parts, time.perf_counter() - start)
 
@@ -192,7 +194,7 @@ def judge(challenger, present, history, n_known, metric, **options):
     """The comparison's gate, on the labelled transactions that neither model was fitted on -> gate.Verdict."""
     held = slice(challenger.fitted_on.stop, n_known)
     data, features = history.data.take(held), history.split.dataset.features
-    naive = detectors.naive_scores(data, history.data.take(challenger.fitted_on), options["seed"])
+    naive = baselines.naive_scores(data, history.data.take(challenger.fitted_on), options["seed"])
     scores = naive | {CHALLENGER: bundle.load(challenger.folder, features=features).raw_score(data.X)}
     scores |= comparison.score_champion(present, data.X, features)
     compared = metrics.compare(data.y, scores, data.weight, data.time_s, data.amount, budgets=(), **options)

@@ -1,0 +1,58 @@
+"""Candidates on their way to the comparison: found, or fitted with the defaults, then calibrated and given a card."""
+
+from pathlib import Path
+
+import numpy as np
+
+from lib import bundle, candidates, cards
+from lib.calibration import Calibration
+from lib.datasets import DataError
+from lib.detectors.registry import make as make_detector
+from lib.manifest import read
+
+MODELS = ("isolation_forest", "autoencoder", "gaussian_mixture")
+
+
+def calibrate(folder, raw_score, weight, threshold_raw, rule, alert_budget, metrics, name):
+    """Add calibration, threshold, validation metrics, registered name and model card; the graphs stay as they are.
+
+    Parameters
+    ----------
+    raw_score, weight : (n,) float64, all validation transactions; no label is used
+    threshold_raw : float, alert iff the raw score is at least this; stored in the unit of `anomaly_score` as well
+    """
+    manifest, graphs = read(Path(folder))
+    calibration = Calibration.fit(raw_score, weight)
+    manifest |= {
+        "name": name,
+        "calibration": calibration.to_dict(),
+        "threshold": {
+            "anomaly_score": float(calibration.apply(np.array([threshold_raw]))[0]),
+            "raw_score": float(threshold_raw),
+            "rule": rule,
+            "alert_budget": alert_budget,
+        },
+        "metrics": {"validation": metrics},
+    }
+    bundle.write(folder, graphs | {cards.MODEL_CARD: cards.model(manifest).encode()}, manifest)
+    return folder
+
+
+def ensure(run_dir, split, seed=0, threads=1, make=True):
+    """The run's candidates of this split -> {name: folder}.
+
+    Where no model notebook has written any, they are fitted here with the defaults; without `make`, DataError.
+    """
+    models = Path(run_dir) / "models"
+    found = {p.parent.name: p.parent for p in sorted(models.glob("*/manifest.json"))}
+    found = {n: p for n, p in found.items() if bundle.verify(p)["fit"]["split"] == split.fingerprint}
+    if not any(name.split("@")[0] in MODELS for name in found):
+        if not make:
+            raise DataError(
+                f"{models} holds no candidate of this split; run notebook 03_isolation_forest, 04_autoencoder or "
+                f"05_gaussian_mixture with the same run_dir and split_dir first."
+            )
+        for model in MODELS:
+            detector, training, seconds = candidates.fit(make_detector(model, seed=seed, threads=threads), split)
+            found[model] = candidates.write(run_dir, model, detector, split, training, fit_s=seconds)
+    return found

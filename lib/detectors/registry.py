@@ -1,0 +1,70 @@
+"""Make a detector by its name.
+
+Whoever imports this file depends on every detector. A notebook that fits one family imports that family's class, so
+that an edit of another does not fit it again. Import statements, not names of modules in strings: the pipeline follows
+them to learn which files a fit depends on. They stand in functions because torch takes seconds to import.
+"""
+
+
+def _isolation_forest():
+    from lib.detectors.isolation_forest import IsolationForest
+
+    return IsolationForest
+
+
+def _autoencoder():
+    from lib.autoencoder import Autoencoder
+
+    return Autoencoder
+
+
+def _gaussian_mixture():
+    from lib.mixture import GaussianMixtureEnsemble
+
+    return GaussianMixtureEnsemble
+
+
+def _supervised_boosting():
+    from lib.detectors.boosting import SupervisedBoosting
+
+    return SupervisedBoosting
+
+
+def _robust_covariance():
+    from lib.robust import RobustDistance
+
+    return RobustDistance
+
+
+def _few_labels():
+    from lib.few_labels import FewLabels
+
+    return FewLabels
+
+
+def _fusion():
+    from lib.fusion import Fusion
+
+    return Fusion
+
+
+DETECTORS = {  # name: function () -> class
+    "isolation_forest": _isolation_forest,
+    "autoencoder": _autoencoder,
+    "gaussian_mixture": _gaussian_mixture,
+    "supervised_boosting": _supervised_boosting,
+    "robust_covariance": _robust_covariance,
+    "few_labels": _few_labels,
+    "fusion": _fusion,
+}
+SUPERVISED = ("supervised_boosting", "few_labels")  # those whose fit takes labels: fit(X, y, weight)
+
+
+def make(name, **params):
+    """Return an unfitted detector by name; its module (torch, for one) is imported only now.
+
+    Raises ValueError naming the known detectors if there is none of that name.
+    """
+    if name not in DETECTORS:
+        raise ValueError(f"There is no detector {name!r}; there are {', '.join(sorted(DETECTORS))}.")
+    return DETECTORS[name]()(**params)

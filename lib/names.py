@@ -1,0 +1,21 @@
+"""Name models and metrics for people, the same in figures, tables, pages and MLflow."""
+
+HEADLINE = {
+    "average_precision": "average precision",
+    "recall_at_budget": "recall",
+    "precision_at_budget": "precision",
+    "amount_recall_at_budget": "money caught",
+    "recall_at_fpr_0.01": "recall at 1 % false positives",
+    "roc_auc": "ROC AUC",
+}
+SHARES = {metric: text for metric, text in HEADLINE.items() if metric.endswith("_at_budget")}
+_MODELS = {"gaussian_mixture": "Gaussian mixture", "max_abs_z": "largest |z|", "amount": "amount alone"}
+LOWER = {"random", "max_abs_z", "amount"}
+
+
+def label(model):
+    """A candidate's name as people read it: `gaussian_mixture` -> `Gaussian mixture`."""
+    family, _, variant = model.partition("@")
+    text = _MODELS.get(family, family.replace("_", " "))
+    text = text if family in LOWER else text[0].upper() + text[1:]
+    return f"{text} ({variant.replace('train_on=all', 'no labels')})" if variant else text
