@@ -2,11 +2,12 @@
 
 Every score is a raw score, higher = more anomalous. Every figure counts weight, not rows: a transaction of
 weight 2 is the same as two rows. Where fraud and genuine transactions tie, the genuine ones are reviewed first.
+Transactions whose label is not known (y = -1) take no part in any figure here.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from scipy import sparse
@@ -17,7 +18,12 @@ from lib.calibration import threshold_for_budget
 BUDGETS = (0.001, 0.002, 0.005, 0.01)
 FPR = 0.01  # of recall_at_fpr_0.01
 MIN_BLOCKS, MIN_FRAUDS = 20, 10  # with fewer, a bootstrap interval would pretend to a precision it lacks
+BLOCK_S = 600.0  # length of a block of time, where that leaves enough of them
+ENOUGH_BLOCKS = 30  # that a chosen length leaves at least, where there are so many instants
+UNLABELLED = -1  # y of a transaction whose label is not known; lib.datasets has the same
 CHUNK = 4_000_000  # numbers held at once per array while resampling
+_LENGTHS = (BLOCK_S, 300.0, 120.0, 60.0, 30.0, 20.0)
+_LENGTHS += tuple(round(step * 10.0**power, 9) for power in range(1, -7, -1) for step in (1.0, 0.5, 0.2))
 CEILING = "ceiling"  # internal name of the perfect ranking: frauds first, the dearest before the others
 
 
@@ -74,15 +80,50 @@ class _Ranking:
 
 
 @dataclass(frozen=True)
+class Basis:
+    """What figures and intervals rest on: labelled transactions with weight, and blocks of time that hold them."""
+
+    block_s: float
+    n_blocks: int
+    n_labelled: int
+    n_frauds: int
+
+    @property
+    def no_interval(self) -> str:
+        """Why average precision and the like have no interval; empty where they have one."""
+        if not self.n_labelled:
+            return "no transaction has a label"
+        if self.n_frauds < MIN_FRAUDS:
+            return f"{self.n_frauds} labelled frauds, {MIN_FRAUDS} are needed"
+        if self.n_blocks < MIN_BLOCKS:
+            return f"{self.n_blocks} blocks of time, {MIN_BLOCKS} are needed"
+        return ""
+
+    def __str__(self) -> str:
+        if not self.n_labelled:
+            return "No transaction has a label: there are no metrics."
+        rows = f"{self.n_labelled:,} labelled transactions with {self.n_frauds:,} frauds"
+        if self.no_interval:
+            return f"{rows}. No intervals from resampled blocks of time: {self.no_interval}."
+        return f"{rows}. Intervals: {self.n_blocks:,} blocks of {duration(self.block_s)}, resampled."
+
+    def to_dict(self) -> dict:
+        """Return what json.dumps takes."""
+        return asdict(self) | {"no_interval": self.no_interval}
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Metrics of several models on the same transactions, and on the same resamples of their blocks.
 
     `metrics[model][metric]` is {"value", "low", "high"}: floats, or None where a figure is undefined;
-    `draws[model][metric]` (n_resamples,) holds the resampled values, empty where they carry no interval.
+    `draws[model][metric]` (n_resamples,) holds the resampled values, empty where they carry no interval;
+    `basis` says what they rest on.
     """
 
     metrics: dict
     draws: dict
+    basis: Basis = Basis(BLOCK_S, 0, 0, 0)
 
     def difference(self, first, second, metric):
         """metric of `first` minus metric of `second`, with the 95 % interval of the paired resamples."""
@@ -96,6 +137,31 @@ def _figure(value, draws=()):
     low, high = np.percentile(draws, [2.5, 97.5]).tolist() if draws.size else (None, None)
     known = np.isfinite(value)
     return {"value": float(value) if known else None, "low": low if known else None, "high": high if known else None}
+
+
+def duration(seconds: float) -> str:
+    """Write a length of time as people do: `600 s`, `2.5 h`, `30 d`."""
+    for unit, size in (("d", 86_400), ("h", 3_600)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:g} s"
+
+
+def block_length(time_s) -> float:
+    """Choose the length of the blocks of time (s) that intervals are resampled in.
+
+    600 s, within which the data set of cards is dependent, where that leaves 30 blocks with transactions; else the
+    longest of 300, 120, 60, 30, 20, 10, 5, 2, 1, 0.5, … that does. Where there are fewer instants than that, as in a
+    table of days, each instant ends up in a block of its own: no rows of one instant are ever parted.
+
+    time_s : (n,) float, seconds, in any order; of validation, so that all periods have blocks of one length
+    """
+    instants = np.unique(np.asarray(time_s, np.float64))
+    wanted = min(ENOUGH_BLOCKS, instants.size)
+    for length in _LENGTHS:
+        if np.unique(np.floor(instants / length)).size >= wanted:
+            return length
+    return _LENGTHS[-1]
 
 
 def clopper_pearson(share, n):
@@ -118,7 +184,7 @@ def compare(
     *,
     budgets=BUDGETS,
     headline_budget=0.002,
-    block_s=600,
+    block_s=0.0,
     n_resamples=1000,
     seed=0,
 ):
@@ -126,12 +192,13 @@ def compare(
 
     Parameters
     ----------
-    y : (n,) int, 1 = fraud, 0 = genuine.
+    y : (n,) int, 1 = fraud, 0 = genuine, -1 = not known: such a row takes no part.
     raw_scores : dict of model -> (n,) float, higher = more anomalous.
     weight : (n,) float, inverse sampling probability.
     time_s : (n,) float, seconds; blocks are [i block_s, (i + 1) block_s), those with transactions are drawn.
     amount : (n,) float or None: money figures are then None. A negative amount is no loss and counts as 0.
     budgets : alert budgets, shares of the weight; metrics at `headline_budget` carry no suffix.
+    block_s : length of a block (s); 0: :func:`block_length` of these transactions.
 
     Returns
     -------
@@ -141,40 +208,59 @@ def compare(
     perfect ranking reaches at that budget, the dearest frauds first.
     With fewer than 20 blocks or 10 frauds the intervals are exact binomial for the shares (recall over the
     frauds, precision and prevalence over the transactions, both as Kish's effective numbers) and None else.
+    Where no row has a label every figure is None.
 
-    Raises ValueError: no weight at all, other lengths, a number that is not finite, a label besides 0 and 1.
+    Raises ValueError: no weight at all, other lengths, a number that is not finite, a label besides 0, 1 and -1.
     """
     y, weight, time_s = np.asarray(y), np.asarray(weight, np.float64), np.asarray(time_s, np.float64)
     amount = None if amount is None else np.asarray(amount, np.float64)
     scores = {name: np.asarray(raw, np.float64) for name, raw in raw_scores.items()}
     _check(y, scores, weight, time_s, amount)
+    y, scores, weight, time_s, amount = _labelled(y, scores, weight, time_s, amount)
     budgets = {"" if b == headline_budget else f"_{b:g}": b for b in sorted({*budgets, headline_budget})}
+    block_s = block_s or block_length(time_s)
     block = np.unique(np.floor(time_s / block_s), return_inverse=True)[1]
-    n_blocks = int(block.max()) + 1
+    n_frauds = int(np.count_nonzero(weight[y == 1]))
+    basis = Basis(float(block_s), int(block.max()) + 1, int(np.count_nonzero(weight)), n_frauds)
     scores[CEILING] = np.where(y == 1, 0.0 if amount is None else np.maximum(amount, 0.0), -1.0)
-    rankings = {name: _Ranking(y, raw, weight, amount, block, n_blocks) for name, raw in scores.items()}
-    point = {name: r.evaluate(np.ones((n_blocks, 1)), budgets) for name, r in rankings.items()}
-    n_frauds = np.count_nonzero(weight[y == 1])
-    resampled = n_blocks >= MIN_BLOCKS and n_frauds >= MIN_FRAUDS and n_resamples > 0
-    draws = {name: {metric: np.empty(n_resamples * resampled) for metric in point[name]} for name in rankings}
-    rng = np.random.default_rng(seed)
-    step = max(1, CHUNK // max(n_blocks, 2 * n_frauds + 1))
-    for start in range(0, n_resamples * resampled, step):
+    rankings = {name: _Ranking(y, raw, weight, amount, block, basis.n_blocks) for name, raw in scores.items()}
+    point = {name: r.evaluate(np.ones((basis.n_blocks, 1)), budgets) for name, r in rankings.items()}
+    draws = _resample(rankings, budgets, basis, 0 if basis.no_interval else n_resamples, seed)
+    exact = _trials(weight, y, budgets) if basis.no_interval and n_resamples else {}
+
+    def figure(name, metric):
+        value = float(point[name][metric][0])
+        if metric in exact and np.isfinite(value):
+            return clopper_pearson(value, exact[metric])
+        return _figure(value, draws[name][metric])
+
+    ceiling = {f"ceiling_{metric}": figure(CEILING, metric) for metric in point[CEILING] if "budget" in metric}
+    metrics = {name: {m: figure(name, m) for m in point[name]} | ceiling for name in raw_scores}
+    return Comparison(metrics, {name: draws[name] for name in raw_scores}, basis)
+
+
+def _labelled(y, scores, weight, time_s, amount):
+    """The same arrays for the rows with a label; where there is none, one genuine row without weight."""
+    rows = np.flatnonzero(y != UNLABELLED)
+    if not rows.size:
+        rows, y, weight = np.array([0]), np.zeros_like(y), np.zeros_like(weight)
+    amount = None if amount is None else amount[rows]
+    return y[rows], {name: raw[rows] for name, raw in scores.items()}, weight[rows], time_s[rows], amount
+
+
+def _resample(rankings, budgets, basis, n_resamples, seed):
+    """Values (n_resamples,) of every model and metric on the same resamples of the blocks."""
+    n_blocks, rng = basis.n_blocks, np.random.default_rng(seed)
+    metrics = next(iter(rankings.values())).evaluate(np.ones((n_blocks, 1)), budgets)
+    draws = {name: {metric: np.empty(n_resamples) for metric in metrics} for name in rankings}
+    step = max(1, CHUNK // max(n_blocks, 2 * basis.n_frauds + 1))
+    for start in range(0, n_resamples, step):
         drawn = (rng.integers(n_blocks, size=n_blocks) for _ in range(min(step, n_resamples - start)))
         times = np.column_stack([np.bincount(d, minlength=n_blocks) for d in drawn]).astype(np.float64)
         for name, ranking in rankings.items():
             for metric, values in ranking.evaluate(times, budgets).items():
                 draws[name][metric][start : start + step] = values
-    trials = {} if resampled or n_resamples == 0 else _trials(weight, y, budgets)
-
-    def figure(name, metric):
-        value = float(point[name][metric][0])
-        exact = metric in trials and np.isfinite(value)
-        return clopper_pearson(value, trials[metric]) if exact else _figure(value, draws[name][metric])
-
-    ceiling = {f"ceiling_{metric}": figure(CEILING, metric) for metric in point[CEILING] if "budget" in metric}
-    metrics = {name: {m: figure(name, m) for m in point[name]} | ceiling for name in raw_scores}
-    return Comparison(metrics, {name: draws[name] for name in raw_scores})
+    return draws
 
 
 def _trials(weight, y, budgets):
@@ -193,8 +279,8 @@ def evaluate(y, raw_scores, weight, time_s, amount=None, **options):
 def _check(y, scores, weight, time_s, amount):
     if not weight.sum() > 0:
         raise ValueError("there is no transaction with weight to evaluate")
-    if not np.isin(y, (0, 1)).all():
-        raise ValueError("labels must be 0 (genuine) or 1 (fraud)")
+    if not np.isin(y, (0, 1, UNLABELLED)).all():
+        raise ValueError("labels must be 0 (genuine), 1 (fraud) or -1 (not known)")
     named = {f"raw score of {name}": raw for name, raw in scores.items()} | {"weight": weight, "time_s": time_s}
     for what, values in (named if amount is None else named | {"amount": amount}).items():
         if values.shape != y.shape:
@@ -222,7 +308,7 @@ def money_curve(y, raw, weight, amount):
     """share of transactions reviewed, share of fraud money caught: corners of a rising line, 0,0 to 1,1."""
     _, genuine, fraud, money = _levels(y, raw, weight, amount)
     before = genuine + np.cumsum(fraud) - fraud
-    x = np.column_stack([before, before + fraud]).ravel() / np.sum(weight)
+    x = np.column_stack([before, before + fraud]).ravel() / np.sum(np.where(np.equal(y, UNLABELLED), 0.0, weight))
     gain = np.column_stack([np.cumsum(money) - money, np.cumsum(money)]).ravel()
     return np.r_[0.0, x, 1.0], np.r_[0.0, gain, money.sum()] / (money.sum() or 1.0)
 

@@ -318,3 +318,75 @@ def test_threshold_rules_say_what_they_miss():
         metrics.pick_threshold(RAW, ONE, "max_f1", y=0 * Y)
     with pytest.raises(ValueError, match="needs amounts"):
         metrics.pick_threshold(RAW, ONE, "min_cost", y=Y)
+
+
+def test_unlabelled_rows_take_no_part():
+    y, raw, weight, time_s, amount = random_case(11, n=800)
+    unknown = np.random.default_rng(0).random(800) < 0.4
+    labelled = np.where(unknown, -1, y)
+    strange = np.where(unknown, raw.max() + 1, raw)  # ranked above everything else
+    with_them = metrics.compare(labelled, {"m": strange}, weight, time_s, amount, n_resamples=30)
+    known = ~unknown
+    without = metrics.compare(
+        y[known], {"m": raw[known]}, weight[known], time_s[known], amount[known], n_resamples=30
+    )
+    assert with_them.metrics == without.metrics
+    assert with_them.basis.n_labelled == np.count_nonzero(weight[known])
+    for curve in (metrics.precision_recall_curve, metrics.money_curve):
+        more = (amount,) if curve is metrics.money_curve else ()
+        few = tuple(a[known] for a in more)
+        got = curve(labelled, strange, weight, *more)
+        expected = curve(y[known], raw[known], weight[known], *few)
+        assert all(np.allclose(a, b) for a, b in zip(got, expected, strict=True))
+    rule = {"amount": amount, "alert_cost_eur": 3.0}
+    assert metrics.pick_threshold(strange, weight, "max_f1", y=labelled) == metrics.pick_threshold(
+        raw[known], weight[known], "max_f1", y=y[known]
+    )
+    assert metrics.pick_threshold(strange, weight, "min_cost", y=labelled, **rule) <= raw.max()
+
+
+def test_without_any_label_every_figure_is_null():
+    got = metrics.compare(np.full(10, -1), {"m": RAW}, ONE, TIME, AMOUNT)
+    assert got.metrics["m"]["average_precision"] == {"value": None, "low": None, "high": None}
+    assert {figure["value"] for figure in got.metrics["m"].values()} == {None}
+    assert got.difference("m", "m", "average_precision")["value"] is None
+    assert got.basis.n_labelled == 0
+    assert "label" in got.basis.no_interval
+    json.dumps(got.basis.to_dict(), allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("time_s", "expected"),
+    [
+        (np.arange(0, 60 * 600, 7.0), 600),  # the card data: ten hours
+        (np.arange(4_000.0), 120),  # row numbers
+        (np.repeat(np.arange(150.0), 20), 5),  # hourly steps 1, 2, 3 …
+        (np.repeat(np.arange(150.0) * 3_600, 20), 600),  # hourly steps in seconds: an instant is a block
+        (np.repeat(np.arange(6.0) * 86_400, 50), 600),  # days: there are no more than six
+        (np.repeat(np.arange(6.0), 50), 1),
+        (np.linspace(0, 1, 1_000), 0.02),
+        (np.zeros(50), 600),
+    ],
+)
+def test_blocks_are_chosen_so_that_there_are_enough(time_s, expected):
+    assert metrics.block_length(time_s) == expected
+    n_blocks = len(np.unique(np.floor(time_s / expected)))
+    assert n_blocks >= min(metrics.ENOUGH_BLOCKS, len(np.unique(time_s)))
+
+
+@pytest.mark.parametrize("step_s", [0.001, 1.0, 3_600.0])
+def test_intervals_whatever_the_step_of_time(step_s):
+    y, raw, weight, _, amount = random_case(12, n=2_000)
+    time_s = np.sort(np.random.default_rng(1).integers(0, 150, 2_000)) * step_s
+    got = metrics.compare(y, {"m": raw}, weight, time_s, amount, n_resamples=50)
+    assert got.metrics["m"]["average_precision"]["low"] is not None
+    assert not got.basis.no_interval
+
+
+def test_reason_for_no_interval_is_told():
+    few = metrics.compare(Y, {"m": RAW}, ONE, TIME, AMOUNT).basis
+    assert "2 labelled frauds" in few.no_interval
+    assert few.no_interval in str(few)
+    y, raw, weight, _, _ = random_case(1)
+    instants = metrics.compare(y, {"m": raw}, weight, np.repeat(np.arange(10.0), 40)).basis
+    assert "10 blocks" in instants.no_interval
