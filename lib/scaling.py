@@ -19,7 +19,8 @@ class Scaler(TransformerMixin, BaseEstimator):
     ``g(t) = sign(t) log(1 + |t|)``, otherwise ``g(t) = t``. NaN is replaced by the column's median first.
 
     A column is logged if its quantile skewness (q99 + q01 - 2 q50) / (q99 - q01) exceeds 0.8 in size (Groeneveld and
-    Meeden 1984); `unit_` is then the one that makes the logged quantiles symmetric. A constant column becomes 0. In a
+    Meeden 1984); `unit_` is then the one that makes the logged quantiles symmetric. A constant column becomes 0. So does
+    a column without any value, now and later: nothing is known of its scale, so that a value says nothing. In a
     column that keeps one value in over 99 % of the weight, a typical exception lies at most 10 units from it, where the
     standard deviation alone would put one in a million at 1,000.
 
@@ -113,7 +114,7 @@ def _learn(x, weight):
     """Return (median, shift, unit, centre, scale, logged) of one column."""
     known = ~np.isnan(x) & (weight > 0)
     if not known.any():
-        return 0.0, 0.0, 1.0, 0.0, 1.0, False
+        return 0.0, 0.0, 1.0, 0.0, np.inf, False
     low, median, high = weighted_quantile(x[known], weight[known], [0.01, 0.5, 0.99])
     x = np.where(np.isnan(x), median, x)
     mode, exceptions = _mode(x, weight)

@@ -260,3 +260,24 @@ def test_bad_weights_are_refused(weight, message):
 def test_weighted_quantile_by_hand():
     x, weight = np.array([30.0, 10.0, 20.0]), np.array([1.0, 1.0, 2.0])
     assert weighted_quantile(x, weight, [0.25, 0.26, 0.75, 0.76, 1.0]).tolist() == [10, 20, 20, 30, 30]
+
+
+@ANY
+def test_a_column_without_any_value_is_a_constant_now_and_later(name, rows):
+    """A feature that is recorded from later on: what was fitted without it takes no notice of it."""
+    empty = np.full((len(rows.X), 1), np.nan, np.float32)
+    detector = fit(name, SimpleNamespace(X=np.c_[rows.X, empty], y=rows.y, weight=rows.weight))
+    score = detector.raw_score(np.c_[rows.X, empty])
+    assert np.isfinite(score).all()
+    later = np.c_[rows.X, np.random.default_rng(0).normal(1e4, 1e3, (len(rows.X), 1))].astype(np.float32)
+    later[0, -1] = np.finfo(np.float32).max
+    np.testing.assert_array_equal(detector.raw_score(later), score)
+    np.testing.assert_allclose(run(detector.to_onnx(), later), score, rtol=2e-4, atol=2e-4)
+
+
+def test_a_naive_rule_leaves_out_a_column_without_any_value(rows):
+    reference = SimpleNamespace(X=np.c_[rows.X, np.full(len(rows.X), np.nan)], weight=rows.weight)
+    later = SimpleNamespace(X=np.c_[rows.X, np.full(len(rows.X), 1e6)], amount=None)
+    known = SimpleNamespace(X=rows.X, weight=rows.weight)
+    expected = detectors.naive_scores(SimpleNamespace(X=rows.X, amount=None), known)["max_abs_z"]
+    np.testing.assert_array_equal(detectors.naive_scores(later, reference)["max_abs_z"], expected)
