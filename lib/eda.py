@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.ticker import FuncFormatter
 from scipy.stats import spearmanr
 
-from lib.plots import FAINT, FRAUD, GENUINE, INK
+from lib.plots import FAINT, FRAUD, GENUINE, INK, plain
 
 PERIOD_COLOURS = {"reference": GENUINE, "validation": "#E69F00", "untouched": FAINT}
 
@@ -15,7 +15,7 @@ def rhythm(ax, time_s, weight, y=None):
     edges = np.linspace(0, max(1.0, np.ceil(hours.max())), int(min(400, max(1, np.ceil(hours.max())))) + 1)
     counts, _ = np.histogram(hours, edges, weights=weight)
     ax.stairs(counts / np.diff(edges), edges, fill=True, color=GENUINE, alpha=0.85)
-    if y is not None:
+    if y is not None and (y == 1).any():
         ax.plot(hours[y == 1], np.zeros((y == 1).sum()), "|", color=FRAUD, markersize=14, clip_on=False)
         ax.annotate("| one fraud", (0.99, 0.93), xycoords="axes fraction", color=FRAUD, ha="right")
     ax.set(xlabel="hours since the first transaction", ylabel="transactions an hour", ylim=(0, None))
@@ -44,7 +44,7 @@ def periods(ax, split):
 def heatmap(ax, matrix, names, limit=1.0):
     """A square matrix in [-limit, limit], zero white; names are thinned where there are many."""
     image = ax.imshow(matrix, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
-    step = max(1, len(names) // 30)
+    step, names = max(1, len(names) // 30), [plain(name, 24) for name in names]
     ax.set_xticks(range(0, len(names), step), names[::step], rotation=90, fontsize=7)
     ax.set_yticks(range(0, len(names), step), names[::step], fontsize=7)
     ax.grid(False)
@@ -56,7 +56,9 @@ def heatmap(ax, matrix, names, limit=1.0):
 def bars(ax, names, values, xlabel, threshold=None, hue=GENUINE):
     """Horizontal bars, the largest on top; a dashed line marks the threshold."""
     order = np.argsort(values)
-    ax.barh([names[i] for i in order], np.asarray(values)[order], color=hue, height=0.7)
+    rows = np.arange(len(order))  # by position: names that look alike keep a bar each
+    ax.barh(rows, np.asarray(values)[order], color=hue, height=0.7)
+    ax.set_yticks(rows, [plain(names[i]) for i in order])
     if threshold is not None:
         ax.axvline(threshold, color=FRAUD, linestyle="--", linewidth=1.2)
     ax.set(xlabel=xlabel)
@@ -65,13 +67,23 @@ def bars(ax, names, values, xlabel, threshold=None, hue=GENUINE):
 
 
 def rank_correlation(X):
-    """Spearman's correlation of the columns of X (n, d) -> (d, d); 0 where a column is constant or rows are too few."""
+    """Spearman's correlation of the columns of X (n, d) -> (d, d); 0 where a column is constant or rows are too few.
+
+    A missing value counts as its column's median.
+    """
     d = X.shape[1]
     if len(X) < 3 or d < 2:
         return np.eye(d)
-    varied = np.flatnonzero(np.nanstd(X, axis=0) > 0)
+    X = np.column_stack([_filled(x) for x in np.asarray(X, np.float64).T])
+    varied = np.flatnonzero(np.std(X, axis=0) > 0)
     matrix = np.eye(d)
     if len(varied) > 1:
-        part = np.atleast_2d(spearmanr(X[:, varied], nan_policy="omit").statistic)
+        part = np.atleast_2d(spearmanr(X[:, varied]).statistic)
         matrix[np.ix_(varied, varied)] = part if part.shape[0] == len(varied) else [[1, part[0, 0]], [part[0, 0], 1]]
     return np.nan_to_num(matrix)
+
+
+def _filled(x):
+    """x (n,) with its median where it has no value; zeros where it has none at all."""
+    known = np.isfinite(x)
+    return np.where(known, x, np.median(x[known])) if known.any() else np.zeros(len(x))

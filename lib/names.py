@@ -1,5 +1,7 @@
 """Name models and metrics for people, the same in figures, tables, pages and MLflow."""
 
+import re
+
 HEADLINE = {
     "average_precision": "average precision",
     "recall_at_budget": "recall",
@@ -19,3 +21,17 @@ def label(model):
     text = _MODELS.get(family, family.replace("_", " "))
     text = text if family in LOWER else text[0].upper() + text[1:]
     return f"{text} ({variant.replace('train_on=all', 'no labels')})" if variant else text
+
+
+def one_line(name):
+    """A name of a user's column on one line, and never empty: line breaks and the like become blanks."""
+    text = "".join(character if character.isprintable() else " " for character in str(name)).strip()
+    return text or "(no name)"
+
+
+def code(name):
+    """A name of a user's column as code in Markdown, whatever characters it has."""
+    text = one_line(name)
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    pad = " " if "`" in text else ""
+    return f"{fence}{pad}{text}{pad}{fence}"

@@ -6,10 +6,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
-from lib.names import label
+from lib.names import label, one_line
 
 # Okabe and Ito's colours, which people with any common colour-vision deficiency can tell apart.
 GENUINE, FRAUD, INK, SOFT, FAINT = "#3B6A8F", "#C8402F", "#22262B", "#5F6872", "#9AA3AD"
+UNLABELLED = -1  # y of a transaction whose label is not known
 MODEL_COLOURS = {
     "isolation_forest": "#0072B2",
     "autoencoder": "#D55E00",
@@ -63,6 +64,13 @@ def save(fig, folder, name):
     return path
 
 
+def plain(name, width=32):
+    """A user's name as it can stand in a figure: on one line, shortened, no formula between its dollar signs."""
+    text = one_line(name)
+    text = text if len(text) <= width else f"{text[: width - 1]}…"
+    return text.replace("$", r"\$")
+
+
 def colour(model):
     """The one colour of a candidate; variants such as `autoencoder@latent=4` share their family's."""
     return MODEL_COLOURS.get(model.split("@")[0], INK)
@@ -85,6 +93,9 @@ def _name_lines(ax, models):
 def by_class(ax, values, y, weight, xlabel="", bins=60, log_x=False):
     """Weighted share of each class over `values`, each class summing to one."""
     finite = values[np.isfinite(values)]
+    if not finite.size:
+        ax.annotate("no value", (0.5, 0.5), xycoords="axes fraction", color=SOFT, ha="center")
+        return ax
     low, high = np.quantile(finite, [0.001, 0.999])
     if log_x:
         low = max(low, 0.01)
@@ -94,11 +105,12 @@ def by_class(ax, values, y, weight, xlabel="", bins=60, log_x=False):
     else:
         edges = np.linspace(low, high if high > low else low + 1, bins + 1)
     clipped = np.clip(values, edges[0], edges[-1])
-    for cls, hue in ((0, GENUINE), (1, FRAUD)):
-        rows = y == cls
-        if rows.any():
+    classes = ((0, GENUINE), (1, FRAUD)) if (y != UNLABELLED).any() else ((UNLABELLED, GENUINE),)
+    for cls, hue in classes:
+        rows = (y == cls) & np.isfinite(values)
+        if weight[rows].sum() > 0:
             share, _ = np.histogram(clipped[rows], edges, weights=weight[rows] / weight[rows].sum())
-            ax.stairs(share, edges, color=hue, fill=cls == 0, alpha=0.45 if cls == 0 else 1.0, linewidth=1.6)
+            ax.stairs(share, edges, color=hue, fill=cls != 1, alpha=1.0 if cls == 1 else 0.45, linewidth=1.6)
     ax.set(xlabel=f"{xlabel} (log scale)" if log_x else xlabel, ylabel="share of the class")
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     return ax
@@ -114,9 +126,10 @@ def percent(value, _=None):
     return f"{100 * value:.6g}%"
 
 
-def name_classes(ax):
+def name_classes(ax, labelled=True):
     """Write beside the axes which colour is which class, in the colours themselves."""
-    for y, name, hue in ((0.97, "genuine", GENUINE), (0.87, "fraud", FRAUD)):
+    classes = ((0.97, "genuine", GENUINE), (0.87, "fraud", FRAUD)) if labelled else ((0.97, "unlabelled", GENUINE),)
+    for y, name, hue in classes:
         ax.annotate(name, (1.01, y), xycoords="axes fraction", color=hue, va="top", fontweight="bold")
 
 
@@ -173,22 +186,24 @@ def learning_curves(ax, history):
 def scores(ax, anomaly_score, y, weight, threshold=None):
     """Calibrated scores by class on an axis that stretches the last thousandths."""
     nines = -np.log10(np.clip(1 - anomaly_score, 1e-6, 1))
-    genuine = weight[y == 0] / weight[y == 0].sum()
-    ax.hist(nines[y == 0], np.linspace(0, 6, 61), weights=genuine, color=GENUINE, alpha=0.45)
+    body, kind = (y == 0, "genuine") if (y == 0).any() else (y == UNLABELLED, "unlabelled")
+    share = weight[body] / max(weight[body].sum(), 1e-300)
+    ax.hist(nines[body], np.linspace(0, 6, 61), weights=share, color=GENUINE, alpha=0.45)
     above = ax.get_xaxis_transform()
     frauds = nines[y == 1]
     ax.plot(
         frauds, np.full(len(frauds), 1.05), "|", color=FRAUD, markersize=12, alpha=0.7, transform=above, clip_on=False
     )
-    ax.annotate("| one fraud", (0.99, 0.93), xycoords="axes fraction", color=FRAUD, ha="right")
-    ax.annotate("genuine", (0.99, 0.85), xycoords="axes fraction", color=GENUINE, ha="right")
+    if len(frauds):
+        ax.annotate("| one fraud", (0.99, 0.93), xycoords="axes fraction", color=FRAUD, ha="right")
+    ax.annotate(kind, (0.99, 0.85), xycoords="axes fraction", color=GENUINE, ha="right")
     ticks = [0, 1, 2, 3, 4, 5, 6]
     ax.set_xticks(ticks, ["0", "0.9", "0.99", "0.999", "0.9999", "0.99999", "1"][: len(ticks)])
     ax.set(
         xlabel="anomaly score (logarithmic in 1 − score)",
         xlim=(0, 6),
         yscale="log",
-        ylabel="of genuine transactions (log scale)",
+        ylabel=f"of {kind} transactions (log scale)",
     )
     ax.yaxis.set_major_formatter(FuncFormatter(percent))
     if threshold is not None:

@@ -19,8 +19,8 @@ class Scaler(TransformerMixin, BaseEstimator):
     ``g(t) = sign(t) log(1 + |t|)``, otherwise ``g(t) = t``. NaN is replaced by the column's median first.
 
     A column is logged if its quantile skewness (q99 + q01 - 2 q50) / (q99 - q01) exceeds 0.8 in size (Groeneveld and
-    Meeden 1984); `unit_` is then the one that makes the logged quantiles symmetric. A constant column becomes 0. So does
-    a column without any value, now and later: nothing is known of its scale, so that a value says nothing. In a
+    Meeden 1984); `unit_` is then the one that makes the logged quantiles symmetric. A constant column becomes 0. So
+    does a column without any value, now and later: nothing is known of its scale, so that a value says nothing. In a
     column that keeps one value in over 99 % of the weight, a typical exception lies at most 10 units from it, where the
     standard deviation alone would put one in a million at 1,000.
 

@@ -20,6 +20,7 @@ from lib.datasets import ROOT
 from lib.errors import TrackingError
 
 EXPERIMENT = "fraud-pipeline"
+MAX_PART = 80  # characters of one part of a metric's name; MLflow takes 250 for all parts together
 PATHS = (  # columns in which MLflow keeps absolute paths
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
@@ -182,21 +183,46 @@ def in_a_sentence(function):
     return wrapped
 
 
-def flatten(nested, prefix=""):
+def flatten(nested):
     """Finite numbers of a nested dict, under names that MLflow takes -> {"autoencoder/validation/roc_auc": 0.9}.
 
-    {"value", "low", "high"} becomes the name itself, `…_low` and `…_high`.
+    A figure {"value", "low", "high"} becomes the name itself, `…_low` and `…_high`. No two numbers share a name: where
+    replaced characters, or a store that ignores case, would merge two, the later one ends in `_2`, `_3` and so on.
     """
-    flat = {}
-    for key, value in nested.items():
-        key = re.sub(r"[^\w\-. ]", "_", str(key))
-        bound = prefix and key in ("low", "high")
-        name = prefix if prefix and key == "value" else f"{prefix}_{key}" if bound else f"{prefix}/{key}"
-        if isinstance(value, dict):
-            flat |= flatten(value, name)
-        elif isinstance(value, int | float) and math.isfinite(value):
-            flat[name.lstrip("/")] = float(value)
+    flat, taken = {}, set()
+    for name, value in _numbers(nested, ""):
+        free, n = name, 1
+        while free.lower() in taken:
+            n += 1
+            free = f"{name}_{n}"
+        taken.add(free.lower())
+        flat[free] = value
     return flat
+
+
+def _numbers(nested, prefix):
+    """Yield (name, number) of all finite numbers, depth first."""
+    figure = _is_figure(nested)
+    for key, value in nested.items():
+        if figure and prefix:
+            name = prefix if key == "value" else f"{prefix}_{key}"
+        else:
+            name = f"{prefix}/{_part(key)}" if prefix else _part(key)
+        if isinstance(value, dict):
+            yield from _numbers(value, name)
+        elif isinstance(value, int | float) and math.isfinite(value):
+            yield name, float(value)
+
+
+def _is_figure(nested):
+    kinds = (isinstance(value, int | float | None) for value in nested.values())
+    return set(nested) == {"value", "low", "high"} and all(kinds)
+
+
+def _part(key):
+    """One part of a metric's name: without the characters that MLflow refuses, neither empty nor only dots."""
+    part = re.sub(r"[^\w\-. ]", "_", str(key))[:MAX_PART]
+    return part if part.strip(". ") else f"_{part}"
 
 
 def read_json(path):

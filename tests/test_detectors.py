@@ -279,5 +279,5 @@ def test_a_naive_rule_leaves_out_a_column_without_any_value(rows):
     reference = SimpleNamespace(X=np.c_[rows.X, np.full(len(rows.X), np.nan)], weight=rows.weight)
     later = SimpleNamespace(X=np.c_[rows.X, np.full(len(rows.X), 1e6)], amount=None)
     known = SimpleNamespace(X=rows.X, weight=rows.weight)
-    expected = detectors.naive_scores(SimpleNamespace(X=rows.X, amount=None), known)["max_abs_z"]
-    np.testing.assert_array_equal(detectors.naive_scores(later, reference)["max_abs_z"], expected)
+    expected = baselines.naive_scores(SimpleNamespace(X=rows.X, amount=None), known)["max_abs_z"]
+    np.testing.assert_array_equal(baselines.naive_scores(later, reference)["max_abs_z"], expected)

@@ -327,9 +327,7 @@ def test_unlabelled_rows_take_no_part():
     strange = np.where(unknown, raw.max() + 1, raw)  # ranked above everything else
     with_them = metrics.compare(labelled, {"m": strange}, weight, time_s, amount, n_resamples=30)
     known = ~unknown
-    without = metrics.compare(
-        y[known], {"m": raw[known]}, weight[known], time_s[known], amount[known], n_resamples=30
-    )
+    without = metrics.compare(y[known], {"m": raw[known]}, weight[known], time_s[known], amount[known], n_resamples=30)
     assert with_them.metrics == without.metrics
     assert with_them.basis.n_labelled == np.count_nonzero(weight[known])
     for curve in (metrics.precision_recall_curve, metrics.money_curve):

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT
+from mlflow.utils.validation import _validate_metric_name
 from onnx import TensorProto, helper
 
 from lib import bundle, notes, store, tracking
@@ -90,6 +91,17 @@ def test_flatten_by_hand():
         "n": 3.0,
     }
     assert flatten({"a": float("nan"), "b": [1, 2], "value": 1.0}) == {"value": 1.0}
+
+
+def test_flatten_keeps_a_number_for_each_of_a_users_names():
+    awkward = ["value", "low", "high", "a/b", "a_b", "A_b", "a.b", "", ".", "..", "x\ny", "é", "$x$", "'q'", "w" * 300]
+    figures = {name: {"value": float(i), "low": None, "high": None} for i, name in enumerate(awkward)}
+    flat = flatten({"separation": figures, "drift": dict.fromkeys(("value", "low", "high"), figures["value"])})
+    assert sorted(flat.values()) == sorted([*map(float, range(len(awkward))), 0.0, 0.0, 0.0])
+    assert len({name.lower() for name in flat}) == len(flat)
+    assert flat["separation/value"] == 0.0
+    for name in flat:
+        _validate_metric_name(name)
 
 
 def test_store_is_the_project_unless_the_environment_names_another(monkeypatch):
