@@ -9,7 +9,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-SCORE = "anomaly score"  # the column of scores
+from lib.names import free_name
+
+SCORE = "anomaly score"  # the column of scores, unless a feature has that name
 QUIET, DRIFT, PERSISTENT = "quiet", "drift", "persistent"  # levels of a batch; the last is the louder one
 MIN_PER_BIN = 40  # with fewer effective rows a bin, PSI's far tail is beyond chi-squared: it decides nothing
 MIN_PER_HOUR = 50  # reference rows that an hour of the day needs before batches are matched to it
@@ -138,13 +140,14 @@ class Monitor:
     time_s : (n,) seconds; hours of the day count from its zero (midnight UTC for an epoch)
     n_bins : bins of PSI, weighted quantiles of the reference
     block_s : seconds within which rows may depend on each other
+    clock : whether times tell the hour of the day; numbers of rows do not, and nothing is matched then
     fdr : false discovery rate over the columns of a batch; a batch without drift is flagged no more often than that
 
     Raises ValueError if shapes disagree, a time or weight is not a number, or a window holds no weight.
     """
 
-    def __init__(self, X, weight, time_s, names, *, n_bins=10, block_s=600.0, fdr=0.001):
-        self.names, self.block_s, self.fdr = tuple(names), block_s, fdr
+    def __init__(self, X, weight, time_s, names, *, n_bins=10, block_s=600.0, clock=True, fdr=0.001):
+        self.names, self.block_s, self.clock, self.fdr = tuple(names), block_s, clock, fdr
         self.X, self.weight, self.hour, self.block = self._window("reference window", X, weight, time_s)
         stratum = self.hour[np.unique(self.block, return_index=True)[1]]
         self._columns = [self._describe(x, n_bins, stratum) for x in self.X.T]
@@ -157,7 +160,7 @@ class Monitor:
             raise ValueError(f"The {what} has shape {X.shape}, but there are {others}.")
         if not (np.isfinite(time_s).all() and (weight >= 0).all() and 0 < weight.sum() < np.inf):
             raise ValueError(f"The {what} ({len(X)} rows) needs finite times, and weights >= 0 that are not all 0.")
-        hour = (time_s // 3600 % 24).astype(np.int64)
+        hour = (time_s // 3600 % 24 if self.clock else np.zeros(len(time_s))).astype(np.int64)
         block = np.unique(time_s // self.block_s * 24 + hour, return_inverse=True)[1]  # blocks end with their hour
         return X, weight, hour, block
 
@@ -238,13 +241,21 @@ class Monitor:
 
 
 class Reference(Monitor):
-    """A `Monitor` of Arrays, with a model's scores (n,) as one more column, for batches in time order."""
+    """A `Monitor` of Arrays, with a model's scores (n,) as one more column, for batches in time order.
+
+    Attributes
+    ----------
+    score : name of that column, which no feature has
+    verdict : on the last batch; None before the first
+    """
 
     def __init__(self, names, data, score, **options):
-        super().__init__(np.c_[data.X, score], data.weight, data.time_s, (*names, SCORE), **options)
-        self.verdict = None  # on the last batch
+        self.score = free_name(SCORE, names)
+        super().__init__(np.c_[data.X, score], data.weight, data.time_s, (*names, self.score), **options)
+        self.verdict = None
 
     def compare(self, X, weight, time_s, score, scored=True) -> pd.DataFrame:
-        """`Verdict.table` of the next batch; the score of a row that is not `scored` is missing."""
+        """`Verdict.table` of the next batch, with the column `is_score`; of a row not `scored` the score is missing."""
         self.verdict = self.check(np.c_[X, np.where(scored, score, np.nan)], weight, time_s, self.verdict)
-        return self.verdict.table()
+        table = self.verdict.table()
+        return table.assign(is_score=table.index == self.score)

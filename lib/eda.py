@@ -1,8 +1,8 @@
 """Exploration: figures and statistics of a transactions table; Axes in, Axes out."""
 
 import numpy as np
+import pandas as pd
 from matplotlib.ticker import FuncFormatter
-from scipy.stats import spearmanr
 
 from lib.plots import FAINT, FRAUD, GENUINE, INK, plain
 
@@ -69,21 +69,8 @@ def bars(ax, names, values, xlabel, threshold=None, hue=GENUINE):
 def rank_correlation(X):
     """Spearman's correlation of the columns of X (n, d) -> (d, d); 0 where a column is constant or rows are too few.
 
-    A missing value counts as its column's median.
+    Two columns are compared in the rows where both have a value.
     """
-    d = X.shape[1]
-    if len(X) < 3 or d < 2:
-        return np.eye(d)
-    X = np.column_stack([_filled(x) for x in np.asarray(X, np.float64).T])
-    varied = np.flatnonzero(np.std(X, axis=0) > 0)
-    matrix = np.eye(d)
-    if len(varied) > 1:
-        part = np.atleast_2d(spearmanr(X[:, varied]).statistic)
-        matrix[np.ix_(varied, varied)] = part if part.shape[0] == len(varied) else [[1, part[0, 0]], [part[0, 0], 1]]
+    matrix = pd.DataFrame(np.asarray(X, np.float64)).corr("spearman", min_periods=3).to_numpy(copy=True)
+    np.fill_diagonal(matrix, 1.0)
     return np.nan_to_num(matrix)
-
-
-def _filled(x):
-    """x (n,) with its median where it has no value; zeros where it has none at all."""
-    known = np.isfinite(x)
-    return np.where(known, x, np.median(x[known])) if known.any() else np.zeros(len(x))

@@ -20,10 +20,13 @@ import httpx
 import msgspec
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from lib.datasets import ROOT
 
 PATIENCE_S = 60.0  # how long a request is sent again, and how long a server may take to start
+COLUMNS = ("position", "request", "anomaly_score", "alert", "model_version", "latency_ms", "n_tries", "status")
 REFUSED = range(400, 500)  # statuses that another attempt would not change …
 BUSY = (408, 429)  # … but for these
 
@@ -212,10 +215,11 @@ def count(log, n):
     }
 
 
-def write(frame, path):
-    """Write a log or its features as Parquet, whole or not at all -> path."""
+def write(table, path):
+    """Write a DataFrame or a pyarrow Table as Parquet, whole or not at all -> path."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.part")
-    frame.to_parquet(partial, index=False)
+    table = table if isinstance(table, pa.Table) else pa.Table.from_pandas(table, preserve_index=False)
+    pq.write_table(table, partial)
     return partial.replace(path)

@@ -17,9 +17,11 @@ import pyarrow.parquet as pq
 from lib import bundle, datasets, drift, splits
 from lib.datasets import ROOT, Arrays, DataError
 from lib.manifest import BundleError
+from lib.names import beside
 from lib.notebook import write_json
 
 CHUNK_ROWS = 100_000
+COLUMNS = ("position", "anomaly_score", "alert")  # ours in scores.parquet
 SAMPLE_ROWS = 100_000  # that the drift report looks at, drawn evenly from all
 
 
@@ -30,7 +32,8 @@ def score_table(dataset, path, model, folder, reference=None, seed=0):
     ----------
     dataset : datasets.Dataset; path : CSV, CSV.gz, Parquet or a folder of them, in any order of time
     model : bundle.Bundle
-    folder : gets `scores.parquet` (position, time, identifiers, anomaly_score, alert), whole or not at all
+    folder : gets `scores.parquet` (position, time, identifiers, anomaly_score, alert), whole or not at all; an
+        identifier that is called like one of the other columns gets `id.` in front
     reference : Arrays to compare with; None: no drift is looked for
 
     Raises
@@ -69,8 +72,12 @@ def score_table(dataset, path, model, folder, reference=None, seed=0):
 
 
 def _table(dataset, frame, first, score, alert):
-    columns = {"position": np.arange(first, first + len(frame)), dataset.time: frame[dataset.time]}
-    columns |= {name: frame[name] for name in dataset.ids} | {"anomaly_score": score, "alert": alert}
+    """Ours first and last, the user's in between: their own names, unless one of ours is called like that."""
+    time = beside(COLUMNS, (dataset.time, *dataset.ids), "time.")[dataset.time]
+    ids = beside(COLUMNS, (*dataset.ids, time))
+    columns = {"position": np.arange(first, first + len(frame)), time: frame[dataset.time]}
+    columns |= {ids[column]: frame[column] for column in dataset.ids}
+    columns |= {"anomaly_score": score, "alert": alert}
     return pa.table({name: pa.array(values) for name, values in columns.items()})
 
 
@@ -91,7 +98,7 @@ class Sample:
         """Look at a chunk: Arrays and its scores (n,)."""
         lot = self.rng.random(len(score))
         chosen = np.flatnonzero(lot < self.limit)
-        kept = data._replace(y=None).take(chosen)
+        kept = data.take(chosen)
         self.parts.append((lot[chosen], kept, score[chosen]))
         if sum(len(part[0]) for part in self.parts) > 2 * self.size:
             self._draw()
@@ -107,7 +114,7 @@ class Sample:
         self.parts = [(lots[under], data, np.concatenate([part[2] for part in self.parts])[under])]
 
     def rows(self):
-        """The sample -> (Arrays without labels, scores)."""
+        """The sample -> (Arrays, scores)."""
         self._draw()
         return self.parts[0][1:]
 

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 
 from lib.calibration import Calibration, threshold_for_budget
-from lib.names import HEADLINE, SHARES, label
+from lib.names import HEADLINE, SHARES, free_name, label, one_line
+from lib.scaling import weighted_quantile
 
 
 def cell(figure, digits=3):
@@ -27,6 +28,32 @@ def results(figures, alert_budget):
     perfect = {names[m]: cell({**first[f"ceiling_{m}"], "low": None}) if m in SHARES else "1.000" for m in HEADLINE}
     table = pd.concat([pd.DataFrame([perfect], ["perfect ranking"]), table])
     return table.rename_axis("model")
+
+
+def ranked(scores, weight, alert_budget):
+    """What can be said of rankings that no label judges: a row a model -> DataFrame of str.
+
+    Threshold and alert rate at the budget, quantiles of the raw score, and the share of the other models' alerts that
+    are alerts here, too.
+
+    scores : {model: (n,) float, higher = more anomalous}; weight : (n,) float
+    """
+    thresholds = {model: threshold_for_budget(raw, weight, alert_budget) for model, raw in scores.items()}
+    alerts = {model: raw >= thresholds[model] for model, raw in scores.items()}
+    rows = {}
+    for model, raw in scores.items():
+        middle, high, top = weighted_quantile(raw, weight, [0.5, 0.99, 1.0])
+        mine, others = alerts[model], [alert for other, alert in alerts.items() if other != model]
+        shared = [weight[mine & other].sum() / weight[other].sum() for other in others if weight[other].sum() > 0]
+        rows[label(model)] = {
+            "threshold (raw score)": f"{thresholds[model]:.4g}",
+            f"alert rate at {alert_budget:g}": f"{weight[mine].sum() / weight.sum():.3%}",
+            "median": f"{middle:.4g}",
+            "99 %": f"{high:.4g}",
+            "highest": f"{top:.4g}",
+            "alerts of the others that it shares": f"{np.mean(shared):.0%}" if shared else "–",
+        }
+    return pd.DataFrame(rows).T.rename_axis("model")
 
 
 def by_budget(figures, budgets, alert_budget):
@@ -63,20 +90,34 @@ def calibrated(raw_score, weight, alert_budget):
 
 
 def worst(split, period, anomaly_score, n=5):
-    """The `n` frauds with the lowest and the `n` genuine transactions with the highest score -> DataFrame."""
-    frame, data = split.frame(period), split.arrays(period)
-    frame = frame.assign(anomaly_score=anomaly_score)
-    misses = frame[data.y == 1].nsmallest(n, "anomaly_score")
-    alarms = frame[data.y == 0].nlargest(n, "anomaly_score")
-    shown = ["anomaly_score", split.dataset.time, *([split.dataset.amount] if split.dataset.amount else [])]
-    shown += [f for f in split.dataset.features if f not in shown]
-    table = pd.concat({"missed fraud": misses[shown], "false alarm": alarms[shown]}, names=["what", "row"])
+    """The `n` frauds with the lowest and the `n` genuine transactions with the highest score -> DataFrame.
+
+    Without any label: the `n` transactions with the highest score. No column is merged with one of the user's.
+    """
+    frame, y = split.frame(period), split.arrays(period).y
+    order = np.argsort(anomaly_score, kind="stable")
+    kinds = {"missed fraud": order[y[order] == 1][:n], "false alarm": order[y[order] == 0][::-1][:n]}
+    if not any(map(len, kinds.values())):
+        kinds = {"highest score": order[::-1][:n]}
+    dataset = split.dataset
+    shown = dict.fromkeys(filter(None, (dataset.time, dataset.amount, *dataset.features)))
+    ours = free_name("anomaly score", shown)
+    rows = np.concatenate(list(kinds.values()))
+    table = frame.iloc[rows][list(shown)]
+    table.insert(0, ours, np.asarray(anomaly_score)[rows])
+    what = np.repeat(list(kinds), [len(positions) for positions in kinds.values()])
+    table.index = pd.MultiIndex.from_arrays([what, rows], names=["what", "row"])
     return table.round(3)
 
 
 def markdown(table):
     """A DataFrame of text as a Markdown table -> str."""
     frame = table.reset_index()
-    lines = ["| " + " | ".join(map(str, frame.columns)) + " |", "|" + "---|" * len(frame.columns)]
-    rows = [[str(value).replace("|", r"\|") for value in row] for row in frame.to_numpy()]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+    head, *rows = [list(map(_markdown_cell, row)) for row in (frame.columns, *frame.to_numpy())]
+    lines = ["| " + " | ".join(row) + " |" for row in (head, *rows)]
+    return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])
+
+
+def _markdown_cell(value):
+    text = str(value)
+    return one_line(text).replace("|", r"\|") if text else ""

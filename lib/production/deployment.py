@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from lib import bundle, drift, progress, replay, tracking
+from lib import bundle, drift, metrics, progress, replay, tracking
 from lib.calibration import threshold_for_budget
 from lib.datasets import DataError
 from lib.manifest import read
@@ -26,6 +26,7 @@ class Options:
 
     every : batches between the fits of `retrain_every`; window : weight that they are made on, in reference's
     recent : batches whose scores a threshold is re-set on
+    block_s : length of the blocks that intervals are resampled in (s); 0: chosen for validation
     speed : multiple of real time; 0: as fast as it goes
     """
 
@@ -37,7 +38,7 @@ class Options:
     rows_per_request: int = 100
     connections: int = 4
     speed: float = 0.0
-    block_s: float = 600.0
+    block_s: float = 0.0
     n_resamples: int = 200
     seed: int = 0
     threads: int = 1
@@ -74,6 +75,8 @@ class Deployment:
         self.stream = monitor.Stream(self.folder, self.features)
         self.steps, self.drifts, self.events, self.shadows = [], {}, [], []
         self.challenger, self.first_drift = None, None
+        validation = history.data.take(history.slices["validation"])
+        self.block_s = options.block_s or metrics.block_length(validation.time_s)
         manifest, graphs = read(Path(start))
         bundle.write(self.folder / "start", graphs, manifest | {"name": self.name})
         fitted_on, validated_on = history.slices["reference"], history.slices["validation"]
@@ -126,9 +129,11 @@ class Deployment:
         known = slice(model.fitted_on.start, model.validated_on.stop)
         data, unfitted = self.history.data.take(known), slice(model.validated_on.start - known.start, None)
         score = self.bundle.anomaly_score(data.X)
-        self.reference = drift.Reference(self.features, data, score)
+        options = {"block_s": self.block_s, "clock": self.history.clock}
+        self.reference = drift.Reference(self.features, data, score, **options)
         self.estimator = monitor.Estimator(score[unfitted], data.y[unfitted], data.weight[unfitted])
-        self.frauds = monitor.Frauds(self.features, self.history.data.take(past))
+        apart_s = self.block_s / metrics.BLOCK_S * monitor.APART_S
+        self.frauds = monitor.Frauds(self.features, self.history.data.take(past), apart_s=apart_s)
 
     def _set_threshold(self, batch):
         """Alert the budget's share of the recent transactions, but none that the model was fitted on."""
@@ -151,6 +156,8 @@ class Deployment:
     def _due(self, i):
         """Whether to fit after batch i. What could not be live before the stream ends is not fitted."""
         if i + 3 > len(self.history.split.batches):
+            return False
+        if not self.history.can_fit(self._parts()[0], self.bundle.manifest["fit"]["train_on"]):
             return False
         if self.policy == "retrain_on_drift":
             return self.first_drift is not None and self._parts()[0].stop >= self.first_drift.stop
@@ -179,7 +186,7 @@ class Deployment:
                          f"alert overlap {seen['alert_overlap'] or 0:.0%}")  # fmt: skip
         self._calibrate(batch)
         n_known = self.history.n_known(self.steps[-1]["end_s"])
-        more = {"headline_budget": options.alert_budget, "block_s": options.block_s, "seed": options.seed}
+        more = {"headline_budget": options.alert_budget, "block_s": self.block_s, "seed": options.seed}
         verdict = sandbox.judge(challenger, self.present, self.history, n_known, options.metric,
                                 n_resamples=options.n_resamples, **more)  # fmt: skip
         self.challenger = self.first_drift = None
@@ -195,7 +202,7 @@ class Deployment:
         self.steps[-1]["fraud_drifted_after"] = new
         if new and not self.steps[-1]["fraud_drifted"]:
             self._say(self.steps[-1]["batch"], f"last labels: recent frauds are unlike others in {', '.join(new[:8])}")
-        options = {"alert_budget": self.options.alert_budget, "block_s": self.options.block_s}
+        options = {"alert_budget": self.options.alert_budget, "block_s": self.block_s}
         options |= {"n_resamples": self.options.n_resamples, "seed": self.options.seed}
         for step in self.steps:
             rows = self.history.slices[step["batch"]]
@@ -214,7 +221,8 @@ class Deployment:
         totals = monitor.totals(self.steps) | {"fit_s": sum(step["fit_s"] for step in self.steps)}
         return {
             "policy": self.policy,
-            "options": asdict(self.options),
+            "options": asdict(self.options) | {"block_s": self.block_s},
+            "clock": self.history.clock,
             "label_delay_s": self.history.label_delay_s,
             "steps": self.steps,
             "events": self.events,

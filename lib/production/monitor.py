@@ -8,39 +8,54 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 from scipy.stats import binom
 from sklearn.isotonic import IsotonicRegression
 
 from lib import metrics, replay, simulation
-from lib.drift import SCORE
+from lib.metrics import UNLABELLED
+from lib.names import beside
 
+LOGGED = (*replay.COLUMNS, "time_s")  # our columns of a prediction log
+APART_S = 60.0  # frauds nearer than that are often one attack, where blocks are of 600 s
 BAND = 0.95  # of the alert rate that a budget makes likely
 SHOWN = ("average_precision", "recall_at_budget", "precision_at_budget", "amount_recall_at_budget")
 
 
 class Stream:
-    """The folder in which a deployment leaves its log and, beside it, what it was asked; nothing here has labels."""
+    """The folder in which a deployment leaves its log and, beside it, what it was asked; nothing here has labels.
+
+    A log is for people, too: it has the identifiers under their own names, as far as none of ours is called like that
+    (see :func:`lib.names.beside`). What is read back are our columns only. In the files of features those of the user
+    lie in a struct of their own.
+    """
 
     def __init__(self, folder, features):
         self.folder, self.features = Path(folder), list(features)
 
     def keep(self, batch, log, data, ids=None):
         """Write one batch: `log` as `replay` gives it, `data` the batch's Arrays, `ids` a frame of identifiers."""
-        about = {"time_s": data.time_s} | ({} if ids is None else {name: ids[name].array for name in ids})
-        asked = pd.DataFrame(data.X, columns=self.features)
-        asked.insert(0, "weight", data.weight)
-        asked.insert(0, "position", log["position"].to_numpy())
-        replay.write(log.assign(**about), self.folder / "log" / f"{batch}.parquet")
+        log = log.assign(time_s=data.time_s)
+        if ids is not None:
+            theirs = ids.rename(columns=beside(LOGGED, ids.columns)).reset_index(drop=True)
+            log = pd.concat([log.reset_index(drop=True), theirs], axis="columns")
+        features = pa.StructArray.from_arrays([pa.array(x) for x in data.X.T], names=self.features)
+        position = pa.array(log["position"].to_numpy())
+        asked = pa.table({"position": position, "weight": pa.array(data.weight), "features": features})
+        replay.write(log, self.folder / "log" / f"{batch}.parquet")
         replay.write(asked, self.folder / "features" / f"{batch}.parquet")
 
     def log(self, batch):
-        """The batch's prediction log -> DataFrame."""
-        return pd.read_parquet(self.folder / "log" / f"{batch}.parquet")
+        """The batch's prediction log -> DataFrame of our columns."""
+        return pd.read_parquet(self.folder / "log" / f"{batch}.parquet", columns=list(LOGGED))
 
     def asked(self, batch):
         """What the server was asked -> X (n, d) float32, weight (n,) float64."""
-        frame = pd.read_parquet(self.folder / "features" / f"{batch}.parquet")
-        return frame[self.features].to_numpy(np.float32), frame["weight"].to_numpy(np.float64)
+        table = pq.read_table(self.folder / "features" / f"{batch}.parquet")
+        columns = table["features"].combine_chunks().flatten()
+        X = np.column_stack([column.to_numpy(zero_copy_only=False) for column in columns])
+        return X.astype(np.float32), table["weight"].to_numpy()
 
 
 def alert_band(budget, weight):
@@ -85,8 +100,15 @@ def look(stream, batch, reference, alert_budget):
     } | replay.count(log, len(log))
     table = reference.compare(X, weight, log["time_s"].to_numpy(), log["anomaly_score"].to_numpy(), scored)
     flagged = list(table.index[table["flagged"]])
-    figures |= {"level": reference.verdict.level, "note": reference.verdict.note, "score_drifted": SCORE in flagged}
-    figures |= {"drifted": [name for name in flagged if name != SCORE], "persistent": list(table.index[table["loud"]])}
+    figures |= {
+        "level": reference.verdict.level,
+        "note": reference.verdict.note,
+        "score_drifted": reference.score in flagged,
+    }
+    figures |= {
+        "drifted": [name for name in flagged if name != reference.score],
+        "persistent": list(table.index[table["loud"]]),
+    }
     return figures, table
 
 
@@ -99,10 +121,14 @@ class Estimator:
     """
 
     def __init__(self, score, y, weight):
-        self.model = IsotonicRegression(out_of_bounds="clip").fit(score, y, sample_weight=weight)
+        told, self.model = (y != UNLABELLED) & (weight > 0), None
+        if told.any():
+            self.model = IsotonicRegression(out_of_bounds="clip").fit(score[told], y[told], sample_weight=weight[told])
 
     def recall(self, log, weight):
-        """Estimated recall of the batch's alerts; None where no fraud is expected."""
+        """Estimated recall of the batch's alerts; None where no fraud is expected, or no label has been known."""
+        if self.model is None:
+            return None
         known = log["anomaly_score"].notna().to_numpy()
         expected = self.model.predict(log["anomaly_score"][known]) * weight[known]
         return float(expected @ log["alert"][known] / expected.sum()) if expected.sum() > 0 else None
@@ -115,22 +141,28 @@ class Frauds:
     hardly significant among a dozen frauds: the statistic is the sum of the `n_joint` largest squared
     Kolmogorov-Smirnov distances (a truncated product as of Dudbridge and Koeleman, Genet. Epidemiol. 2003, on the
     statistics themselves), and shuffling old and new tells how often chance alone gets as far. Of frauds within one
-    minute, which are often one attack, the first counts. Unweighted: samples of transactions keep their frauds.
+    minute (`apart_s`), which are often one attack, the first counts. Unweighted: samples of transactions keep their
+    frauds.
     """
 
-    def __init__(self, names, past, n_recent=12, n_needed=5, n_joint=5, rate=0.03, n_shuffles=1000, seed=0):
-        self.names, self.n_recent, self.n_needed = list(names), n_recent, n_needed
+    def __init__(
+        self, names, past, *, n_recent=12, n_needed=5, n_joint=5, rate=0.03, n_shuffles=1000, seed=0, apart_s=60.0
+    ):
+        self.names, self.n_recent, self.n_needed, self.apart_s = list(names), n_recent, n_needed, apart_s
         self.n_joint, self.rate, self.n_shuffles, self.seed = n_joint, rate, n_shuffles, seed
-        self.old = self._one_a_minute(past)
+        steps = np.diff(np.unique(past.time_s))
+        self.is_coarse = bool(steps.size) and np.median(steps) > apart_s  # days, say: nobody knows what lies apart
+        self.old = self._first_of_each(past)
 
-    @staticmethod
-    def _one_a_minute(data):
+    def _first_of_each(self, data):
         frauds = data.take(data.y == 1)
-        return frauds.X[np.unique(frauds.time_s // 60, return_index=True)[1]]
+        if self.is_coarse:
+            return frauds.X
+        return frauds.X[np.unique(frauds.time_s // self.apart_s, return_index=True)[1]]
 
     def look(self, known):
         """Features in which the latest frauds of the labelled stream `known` (Arrays) differ most, if they differ."""
-        new = self._one_a_minute(known)[-self.n_recent :]
+        new = self._first_of_each(known)[-self.n_recent :]
         if len(new) < self.n_needed or not len(self.old):
             return []
         distance = self._distances(np.concatenate([new, self.old]), len(new))
@@ -184,13 +216,14 @@ def scorecard(steps, drifts):
     return {"noticed": noticed, "n_false": int(n_false)}
 
 
-def realise(log, data, alert_budget, block_s=600.0, n_resamples=200, seed=0):
+def realise(log, data, alert_budget, block_s=0.0, n_resamples=200, seed=0):
     """What labels say of a batch or several, once they are known.
 
-    log : the rows' log; data : their Arrays, with y
-    -> dict: the metrics of `SHOWN`, as figures {"value", "low", "high"}, of the ranking; of the alerts as they were
-    fired `recall`, a figure, and the weighted sums `n_frauds`, `n_caught`, `money` and `money_caught`; and what people
-    catch of it, `…_in_time`, who review alerts as they arrive until the budget of the rows is used up.
+    log : the rows' log; data : their Arrays; where y is -1 nothing is known, and such a row is in none of the figures
+    -> dict: `n_labelled` rows; the metrics of `SHOWN`, as figures {"value", "low", "high"}, of the ranking; of the
+    alerts as they were fired `recall`, a figure, and the weighted sums `n_frauds`, `n_caught`, `money` and
+    `money_caught`; and what people catch of it, `…_in_time`, who review alerts as they arrive until the budget of the
+    rows is used up.
     """
     score = log["anomaly_score"].fillna(-1.0).to_numpy()
     options = {"headline_budget": alert_budget, "budgets": (), "block_s": block_s, "n_resamples": n_resamples}
@@ -206,6 +239,7 @@ def realise(log, data, alert_budget, block_s=600.0, n_resamples=200, seed=0):
     if fraud.sum() > 0:
         recall = metrics.clopper_pearson(caught / fraud.sum(), n_effective)
     return {metric: found[metric] for metric in SHOWN} | {
+        "n_labelled": int(np.count_nonzero(data.y != UNLABELLED)),
         "recall": recall,
         "n_frauds": float(fraud.sum()),
         "n_caught": caught,

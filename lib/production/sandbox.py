@@ -95,6 +95,7 @@ class History:
         self.cumulated = np.cumsum(self.data.weight)
         span_s = self.data.time_s[-1] - self.data.time_s[self.n_past]
         self.label_delay_s = span_s / len(split.batches) if label_delay_s < 0 else label_delay_s
+        self.clock = split.dataset.time is not None  # numbers of rows tell no hour of the day
         self.batch_weight = self.data.weight[self.n_past :].sum() / len(split.batches)
 
     def n_known(self, now_s):
@@ -108,10 +109,16 @@ class History:
 
     def window(self, n_known, share=1.0):
         """What to fit on, `share` of reference's weight, and the labelled batch behind it that validates -> slices."""
-        frauds = np.flatnonzero(self.data.y[:n_known] == 1)
-        start = min(self.back(n_known, self.batch_weight), int(frauds[-VALIDATING_FRAUDS:][0]))
+        frauds = np.flatnonzero(self.data.y[:n_known] == 1)[-VALIDATING_FRAUDS:]
+        start = self.back(n_known, self.batch_weight)
+        if frauds.size:
+            start = min(start, max(int(frauds[0]), n_known // 2))  # the other half is there to fit on
         weight = share * self.cumulated[self.slices["reference"].stop - 1]
         return slice(self.back(start, weight), start), slice(start, n_known)
+
+    def can_fit(self, part, train_on):
+        """Whether a slice holds what a regime fits on: for 'genuine', transactions that are known to be genuine."""
+        return train_on == "all" or bool((self.data.y[part] == 0).any())
 
     def write(self, folder, parts):
         """Write {period: slice} as a split for the model notebooks -> folder."""

@@ -8,6 +8,7 @@ from matplotlib.ticker import NullLocator, PercentFormatter
 
 from lib import plots
 from lib.drift import SCORE
+from lib.names import one_line
 from lib.tables import cell
 
 POLICY_COLOURS = {
@@ -27,7 +28,7 @@ def label(policy):
 
 
 def dashboard(results, table, title, injected=()):
-    """Alerts, drift, recall and money over the batches -> Figure.
+    """Alerts, drift, recall and money over the batches; without labels the first two -> Figure.
 
     Parameters
     ----------
@@ -36,17 +37,20 @@ def dashboard(results, table, title, injected=()):
     injected : simulation.Drift: what is known to happen, framed in the drift panel
     """
     names = _shown(table, injected)
-    steps = next(iter(results.values()))["steps"]
-    heights = [1.5, 0.42 + 0.19 * len(names), 1.7, 1.7]
-    fig, axes = plots.figure(4, 1, width=11.0, height=2.6 + sum(heights), sharex=True, height_ratios=heights)
+    first = next(iter(results.values()))
+    steps = first["steps"]
+    heights = [1.5, 0.42 + 0.19 * len(names), *([1.7, 1.7] if judged(first) else [])]
+    fig, axes = plots.figure(len(heights), 1, width=11.0, height=2.6 + sum(heights), sharex=True, height_ratios=heights)
     alerts(axes[0], results)
     drift(axes[1], table, names, injected)
-    recall(axes[2], results)
-    money(axes[3], results)
+    if judged(first):
+        recall(axes[2], results)
+        money(axes[3], results)
     axes[0].set_xlim(0.5, len(steps) + 0.5)
-    promotions(axes[[0, 2, 3]], results)
-    axes[3].set_xticks(range(1, len(steps) + 1), [_clock(i + 1, step) for i, step in enumerate(steps)], fontsize=8.5)
-    axes[3].set_xlabel("batch, and the hour of the day at which it ends")
+    promotions([axes[0], *axes[2:]], results)
+    ends = [_end(i, step, first["clock"]) for i, step in enumerate(steps, 1)]
+    axes[-1].set_xticks(range(1, len(steps) + 1), ends, fontsize=8.5)
+    axes[-1].set_xlabel(f"batch, and the {'hour of the day' if first['clock'] else 'row'} at which it ends")
     for ax in axes:
         ax.tick_params(length=0)
         ax.grid(axis="x", visible=False)
@@ -54,18 +58,26 @@ def dashboard(results, table, title, injected=()):
     return fig
 
 
-def _clock(i, step):
+def judged(result):
+    """Whether any transaction of the stream has a label in the end; `result`: of one policy."""
+    return any(step["realised"]["n_labelled"] for step in result["steps"])
+
+
+def _end(i, step, clock):
+    if not clock:
+        return f"{i}\n{step['end_s']:,.0f}"
     hour, minute = divmod(int(step["end_s"] // 60 % 1440), 60)
     return f"{i}\n{hour:02d}:{minute:02d}"
 
 
 def _shown(table, injected):
     """The columns worth a row: what was flagged or injected, the earliest first, and the score on top."""
-    first = table[table["flagged"]].groupby("name")["batch"].agg(["min", "size"])
+    features, score = table[~table["is_score"]], table["name"][table["is_score"]].iloc[0]
+    first = features[features["flagged"]].groupby("name")["batch"].agg(["min", "size"])
     first = first.sort_values(["min", "size"], ascending=[True, False]).index
     known = [feature for d in injected if d.what != "fraud" for feature in d.features]
-    names = dict.fromkeys([*(n for n in first if n in known), *(n for n in first if n != SCORE), *known])
-    return [SCORE, *list(names)[: N_SHOWN - 1]]
+    names = dict.fromkeys([*(n for n in first if n in known), *first, *known])
+    return [score, *list(names)[: N_SHOWN - 1]]
 
 
 def _x(steps):
@@ -120,7 +132,8 @@ def drift(ax, table, names, injected=()):
     batches = list(dict.fromkeys(table["batch"]))
     for row, name in enumerate(names):
         for column, (_, found) in enumerate(table[table["name"] == name].set_index("batch").loc[batches].iterrows()):
-            ratio = 0.0 if pd.isna(found["threshold"]) else found["psi"] / found["threshold"]
+            known = pd.notna(found["threshold"]) and pd.notna(found["psi"])
+            ratio = found["psi"] / found["threshold"] if known else 0.0
             shade = HEAT(np.clip((np.log10(max(ratio, 1e-3)) + 1) / 2.2, 0, 1))
             ax.add_patch(Rectangle((column + 0.54, row - 0.44), 0.92, 0.88, facecolor=shade, linewidth=0))
             if found["flagged"]:
@@ -130,7 +143,7 @@ def drift(ax, table, names, injected=()):
         for name in (n for n in d.features if n in names):
             corner, width = (d.first_batch - 0.49, names.index(name) - 0.47), len(batches) - d.first_batch + 0.98
             ax.add_patch(Rectangle(corner, width, 0.94, fill=False, edgecolor=plots.INK, linewidth=1.1, clip_on=False))
-    ax.set_yticks(range(len(names)), names, fontsize=8.5)
+    ax.set_yticks(range(len(names)), [plots.plain(name) for name in names], fontsize=8.5)
     ax.set(ylim=(len(names) - 0.4, -0.6), title="Drift against the reference window")
     said = "stronger: larger PSI   ·   dot: flagged, large if again" + ("   ·   frame: injected" if injected else "")
     _hint(ax, said)
@@ -183,42 +196,52 @@ def money(ax, results):
 
 
 def by_batch(result):
-    """One policy's batches -> DataFrame of text."""
-    rows = []
-    for step in result["steps"]:
-        told, guess = step["realised"], step["estimated_recall"]
-        drifted = [*step["drifted"], *([SCORE] if step["score_drifted"] else [])]
-        more = f" and {len(drifted) - 4} more" if len(drifted) > 4 else ""
-        rows.append(
-            {
-                "batch": step["batch"],
-                "transactions": f"{step['n']:,}",
-                "version": step["model_version"],
-                "alerts": f"{step['alert_rate']:.2%} [{step['alert_low']:.2%}, {step['alert_high']:.2%}]",
-                "p99": f"{step['latency_p99_ms']:.0f} ms",
-                "drifted": ", ".join(drifted[:4]) + more or "–",
-                "labels after": step["labels_known_after"] or "the stream",
-                "frauds": f"{told['n_frauds']:.0f}",
-                "recall": cell(told["recall"], 2),
-                "estimated": "–" if guess is None else f"{guess:.2f}",
-                "average precision": cell(told["average_precision"], 2),
-                "money at budget": cell(told["amount_recall_at_budget"], 2),
-            }
-        )
+    """One policy's batches -> DataFrame of text; what labels say is left out where there are none."""
+    told = judged(result)
+    rows = [_seen(step) | (_told(step) if told else {}) for step in result["steps"]]
     return pd.DataFrame(rows).set_index("batch")
 
 
+def _seen(step):
+    drifted = [one_line(name) for name in step["drifted"]] + ([SCORE] if step["score_drifted"] else [])
+    more = f" and {len(drifted) - 4} more" if len(drifted) > 4 else ""
+    return {
+        "batch": step["batch"],
+        "transactions": f"{step['n']:,}",
+        "version": step["model_version"],
+        "alerts": f"{step['alert_rate']:.2%} [{step['alert_low']:.2%}, {step['alert_high']:.2%}]",
+        "p99": f"{step['latency_p99_ms']:.0f} ms",
+        "drifted": ", ".join(drifted[:4]) + more or "–",
+    }
+
+
+def _told(step):
+    told, guess = step["realised"], step["estimated_recall"]
+    known = {"unlabelled": f"{step['n'] - told['n_labelled']:,}"} if told["n_labelled"] < step["n"] else {}
+    return known | {
+        "labels after": (step["labels_known_after"] or "the stream") if told["n_labelled"] else "–",
+        "frauds": f"{told['n_frauds']:.0f}" if told["n_labelled"] else "–",
+        "recall": cell(told["recall"], 2),
+        "estimated": "–" if guess is None else f"{guess:.2f}",
+        "average precision": cell(told["average_precision"], 2),
+        "money at budget": cell(told["amount_recall_at_budget"], 2),
+    }
+
+
 def by_policy(results):
-    """Totals of all policies -> DataFrame of text."""
+    """Totals of all policies -> DataFrame of text; what labels say is left out where there are none."""
     rows = {}
     for policy, result in results.items():
         t = result["totals"]
-        rows[label(policy)] = {
-            "alerts": f"{t['n_alerts']:,.0f}",
+        caught = {
             "frauds alerted": f"{t['n_caught']:.0f} of {t['n_frauds']:.0f}",
             "their money": f"{t['money_caught']:,.0f} of {t['money']:,.0f}",
             "frauds caught in time": f"{t['n_caught_in_time']:.1f}",
             "money caught in time": f"{t['money_caught_in_time']:,.0f}",
+        }
+        rows[label(policy)] = {
+            "alerts": f"{t['n_alerts']:,.0f}",
+            **(caught if judged(result) else {}),
             "promotions": sum(step["promoted"] for step in result["steps"]),
             "time spent fitting": f"{t['fit_s']:.0f} s",
         }
