@@ -3,7 +3,6 @@
 import contextlib
 import os
 import re
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,36 +59,46 @@ class Execution:
         partial = self.archive.with_name(f".{self.archive.name}.part.ipynb")
         try:
             partial.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix="kernel-") as sockets:
-                message = self._execute(partial, sockets)
-            archive(partial, self.archive)
+            message = self._execute(partial)
+            if partial.exists():  # else it did not come to its first cell
+                archive(partial, self.archive)
         except Exception as error:  # whatever it is, the other notebooks go on
-            message = f"{self.name} could not be executed and archived: {error}"
+            message = self._killed or f"{self.name} could not be executed and archived: {error}"
         return Outcome(message, self.seconds, self.peak_mb, self.n_done)
 
-    def _execute(self, partial, sockets):
+    def _execute(self, partial):
+        """Execute into the file `partial` -> message, empty if the notebook ran through."""
         from nbclient.exceptions import DeadKernelError
         from papermill import PapermillExecutionError, execute_notebook
 
+        from lib import kernels  # imports Jupyter, which takes a second
+
+        options = {"inherit": self.inherit, "on_start": self._started}
         try:
-            execute_notebook(
-                self.notebook,
-                partial,
-                self.parameters,
-                kernel_name="python3",
-                progress_bar=False,
-                start_timeout=START_TIMEOUT_S,
-                kernel_manager_class=self._kernel_manager(sockets),
-                on_cell_execute=self._begin,
-                on_cell_executed=self._end,
-            )
+            with kernels.socket_folder() as sockets:
+                execute_notebook(
+                    self.notebook,
+                    partial,
+                    self.parameters,
+                    kernel_name="python3",
+                    engine_name=kernels.ENGINE,
+                    kernel=kernels.Kernel(sockets, self.environment, self.root, **options),
+                    hooks={"on_cell_execute": self._begin, "on_cell_executed": self._end},
+                    start_timeout=START_TIMEOUT_S,
+                    progress_bar=False,
+                )
         except PapermillExecutionError as error:
             return f"{self._cell} failed: {plain(error.ename)}: {plain(error.evalue)}"
         except DeadKernelError:
             return f"{self._killed or 'the kernel died'} in {self._cell}, at {self.peak_mb:,.0f} MB"
-        except RuntimeError as error:
+        except kernels.KernelFailed as error:
             return self._killed or f"its kernel could not be started: {error}"
         return ""
+
+    def _started(self, pid):
+        self.kernel = psutil.Process(pid)
+        if self._killed:  # before there was a process
+            self.kill(self._killed)
 
     def watch(self):
         """Note the memory of the kernel and its children; stop them when their time is over."""
@@ -122,30 +131,6 @@ class Execution:
 
     def _end(self, **_):
         self.n_done += 1
-
-    def _kernel_manager(self, sockets):
-        """Kernels over IPC sockets (parallel ones clash over TCP ports), with this execution's environment."""
-        from jupyter_client import AsyncKernelManager
-
-        execution = self
-
-        class Manager(AsyncKernelManager):
-            def __init__(self, **options):
-                super().__init__(**options, transport="ipc", connection_file=f"{sockets}/kernel.json")
-
-            async def _async_start_kernel(self, **options):
-                options |= {"env": dict(execution.environment), "cwd": str(execution.root)}
-                await super()._async_start_kernel(**options, pass_fds=execution.inherit)
-                execution.kernel = psutil.Process(self.provisioner.pid)
-                if execution._killed:
-                    execution.kill(execution._killed)
-
-            async def _async_interrupt_kernel(self):
-                """Do nothing: this comes before a shutdown only, and an idle kernel would complain of it."""
-
-            start_kernel, interrupt_kernel = _async_start_kernel, _async_interrupt_kernel
-
-        return Manager
 
 
 def plain(text):

@@ -99,6 +99,27 @@ def test_an_interrupted_run_says_so_and_leaves_no_kernel(small):
     assert small.logged("finish")[0]["status"] == "KILLED"
 
 
+@pytest.mark.parametrize("launcher", ["raise SystemExit(3)", "import time\ntime.sleep(600)"], ids=["dies", "is silent"])
+def test_a_kernel_that_does_not_start_does_not_keep_the_command(small, launcher):
+    runner = small.folder / "lib" / "runner.py"
+    runner.write_text(runner.read_text().replace("START_TIMEOUT_S = 180", "START_TIMEOUT_S = 2"))
+    (small.folder / "ipykernel_launcher.py").write_text(launcher)
+    process = small.start(*SMALL)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert said.count("its kernel could not be started") >= 2  # the console, and the summary
+    assert "Traceback" not in said
+    (small.folder / "ipykernel_launcher.py").unlink()
+    small.command(*SMALL)  # nobody holds the lock
+
+
+def test_a_long_temporary_folder_does_not_keep_notebooks_from_running(small, tmp_path):
+    long = tmp_path / ("x" * 90)
+    long.mkdir()
+    small.environment = small.environment | {"TMPDIR": str(long)}
+    small.command(*SMALL, "--until", "02_split")
+
+
 def test_two_pipelines_do_not_interleave(small):
     process = small.start(*SMALL, "-p", "pause_s", "5")
     until_fitting(small, process)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -60,6 +61,7 @@ def test_a_kernel_gets_root_threads_and_no_mlflow_run(execute, tmp_path, monkeyp
     found = json.loads((tmp_path / "surroundings.json").read_text())
     assert outcome.message == ""
     assert found == {
+        "executable": sys.executable,
         "OMP_NUM_THREADS": "3",
         "PYTHONPATH": f"{tmp_path}{os.pathsep}/elsewhere",
         "MLFLOW_RUN_ID": None,
@@ -88,11 +90,82 @@ def test_errors_of_our_own_are_shown_and_counted(execute, tmp_path, monkeypatch)
     assert "Traceback" not in html
 
 
+LAUNCHERS = {  # what stands in for ipykernel_launcher: the kernel's own first lines
+    "dies_at_once": "raise SystemExit(3)",
+    "never_answers": "import time\ntime.sleep(600)",
+    "never_answers_nor_ends": (
+        "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\ntime.sleep(600)"
+    ),
+}
+
+
+def kernels():
+    """Processes that this one has started as kernels, and that have not ended."""
+    children = psutil.Process().children(recursive=True)
+    return [child for child in children if "ipykernel_launcher" in " ".join(child.cmdline())]
+
+
+@pytest.mark.parametrize("what", LAUNCHERS)
+def test_a_kernel_that_does_not_start_is_a_sentence_and_leaves_nothing(execute, tmp_path, monkeypatch, what):
+    monkeypatch.setattr("lib.runner.START_TIMEOUT_S", 2)
+    (tmp_path / "ipykernel_launcher.py").write_text(LAUNCHERS[what])
+    start = time.monotonic()
+    outcome, archive = execute("draws_figures")
+    assert time.monotonic() - start < 30
+    assert re.match("its kernel could not be started: Kernel (died|didn't respond)", outcome.message), outcome.message
+    assert kernels() == []
+    assert archive.with_suffix(".ipynb").exists()
+
+
+def test_a_kernel_that_does_not_answer_can_be_stopped(execute, tmp_path):
+    (tmp_path / "ipykernel_launcher.py").write_text(LAUNCHERS["never_answers"])
+    outcome, _ = execute("draws_figures", timeout=2.0)
+    assert outcome.message.startswith("stopped after 2 s (--timeout)")
+    assert kernels() == []
+
+
+def test_another_python_on_jupyters_path_is_not_started(execute, tmp_path, monkeypatch):
+    folder = tmp_path / "jupyter" / "kernels" / "python3"
+    folder.mkdir(parents=True)
+    foreign = {"argv": ["/bin/false", "{connection_file}"], "display_name": "Python 3", "language": "python"}
+    (folder / "kernel.json").write_text(json.dumps(foreign))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    outcome, _ = execute("prints_its_surroundings", {"run_dir": str(tmp_path), "track": False})
+    assert outcome.message == ""
+    found = json.loads((tmp_path / "surroundings.json").read_text())
+    assert found["executable"] == sys.executable
+
+
+@pytest.mark.parametrize("variable", ["TMPDIR", "XDG_RUNTIME_DIR"])
+def test_sockets_lie_in_a_short_folder_however_long_the_temporary_one_is(execute, tmp_path, monkeypatch, variable):
+    long = tmp_path / ("x" * 90)
+    long.mkdir()
+    monkeypatch.setenv(variable, str(long))
+    monkeypatch.setattr("tempfile.tempdir", None)  # what it remembers of the environment
+    outcome, _ = execute("draws_figures", {"run_dir": str(tmp_path)})
+    assert outcome.message == ""
+    assert list(long.glob("k-*")) == []
+
+
+def test_without_a_folder_for_sockets_the_sentence_says_what_to_name(execute, tmp_path, monkeypatch):
+    long, missing = tmp_path / ("x" * 90), tmp_path / "missing"
+    long.mkdir()
+    monkeypatch.setenv("TMPDIR", str(long))
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    monkeypatch.setattr("lib.kernels.FOLDERS", (str(missing),))
+    outcome, _ = execute("draws_figures", {"run_dir": str(tmp_path)})
+    assert outcome.message.startswith("its kernel could not be started: none of these folders")
+    assert f"{missing} (No such file or directory)" in outcome.message
+    assert "TMPDIR" in outcome.message
+    assert list(long.iterdir()) == []
+
+
 def test_a_dead_kernel_is_named_and_archived(execute):
     outcome, archive = execute("kills_its_kernel")
     assert re.fullmatch(r"the kernel died in cell 4 \(`os\.kill.*`\), at \d+ MB", outcome.message), outcome.message
     assert archive.with_suffix(".ipynb").exists()
-    assert [p for p in psutil.Process().children(recursive=True) if "ipykernel" in " ".join(p.cmdline())] == []
+    assert kernels() == []
 
 
 def test_a_notebook_that_takes_too_long_is_stopped(execute):
