@@ -1,96 +1,141 @@
-"""`python -m serve`: one worker here, or several that share the socket, restarted when they die.
+"""`python -m serve`: one worker here, or several that share the sockets, restarted when they die.
 
-SIGTERM and SIGINT drain all workers, SIGHUP makes all look at the bundle. The workers are started afresh, not forked,
-and talk to nobody: what they share is the socket and the folder of their metrics.
+SIGTERM and SIGINT drain all workers, SIGHUP makes all look at the bundle. The workers are started
+afresh, not forked, and talk to nobody: what they share is the sockets and the folder of their
+metrics.
 """
 
+import contextlib
+import logging
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 
-from serve.settings import Settings, SettingsError
+from serve import logs, sockets
+from serve.settings import METRICS_FOLDER, Settings, SettingsError, make_metrics_folder, unknown
 
-STARTUP_FAILURE = 3  # uvicorn's exit status for an application or address that can never work
+log = logging.getLogger("serve")
+
+STARTUP_FAILURE = 3  # uvicorn's exit status for an application that can never work
 
 
-def main():
+def main() -> int:
     """Serve until a signal comes; the exit status."""
-    worker = sys.argv[1:2] == ["--worker"]  # how `several` calls its children, with the socket's number
-    if sys.argv[1:] and not worker:
+    # how `several` calls its children: with the numbers of the sockets
+    is_worker = sys.argv[1:2] == ["--worker"]
+    if sys.argv[1:] and not is_worker:
         print(f"python -m serve takes its settings from the environment:\n\n{Settings.describe()}")
         return 0 if sys.argv[1:] in (["--help"], ["-h"]) else 2
     try:
         settings = Settings.from_environment(os.environ)
+        if settings.workers == 1 or is_worker:
+            make_metrics_folder(os.environ)
     except SettingsError as error:
-        print(f"serve: {error}", file=sys.stderr)
-        return 2
-    if worker:
-        return one(settings, fd=int(sys.argv[2]))
-    return one(settings) if settings.workers == 1 else several(settings)
+        return _refused(error, 2)
+    logs.configure(settings.log_level)
+    if is_worker:
+        return one(settings, [sockets.inherited(int(number)) for number in sys.argv[2].split(",")])
+    try:
+        opened = sockets.listen(settings.host, settings.port)
+    except SettingsError as error:
+        return _refused(error, 1)
+    for each in opened:
+        log.info("listening on %s", sockets.shown(each))
+    return one(settings, opened) if settings.workers == 1 else several(settings, opened)
 
 
-def one(settings, fd=None):
-    """Serve in this process."""
+def one(settings, opened):
+    """Serve in this process on open sockets; the exit status."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the application listens to it
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again when all is drained
-    import uvicorn  # late: a typo in the settings is told at once, and the parent of workers stays small
+    # uvicorn raises the signal again when all is drained
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    # late: a typo in the settings is told at once, and the parent of workers stays small
+    import uvicorn
 
-    from serve import telemetry
-
-    telemetry.configure_logging(settings.log_level)
-    uvicorn.run(
+    config = uvicorn.Config(
         "serve.app:app",
-        fd=fd,
-        host=settings.host,
-        port=settings.port,
-        backlog=2048,
+        backlog=sockets.BACKLOG,
+        workers=1,  # whatever WEB_CONCURRENCY says: FRAUD_WORKERS decides
         ws="none",
         access_log=False,
         server_header=False,
         log_config=None,  # ours, from the first line on
         log_level=settings.log_level,
+        timeout_keep_alive=settings.keep_alive_s,
         timeout_graceful_shutdown=settings.drain_s,
     )
-    return 0
+    config.load_app()
+    server = uvicorn.Server(config)
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run(sockets=opened)
+    return 0 if server.started else STARTUP_FAILURE
 
 
-def several(settings):
-    """Start workers on one socket, start each that dies again, pass signals on; the exit status."""
-    listening = socket.create_server((settings.host, settings.port), backlog=2048)
-    listening.set_inheritable(True)
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # writable even in a read-only container
-    metrics = tempfile.mkdtemp(prefix="fraud-metrics-", dir=memory)
-    environ = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": metrics}
-    command = [sys.executable, "-m", "serve", "--worker", str(listening.fileno())]
+def several(settings, opened):
+    """Start workers on shared sockets and start each that dies again; the exit status."""
+    # /dev/shm can be written to even in a read-only container
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    try:
+        shared = tempfile.mkdtemp(prefix="fraud-metrics-", dir=memory)
+    except OSError as error:
+        reason = f"no temporary folder can be made: {error.strerror or error}"
+        return _refused(f"FRAUD_WORKERS is {settings.workers}, and {reason}.", 1)
+    ignored = unknown(os.environ)
+    for level, sentence in ignored.values():
+        log.log(level, sentence)
+    environ = {name: value for name, value in os.environ.items() if name not in ignored}
+    environ[METRICS_FOLDER] = shared
+    numbers = [each.fileno() for each in opened]
+    for each in opened:
+        each.set_inheritable(True)
+    command = [sys.executable, "-m", "serve", "--worker", ",".join(map(str, numbers))]
 
     def start():
-        return subprocess.Popen(command, env=environ, pass_fds=[listening.fileno()])
+        return subprocess.Popen(command, env=environ, pass_fds=numbers)
 
+    try:
+        return _watch(start, settings.workers, opened)
+    finally:
+        shutil.rmtree(shared)
+
+
+def _watch(start, n_workers, opened):
+    """Keep `n_workers` alive until a signal comes, then end them; the exit status."""
     stop, workers = [], []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: stop.append(number))
     signal.signal(signal.SIGHUP, lambda number, _: _send(workers, signal.SIGHUP))
-    workers += [start() for _ in range(settings.workers)]
+    workers += [start() for _ in range(n_workers)]
     while not stop:
         time.sleep(0.2)
-        for i, worker in enumerate(workers):
-            if worker.poll() == STARTUP_FAILURE:
-                stop.append(STARTUP_FAILURE)
-            elif worker.poll() is not None and not stop:
-                print(f"serve: worker {worker.pid} ended with {worker.returncode}; starting another", file=sys.stderr)
-                time.sleep(0.5)  # one that always dies must not spin
-                workers[i] = start()
-    listening.close()
+        _restart(workers, start, stop)
+    for each in opened:
+        each.close()
     _send(workers, signal.SIGTERM)
     for worker in workers:
         worker.wait()
-    shutil.rmtree(metrics)
     return 1 if STARTUP_FAILURE in stop else 0
+
+
+def _restart(workers, start, stop):
+    """Start each worker again that has died; one that can never work is a reason to stop."""
+    for i, worker in enumerate(workers):
+        status = worker.poll()
+        if status == STARTUP_FAILURE:
+            stop.append(STARTUP_FAILURE)
+        elif status is not None and not stop:
+            log.error("worker %d ended with %d; starting another", worker.pid, status)
+            time.sleep(0.5)  # one that always dies must not spin
+            workers[i] = start()
+
+
+def _refused(reason, status):
+    print(f"serve: {reason}", file=sys.stderr)
+    return status
 
 
 def _send(workers, number):

@@ -8,10 +8,13 @@ import asyncio
 import contextlib
 import gc
 import inspect
+import logging
 import os
 import signal
+import sys
 import threading
 import time
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import parse_qsl
 
@@ -21,13 +24,15 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
-from serve import docs, schemas, telemetry
+from serve import docs, logs, schemas, telemetry
 from serve.batches import Batches
 from serve.body import Bodies
 from serve.edge import Edge
 from serve.errors import RequestError, internal, overloaded, respond
 from serve.model import Model
-from serve.settings import Settings, SettingsError
+from serve.settings import Settings, SettingsError, unknown
+
+log = logging.getLogger("serve")
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 SWITCH = {b"": False, b"explain=true": True, b"explain=false": False}
@@ -60,7 +65,9 @@ class Predictor:
 
     async def __call__(self, scope, receive, send):
         """Answer one request, a small one with others of its moment, a large one on a thread; or raise RequestError."""
-        served = self.model.require()
+        served = scope["served"]  # the one that the header of the answer names
+        if served is None:
+            raise self.model.not_ready()
         query = scope["query_string"]
         explain = SWITCH[query] if query in SWITCH else _explain(query)
         body, held = await self.bodies.read(scope, receive)
@@ -131,55 +138,23 @@ def _explain(query):
     return bool(given) and given[-1][1].lower() in ("true", "1")
 
 
-def create_api(settings: Settings, model: Model, predictor: Predictor) -> FastAPI:
-    """The routes and their documentation."""
-    telemetry_off = {"tracing": False, "metrics": False, "logs": False}
-
-    @contextlib.asynccontextmanager
-    async def lifespan(app):
-        telemetry.configure_logging(settings.log_level)
-        await model.refresh()
-        loop = asyncio.get_running_loop()
-        if hasattr(signal, "SIGHUP") and threading.current_thread() is threading.main_thread():
-            loop.add_signal_handler(signal.SIGHUP, model.wake)
-        gc.collect()
-        gc.freeze()  # what start-up has made need not be looked through again while requests wait
-        watcher = asyncio.create_task(model.watch())
-        yield
-        watcher.cancel()
-        await asyncio.gather(watcher, return_exceptions=True)
-        predictor.pool.shutdown()
-        telemetry.flush()
-
+def create_api(
+    settings: Settings, model: Model, predictor: Predictor, remarks: Iterable[tuple[int, str]] = ()
+) -> FastAPI:
+    """Build the routes and their documentation; `remarks`, (level, sentence), are logged at start."""
     app = FastAPI(
         title="Fraud detector",
         version="1.0.0",
         description="Scores card transactions: the higher the anomaly score, the rarer such a transaction is.",
-        lifespan=lifespan,
+        lifespan=_lifespan(settings, model, predictor, remarks),
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        telemetry=telemetry_off,
+        telemetry={"tracing": False, "metrics": False, "logs": False},
         exception_handlers={HTTPException: _http_error, RequestError: _refused, Exception: _failed},
     )
     app.state.model = model
-    documents = {}
-
-    def written():
-        """The OpenAPI document and its page, once for each bundle."""
-        key = model.served and model.served.bundle.hash
-        if key not in documents:
-            documents.clear()
-            document = schemas.document(app, model.served, settings)
-            documents[key] = document, docs.page(document)
-        return documents[key]
-
-    app.openapi = lambda: written()[0]
-
-    @app.get("/docs", include_in_schema=False)
-    async def page():
-        return Response(written()[1], media_type="text/html")
-
+    _add_documentation(app, settings, model)
     app.router.add_api_route(
         "/predict",
         predictor,
@@ -191,7 +166,65 @@ def create_api(settings: Settings, model: Model, predictor: Predictor) -> FastAP
         responses=schemas.errors(400, 401, 408, 413, 415, 422, 503),
         route_class_override=PredictRoute,
     )
+    _add_health(app, model)
+    _add_operations(app, model)
+    if settings.api_key:
+        _add_reload(app, model)
+    return app
 
+
+def _lifespan(settings, model, predictor, remarks):
+    """What happens between start and end: the bundle is loaded, then watched."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app):
+        logs.configure(settings.log_level)
+        for level, sentence in remarks:
+            log.log(level, sentence)
+        await model.refresh()
+        loop = asyncio.get_running_loop()
+        if hasattr(signal, "SIGHUP") and threading.current_thread() is threading.main_thread():
+            loop.add_signal_handler(signal.SIGHUP, model.wake)
+        gc.collect()
+        gc.freeze()  # what start-up has made need not be looked through again while requests wait
+        watcher = asyncio.create_task(model.watch())
+        yield
+        watcher.cancel()
+        await asyncio.gather(watcher, return_exceptions=True)
+        predictor.pool.shutdown()
+        logs.flush()
+
+    return lifespan
+
+
+def _add_documentation(app, settings, model):
+    """The OpenAPI document, its page at /docs, and / that leads there."""
+    documents = {}
+
+    def written():
+        """The document and its page, once for each bundle."""
+        served = model.served
+        # the hash leaves out version and provenance, which the page shows
+        key = served and (*served.labels, served.loaded_at)
+        if key not in documents:
+            documents.clear()
+            document = schemas.document(app, served, settings)
+            documents[key] = document, docs.page(document, served)
+        return documents[key]
+
+    app.openapi = lambda: written()[0]
+
+    @app.get("/", include_in_schema=False)
+    async def root():
+        # relative: a proxy may show the server below a path of its own
+        return Response(status_code=307, headers={"location": "./docs"})
+
+    @app.get("/docs", include_in_schema=False)
+    async def page():
+        return Response(written()[1], media_type="text/html")
+
+
+def _add_health(app, model):
     @app.get("/health/live", summary="Does the process answer?", response_model=schemas.Alive)
     async def live():
         return _json({"status": "live"})
@@ -205,11 +238,16 @@ def create_api(settings: Settings, model: Model, predictor: Predictor) -> FastAP
     async def ready():
         served = model.require()
         answer = {"status": "ready", "model_version": served.version, "bundle_hash": served.bundle.hash}
-        return _json({**answer, "refused": model.reason or None})
+        return _json({**answer, "refused": model.reason or None}, served)
+
+
+def _add_operations(app, model):
+    """The model's card and the metrics."""
 
     @app.get("/model", summary="What answers?", response_model=schemas.Card, responses=schemas.errors(401, 503))
     async def card():
-        return _json(model.require().card())
+        served = model.require()
+        return _json(served.card(), served)
 
     @app.get(
         "/metrics",
@@ -220,39 +258,47 @@ def create_api(settings: Settings, model: Model, predictor: Predictor) -> FastAP
     async def metrics():
         return Response(telemetry.render(), media_type=TEXT)
 
-    if settings.api_key:
 
-        @app.post(
-            "/admin/reload",
-            summary="Look at the bundle's folder now",
-            response_model=schemas.Reloaded,
-            responses=schemas.errors(401, 409),
-        )
-        async def reload():
-            changed = await model.refresh(force=True)
-            if model.reason:
-                raise RequestError(409, "bundle_refused", model.reason)
-            served = model.require()
-            answer = {"model_version": served.version, "bundle_hash": served.bundle.hash}
-            return _json({"reloaded": changed, **answer})
-
-    return app
+def _add_reload(app, model):
+    @app.post(
+        "/admin/reload",
+        summary="Look at the bundle's folder now",
+        response_model=schemas.Reloaded,
+        responses=schemas.errors(401, 409),
+    )
+    async def reload():
+        changed = await model.refresh(force=True)
+        if model.reason:
+            raise RequestError(409, "bundle_refused", model.reason)
+        served = model.require()
+        answer = {"model_version": served.version, "bundle_hash": served.bundle.hash}
+        return _json({"reloaded": changed, **answer}, served)
 
 
-def create_app(settings: Settings) -> Edge:
-    """The application for these settings; the bundle is opened when it starts, not here."""
+def create_app(settings: Settings, remarks: Iterable[tuple[int, str]] = ()) -> Edge:
+    """Build the application; the bundle is opened, and `remarks` are logged, when it starts."""
     model = Model(settings)
     predictor = Predictor(settings, model)
-    app = Edge(create_api(settings, model, predictor), settings, predictor)
+    app = Edge(create_api(settings, model, predictor, remarks), settings, model, predictor)
     if settings.cors_origins:
         origins = [origin.strip() for origin in settings.cors_origins.split(",")]
         headers = ["Content-Type", "X-API-Key", "Authorization", "X-Request-ID"]
-        app = CORSMiddleware(app, allow_origins=origins, allow_headers=headers, allow_methods=["GET", "POST"])
+        app = CORSMiddleware(
+            app,
+            allow_origins=origins,
+            allow_headers=headers,
+            allow_methods=["GET", "POST"],
+            expose_headers=["X-Model", "X-Request-ID", "Retry-After"],
+        )
     return app
 
 
-def _json(content):
-    return Response(encode(content), media_type="application/json")
+def _json(content, served=None):
+    """A JSON answer; with X-Model where a model is what it is about."""
+    answer = Response(encode(content), media_type="application/json")
+    if served is not None:
+        answer.raw_headers.append(served.header)
+    return answer
 
 
 def _http_error(request, error):
@@ -263,7 +309,10 @@ def _http_error(request, error):
         refused = RequestError(404, "not_found", "There is nothing at this address; see /docs.")
     else:
         refused = RequestError(error.status_code, "refused", str(error.detail))
-    return _refused(request, refused, error.headers)
+    headers = dict(error.headers or {})
+    if headers.get("Allow") == "GET":
+        headers["Allow"] = "GET, HEAD"
+    return _refused(request, refused, headers)
 
 
 def _refused(request, error, headers=None):
@@ -277,6 +326,7 @@ def _failed(request, error):
 
 
 try:
-    app = create_app(Settings.from_environment(os.environ))
+    app = create_app(Settings.from_environment(os.environ), unknown(os.environ).values())
 except SettingsError as error:
-    raise SystemExit(f"serve: {error}") from error
+    print(f"serve: {error}", file=sys.stderr)
+    raise SystemExit(2) from error

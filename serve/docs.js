@@ -27,7 +27,9 @@ for (const form of document.querySelectorAll("form")) {
       const response = await fetch(url, { method, headers, body: body?.value });
       const text = await response.text();
       const json = (response.headers.get("content-type") ?? "").startsWith("application/json");
-      answer.textContent = `${response.status}\n${json ? JSON.stringify(JSON.parse(text), null, 1) : text}`;
+      const model = response.headers.get("x-model");
+      const head = model ? `${response.status}\nX-Model: ${model}` : `${response.status}`;
+      answer.textContent = `${head}\n${json ? JSON.stringify(JSON.parse(text), null, 1) : text}`;
     } catch (error) {
       answer.textContent = `no answer: ${error.message}`;
     }

@@ -6,6 +6,12 @@ from base64 import b64encode
 from html import escape
 from pathlib import Path
 
+SIMULATED = (
+    "<strong>Simulated transactions.</strong> This model has never seen a real one: its scores say "
+    "nothing about real fraud."
+)
+SOURCES = {"full": "the published file", "custom": "a file of the user's own"}
+MISSING = {"refuse": "refused", "median": "filled in (null)"}
 HERE = Path(__file__).parent
 STYLE, SCRIPT = ((HERE / name).read_text(encoding="utf-8") for name in ("docs.css", "docs.js"))
 
@@ -21,8 +27,8 @@ POLICY = (
 )
 
 
-def page(document):
-    """The OpenAPI document as a page, text."""
+def page(document, served=None):
+    """Write the OpenAPI document and what is being served (Served or None) as a page, text."""
     info = document["info"]
     schemas = document.get("components", {}).get("schemas", {})
     operations = [
@@ -36,10 +42,50 @@ def page(document):
         f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{escape(info["title"])}</title>\n'
         '<meta name="viewport" content="width=device-width">\n<link rel="icon" href="data:,">\n'
         f"<style>{STYLE}</style>\n<h1>{escape(info['title'])}</h1>\n<p>{escape(info['description'])}</p>\n"
+        f"{_answering(served)}\n"
         f'<p>The same for programs: <a href="openapi.json">openapi.json</a></p>\n{key}\n'
         + "\n".join(operations)
         + f"\n<script>{SCRIPT}</script>\n</html>\n"
     )
+
+
+def _answering(served):
+    """Who answers: model, version, data set and threshold; simulated data is said out loud."""
+    if served is None:
+        return '<p class="warning">No model is loaded yet: /health/ready says why.</p>'
+    card = served.card()
+    dataset = card["dataset"]
+    is_simulated = isinstance(dataset, dict) and dataset.get("source") == "simulated"
+    facts = {
+        "Model": f"{card['name']}, version {card['version']}",
+        "Kind": str(card["model"] or "not said").replace("_", " "),
+        "Data set": _data_set(dataset),
+        "Threshold": _threshold(card["threshold"]),
+        "Features": f"{len(card['features'])}, missing values are {MISSING[card['missing']]}",
+        "Trained": card["trained_at"] or "not said",
+        "Loaded": card["loaded_at"],
+        "Bundle hash": card["bundle_hash"],
+    }
+    rows = "".join(f"<tr><td>{name}</td><td>{escape(str(fact))}</td></tr>" for name, fact in facts.items())
+    loud = f'<p class="warning">{SIMULATED}</p>' if is_simulated else ""
+    return f'{loud}<table class="facts">{rows}</table>'
+
+
+def _data_set(dataset):
+    """Its name and where it is from; a name that says as much stands alone."""
+    if not isinstance(dataset, dict):
+        return "not said"
+    name, source = str(dataset.get("name", "not said")), dataset.get("source")
+    return name if source in (None, name) else f"{name} ({SOURCES.get(source, source)})"
+
+
+def _threshold(threshold):
+    """When there is an alert, and how that was decided as far as the manifest says so."""
+    alert = f"alert if the anomaly score is at least {threshold['anomaly_score']:.6g}"
+    budget = threshold.get("alert_budget")
+    if threshold.get("rule") == "alert_budget" and isinstance(budget, float):
+        return f"{alert}, which about {budget:.4g} of all transactions reach (alert budget)"
+    return f"{alert} (rule {threshold['rule']})" if "rule" in threshold else alert
 
 
 def _operation(method, path, operation, schemas):
@@ -82,7 +128,12 @@ def _try(verb, path, parameters, examples):
     )
     first = json.dumps(next(iter(examples.values()))["value"]) if examples else ""
     body = f'<textarea rows="5" spellcheck="false" aria-label="body">{escape(first)}</textarea>' if examples else ""
-    chosen = f"<p>Example: {choices}</p>" if examples else ""
+    origins = "".join(
+        f"<li>{escape(each['summary'])}. {escape(each['description'])}</li>"
+        for each in examples.values()
+        if "description" in each
+    )
+    chosen = f"<p>Example: {choices}</p><ul>{origins}</ul>" if examples else ""
     return (
         f'<form data-method="{verb}" data-path="{escape(path)}">{chosen}{body}'
         f'<p>{switches}<button>Send</button></p><pre class="sent" hidden></pre><pre class="answer" hidden></pre></form>'

@@ -7,13 +7,23 @@ import os
 import re
 import time
 
-from serve import docs, telemetry
+from serve import docs, logs, telemetry
 from serve.errors import RequestError, internal, overloaded, respond
 
 log = logging.getLogger("serve.request")
 
-OPEN = ("/health/", "/docs", "/openapi.json")  # paths that never ask for the key
-ROUTES = ("/predict", "/model", "/metrics", "/health/live", "/health/ready", "/admin/reload", "/docs", "/openapi.json")
+OPEN = ("/health/", "/docs", "/openapi.json")  # paths that never ask for the key; nor does /
+ROUTES = (
+    "/",
+    "/predict",
+    "/model",
+    "/metrics",
+    "/health/live",
+    "/health/ready",
+    "/admin/reload",
+    "/docs",
+    "/openapi.json",
+)
 HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"cache-control", b"no-store"),
@@ -35,12 +45,13 @@ class Edge:
     ----------
     api : the FastAPI application
     settings : Settings
+    model : Model
     predict : what `api` answers POST /predict with. It is called straight from here: the way through FastAPI's
         layers takes as long as decoding and scoring a row.
     """
 
-    def __init__(self, api, settings, predict):
-        self.api, self.predict = api, predict
+    def __init__(self, api, settings, model, predict):
+        self.api, self.model, self.predict = api, model, predict
         self.key = settings.api_key.encode()
         self.max_in_flight = settings.max_in_flight
         self.n_in_flight = 0
@@ -58,7 +69,7 @@ class Edge:
         health = path.startswith("/health/")
         request_id, keys = self._read(scope["headers"])
         data = scope["fraud"] = {"request_id": request_id.decode(), "method": scope["method"], "path": path[:200]}
-        more = [*(PAGE_HEADERS if path == "/docs" else HEADERS), (b"x-request-id", request_id)]
+        more = self._headers(scope, request_id)
 
         async def send_on(message):
             nonlocal status
@@ -69,17 +80,12 @@ class Edge:
 
         counted = False
         try:
-            if self.key and not path.startswith(OPEN):
+            if self.key and path != "/" and not path.startswith(OPEN):
                 self._check(keys)
             if not health:
-                if self.n_in_flight >= self.max_in_flight:
-                    raise overloaded(f"{self.max_in_flight} requests in flight")
+                self._admit()
                 counted = True
-                self.n_in_flight += 1
-            if path == "/predict" and scope["method"] == "POST":
-                await self.predict(scope, receive, send_on)
-            else:
-                await self.api(scope, receive, send_on)
+            await self._answer(scope, receive, send_on)
         except RequestError as refused:
             data["code"] = refused.code
             await respond(send_on, refused.status, refused.body(), refused.headers)
@@ -93,6 +99,41 @@ class Edge:
                 self.n_in_flight -= 1
             self._account(path, status or 499, time.perf_counter() - start, data)
 
+    def _headers(self, scope, request_id):
+        """The headers that every answer has; the model's on what /predict answers."""
+        path = scope["path"]
+        more = [*(PAGE_HEADERS if path == "/docs" else HEADERS), (b"x-request-id", request_id)]
+        if path == "/predict":
+            # looked up once: the header names the model that the predictor asks
+            served = scope["served"] = self.model.served
+            if served is not None:
+                more.append(served.header)
+        return more
+
+    def _admit(self):
+        """Count one more request in flight, or refuse it."""
+        if self.n_in_flight >= self.max_in_flight:
+            raise overloaded(f"{self.max_in_flight} requests in flight")
+        self.n_in_flight += 1
+
+    async def _answer(self, scope, receive, send):
+        if scope["method"] == "POST" and scope["path"] == "/predict":
+            await self.predict(scope, receive, send)
+        elif scope["method"] == "HEAD":
+            await self._head(scope, receive, send)
+        else:
+            await self.api(scope, receive, send)
+
+    async def _head(self, scope, receive, send):
+        """Answer HEAD as GET without its body; FastAPI knows no HEAD of its own."""
+
+        async def send_head(message):
+            is_body = message["type"] == "http.response.body"
+            await send({**message, "body": b""} if is_body else message)
+
+        # a copy: the HTTP server looks at its own scope to see that no body follows
+        await self.api({**scope, "method": "GET"}, receive, send_head)
+
     def _account(self, path, status, seconds, data):
         route = path if path in ROUTES else "other"
         children = self.children.get((route, status))
@@ -103,7 +144,7 @@ class Edge:
         children[1].observe(seconds)
         if self.log_health or (self.log_all and not path.startswith("/health/")):
             data["status"], data["milliseconds"] = status, round(seconds * 1e3, 3)
-            telemetry.log_request(data)
+            logs.log_request(data)
 
     def _read(self, headers):
         """Request id (the client's own if it is harmless) and the keys that the client offers."""

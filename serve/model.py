@@ -2,17 +2,23 @@
 
 import asyncio
 import contextlib
+import functools
 import logging
 import time
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from lib import bundle
 from lib.bundle import Bundle, BundleError
-from serve import telemetry
+from serve import examples, telemetry
 from serve.errors import RequestError
 from serve.rows import Rows
 
 log = logging.getLogger("serve.model")
+
+
+class OtherModelError(BundleError):
+    """The bundle is whole, but no successor of the one that is being served."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,12 +29,29 @@ class Served:
     rows: Rows
     version: str
     loaded_at: float
+    normal: examples.Example
+    anomalous: examples.Example
+
+    @property
+    def name(self):
+        """The registered name; of a bundle that was never registered, the kind of its model."""
+        manifest = self.bundle.manifest
+        return str(manifest.get("name", manifest.get("model", "model")))
 
     @property
     def labels(self):
         """Its labels in the metrics."""
-        name = self.bundle.manifest.get("name", self.bundle.manifest.get("model", "model"))
-        return str(name), self.version, self.bundle.hash[:16]
+        return self.name, self.version, self.bundle.hash[:16]
+
+    @functools.cached_property
+    def header(self):
+        """X-Model: <registered name>/<version>, name and version percent-encoded as in a URL.
+
+        A header holds no line breaks and, to be safe, nothing but ASCII; a registered name may be
+        any text, and the slash between the two must be the only one.
+        """
+        parts = (quote(part, safe="", errors="replace") for part in (self.name, self.version))
+        return b"x-model", "/".join(parts).encode("ascii")
 
     def card(self):
         """What GET /model answers."""
@@ -73,8 +96,12 @@ class Model:
     def require(self):
         """The served bundle; RequestError with 503 while there is none."""
         if self.served is None:
-            raise RequestError(503, "not_ready", self.reason, headers=[(b"retry-after", b"1")])
+            raise self.not_ready()
         return self.served
+
+    def not_ready(self):
+        """503 with the reason why there is no bundle."""
+        return RequestError(503, "not_ready", self.reason, headers=[(b"retry-after", b"1")])
 
     def wake(self):
         """Look at the folder now; for SIGHUP."""
@@ -100,6 +127,8 @@ class Model:
                 successor = await asyncio.to_thread(self._load)
             except Exception as error:  # whatever is wrong with the files, the old bundle goes on
                 self._refuse(error)
+                if isinstance(error, OtherModelError):
+                    self._seen = signature  # waiting does not make it one: no second look
                 return False
             before, self.served, self.reason, self._seen = self.served, successor, "", signature
             telemetry.reloads.labels("ok").inc()
@@ -126,8 +155,21 @@ class Model:
             raise BundleError(
                 f"{self.settings.bundle} is a candidate without calibration or threshold; export it first."
             )
+        self._check_name(loaded)
         rows = Rows(loaded.features, loaded.manifest.get("missing", "refuse"), self.settings.max_rows)
-        return Served(loaded, rows, loaded.version or "baked-in", time.time())
+        normal, anomalous = examples.find(loaded)
+        return Served(loaded, rows, loaded.version or "baked-in", time.time(), normal, anomalous)
+
+    def _check_name(self, loaded):
+        """Refuse another registered name: clients would not notice whose scores they get."""
+        if self.served is None:
+            return
+        ours, theirs = (each.manifest.get("name") for each in (self.served.bundle, loaded))
+        if ours != theirs:
+            raise OtherModelError(
+                f"The bundle in {self.settings.bundle} is of the registered name {theirs!r}, and "
+                f"this server answers for {ours!r}: restart the server to serve another model."
+            )
 
     def _refuse(self, error):
         """Keep the served bundle; tell once."""

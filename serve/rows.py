@@ -22,11 +22,11 @@ _SAID = {"str": "a string", "bool": "true or false", "array": "a list", "object"
 
 
 class _Body(msgspec.Struct, forbid_unknown_fields=True):
-    features: list[list[float] | dict[str, float]]
+    features: list[list[float | bool] | dict[str, float | bool]]  # true is 1, as in tables
 
 
 class _BodyWithNull(msgspec.Struct, forbid_unknown_fields=True):
-    features: list[list[float | None] | dict[str, float | None]]
+    features: list[list[float | bool | None] | dict[str, float | bool | None]]
 
 
 FAST = range(4_000, 132_000)  # bytes; msgspec is as fast on shorter bodies, and simdjson keeps much memory after longer
@@ -51,7 +51,10 @@ class Rows:
         self._decode = msgspec.json.Decoder(_Body if missing == "refuse" else _BodyWithNull).decode
 
     def decode(self, body):
-        """{"features": [[…], …]} or {"features": [{name: …}, …]} -> (n, d) float32, NaN for null; else RequestError."""
+        """{"features": [[…], …]} or {"features": [{name: …}, …]} -> (n, d) float32.
+
+        NaN stands for null, 1 and 0 for true and false. RequestError for anything else.
+        """
         # only the two quotes of "features": neither names nor text nor the key twice
         plain = body.find(b'"', body.find(b'"', body.find(b'"') + 1) + 1) == -1
         if plain and len(body) in self.fast and (X := self._numbers(body)) is not None:
@@ -76,6 +79,10 @@ class Rows:
             rows = self._ordered(body, rows)
         if set(map(len, rows)) != {len(self.features)}:
             raise self._ragged(rows)
+        return self._matrix(rows)
+
+    def _matrix(self, rows):
+        """Rows of the right length as (n, d) float32; NaN for null."""
         n = len(rows) * len(self.features)
         try:  # twice as fast as numpy's own way from lists
             X = np.frombuffer(struct.pack(f"{n}f", *itertools.chain.from_iterable(rows)), np.float32)
@@ -190,7 +197,7 @@ def _first_odd_name(body, row):
     except (ValueError, RecursionError):
         return None
     limit = float(np.finfo(np.float32).max)
-    odd = (name for name, x in pairs if isinstance(x, bool) or not isinstance(x, int | float) or abs(x) > limit)
+    odd = (name for name, x in pairs if not isinstance(x, int | float) or abs(x) > limit)
     return next((name[:60] for name in odd), None)
 
 

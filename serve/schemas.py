@@ -119,15 +119,21 @@ EXPLAIN = {
 }
 
 
+MODEL = {
+    "schema": {"type": "string"},
+    "description": "who answers: <registered name>/<version>, each percent-encoded as in a URL",
+}
+
+
 def document(app, served, settings):
     """The OpenAPI document; its examples are rows that the served bundle takes."""
     paths = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
     features = served.bundle.features if served else ("V1", "V2", "Amount")
-    median = served.bundle.reference.get("median") if served else None
-    values = [0.0] * len(features) if median is None else [float(f"{value:.4g}") for value in median]
-    number = {"type": "number", "exclusiveMinimum": -BEYOND, "exclusiveMaximum": BEYOND}
+    # true and false are 1 and 0
+    kinds = ["number", "boolean"]
     if served and served.rows.missing == "median":
-        number["type"] = ["number", "null"]
+        kinds.append("null")
+    number = {"type": kinds, "exclusiveMinimum": -BEYOND, "exclusiveMaximum": BEYOND}
     d = len(features)
     listed = {"type": "array", "items": number, "minItems": d, "maxItems": d}
     named = {
@@ -143,13 +149,13 @@ def document(app, served, settings):
         "required": ["features"],
         "additionalProperties": False,
     }
-    examples = {
-        "list": {"summary": "a row as a list", "value": {"features": [values]}},
-        "names": {"summary": "a row with names", "value": {"features": [dict(zip(features, values, strict=True))]}},
-    }
     predict = paths["paths"]["/predict"]["post"]
-    predict["requestBody"] = {"required": True, "content": {"application/json": {"schema": body, "examples": examples}}}
+    content = {"schema": body, "examples": _examples(served, features)}
+    predict["requestBody"] = {"required": True, "content": {"application/json": content}}
     predict["parameters"] = [EXPLAIN]
+    for path in ("/predict", "/model", "/health/ready"):
+        for operation in paths["paths"][path].values():
+            operation["responses"]["200"]["headers"] = {"X-Model": MODEL}
     if settings.api_key:
         schemes = {"key": {"type": "apiKey", "in": "header", "name": "X-API-Key"}}
         paths.setdefault("components", {})["securitySchemes"] = schemes
@@ -158,3 +164,26 @@ def document(app, served, settings):
                 for operation in operations.values():
                     operation["security"] = [{"key": []}]
     return paths
+
+
+def _examples(served, features):
+    """Requests to try: a normal transaction, an anomalous one, and the first with names."""
+    if served is None:
+        row = [0.0] * len(features)
+        made = {"list": ("a row (there is no model yet)", "zeros", row)}
+    else:
+        made = {
+            key: (f"{kind}: {example.verdict}", example.origin, example.values)
+            for key, kind, example in (
+                ("list", "a normal transaction", served.normal),
+                ("anomalous", "an anomalous transaction", served.anomalous),
+            )
+        }
+    found = {
+        key: {"summary": summary, "description": f"Made up: {origin}.", "value": {"features": [row]}}
+        for key, (summary, origin, row) in made.items()
+    }
+    named = dict(zip(features, made["list"][2], strict=True))
+    value = {"features": [named]}
+    found["names"] = {"summary": "the first one, with names", "value": value}
+    return found

@@ -77,7 +77,7 @@ def judge(body, missing):
             return None
         if missing == "median":
             each = [np.nan if x is None else x for x in each]
-        if not all(type(x) in (int, float) for x in each):
+        if not all(type(x) in (int, float, bool) for x in each):
             return None
         try:
             with np.errstate(over="ignore"):

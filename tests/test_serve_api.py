@@ -98,9 +98,9 @@ BROKEN = {
     "all short": ({"features": [[1.0], [2.0]]}, 422, "wrong_length", 0, None, "has 1 features"),
     "empty row": ({"features": [[]]}, 422, "wrong_length", 0, None, "has 0 features"),
     "text": ({"features": [ROW, ["1", *ROW[1:]]]}, 422, "not_a_number", 1, "V1", "expected a number, got a string"),
-    "true": ({"features": [[True, *ROW[1:]]]}, 422, "not_a_number", 0, "V1", "got true or false"),
     "null": ({"features": [[*ROW[:-1], None]]}, 422, "missing_value", 0, "Amount", "needs every value"),
     "nested": ({"features": [[[1.0], *ROW[1:]]]}, 422, "not_a_number", 0, "V1", "got a list"),
+    "true row": ({"features": [True]}, 422, "wrong_type", 0, None, "not true or false"),
     "number row": ({"features": [1]}, 422, "wrong_type", 0, None, "must be a list of numbers or an object"),
     "flat": ({"features": ROW}, 422, "wrong_type", 0, None, "must be a list of numbers or an object"),
     "NaN": (text("NaN"), 400, "invalid_json", None, None, "NaN and Infinity are no JSON numbers"),
@@ -312,7 +312,7 @@ def test_docs_show_every_route_and_need_nobody_elses_files(client):
     for path in client.get("/openapi.json").json()["paths"]:
         assert f'data-path="{path}"' in answer.text
     examples = re.findall(r'class="example" value="([^"]+)"', answer.text)
-    assert [post(client, html.unescape(example)).status_code for example in examples] == [200, 200]
+    assert [post(client, html.unescape(example)).status_code for example in examples] == [200] * 3
     policy = answer.headers["content-security-policy"]
     assert policy.startswith("default-src 'none'")
     for tag in ("script", "style"):
@@ -341,11 +341,13 @@ def test_cors_is_a_setting(folder):
         ours, theirs = ({"origin": origin} for origin in ("https://desk.example", "https://other.example"))
         assert post(client, {"features": [ROW]}, JSON | ours).headers["access-control-allow-origin"] == ours["origin"]
         assert "access-control-allow-origin" not in post(client, {"features": [ROW]}, JSON | theirs).headers
+        exposed = post(client, {"features": [ROW]}, JSON | ours).headers["access-control-expose-headers"]
+        assert "X-Model" in exposed.split(", ")
 
 
 def test_api_key_guards_everything_but_health_and_documentation(folder):
     with serving(folder, api_key="s3cret") as client:
-        for path in ("/health/live", "/health/ready", "/docs", "/openapi.json"):
+        for path in ("/", "/health/live", "/health/ready", "/docs", "/openapi.json"):
             assert client.get(path).status_code == 200
         for path in ("/model", "/metrics"):
             answer = client.get(path)
@@ -383,6 +385,104 @@ def test_a_bundle_with_other_features_is_not_taken_up(tmp_path):
         refused = client.post("/admin/reload", headers={"x-api-key": "k"})
         assert refused.status_code == 409
         assert "feature list" in refused.json()["error"]["message"]
+
+
+def test_every_answer_of_predict_says_which_model_answered(client):
+    for body, status in (({"features": [ROW]}, 200), ({"features": [[]]}, 422), (b"", 400)):
+        answer = post(client, body)
+        assert (answer.status_code, answer.headers["x-model"]) == (status, "fraud-detector/3")
+    for path in ("/model", "/health/ready"):
+        assert client.get(path).headers["x-model"] == "fraud-detector/3"
+    assert "x-model" not in client.get("/health/live").headers
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "header"),
+    [
+        ("fraud-detector-shop", "12", "fraud-detector-shop/12"),
+        ("shop.v2_eu", None, "shop.v2_eu/baked-in"),
+        ("Überweisung/日本", "1", "%C3%9Cberweisung%2F%E6%97%A5%E6%9C%AC/1"),
+        ("a b\r\nX-Evil: 1", "1", "a%20b%0D%0AX-Evil%3A%201/1"),
+        ("100 %", "2/3", "100%20%25/2%2F3"),
+    ],
+)
+def test_a_name_of_any_characters_fits_into_the_header(tmp_path, name, version, header):
+    with serving(bundles.write(tmp_path, name=name, version=version)) as client:
+        answer = post(client, {"features": [ROW]})
+        assert (answer.status_code, answer.headers["x-model"]) == (200, header)
+        assert "x-evil" not in answer.headers
+        assert client.get("/model").json()["name"] == name
+
+
+def test_a_server_without_bundle_names_no_model(tmp_path):
+    with serving(tmp_path / "absent") as client:
+        assert "x-model" not in post(client, {"features": [ROW]}).headers
+
+
+@pytest.mark.parametrize("other", ["fraud-detector-simulated", None])
+def test_a_bundle_of_another_registered_name_is_not_taken_up(tmp_path, capfd, other):
+    folder, headers = bundles.write(tmp_path, hashed_names=True), {"x-api-key": "k"}
+    with serving(folder, api_key="k", poll_s=3_600) as client:
+
+        def refused():
+            text = client.get("/metrics", headers=headers).text
+            return float(re.search(r'loads_total{result="refused"} (\S+)', text)[1])
+
+        client.post("/admin/reload", headers=headers)
+        before = post(client, {"features": [ROW]}, JSON | headers)
+        capfd.readouterr()
+        bundles.write(folder, seed=1, hashed_names=True, name=other)
+        answer = client.post("/admin/reload", headers=headers)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (409, "bundle_refused")
+        assert "fraud-detector" in answer.json()["error"]["message"]
+        assert "restart" in client.get("/health/ready").json()["refused"]
+        after = post(client, {"features": [ROW]}, JSON | headers)
+        assert after.json()["anomaly_scores"] == before.json()["anomaly_scores"]
+        assert after.headers["x-model"] == before.headers["x-model"] == "fraud-detector/3"
+        assert refused() >= 1
+        (line,) = [line for line in capfd.readouterr().out.splitlines() if "bundle refused" in line]
+        assert json.loads(line)["result"] == "version 3 goes on"
+        bundles.write(folder, seed=2, hashed_names=True, version="4")
+        assert client.post("/admin/reload", headers=headers).json()["model_version"] == "4"
+        assert client.get("/health/ready").json()["refused"] is None
+
+
+def test_true_and_false_are_one_and_zero_in_every_shape(tmp_path, folder):
+    row, numbers = [True, False, *ROW[2:]], [1, 0, *ROW[2:]]
+    median = bundles.write(tmp_path, missing="median")
+    for served in (folder, median):
+        with serving(served) as client:
+            scores = post(client, {"features": [numbers, named(numbers)]}).json()["anomaly_scores"]
+            assert post(client, {"features": [row, named(row)]}).json()["anomaly_scores"] == scores
+            # long enough for simdjson
+            many, same = ({"features": [each] * 100} for each in (row, numbers))
+            expected = post(client, same).json()["anomaly_scores"]
+            assert post(client, many).json()["anomaly_scores"] == expected
+    with serving(median) as client:
+        with_null = post(client, {"features": [[True, None, *ROW[2:]]]}).json()["anomaly_scores"]
+        assert with_null == post(client, {"features": [[1, None, *ROW[2:]]]}).json()["anomaly_scores"]
+
+
+@pytest.mark.parametrize("path", ["/", "/health/live", "/health/ready", "/docs", "/openapi.json", "/model", "/metrics"])
+def test_head_answers_as_get_without_a_body(client, path):
+    got, head = (client.request(method, path, follow_redirects=False) for method in ("GET", "HEAD"))
+    assert head.status_code == got.status_code < 400
+    assert head.content == b""
+    assert head.headers.get("content-type") == got.headers.get("content-type")
+
+
+def test_head_of_what_is_not_there_is_refused_as_get(client, tmp_path):
+    assert client.head("/nothing").status_code == 404
+    assert client.head("/predict").status_code == 405
+    assert client.post("/model").headers["allow"] == "GET, HEAD"
+    with serving(tmp_path / "absent") as empty:
+        assert empty.head("/health/ready").status_code == 503
+
+
+def test_the_root_leads_to_the_documentation(client):
+    answer = client.get("/", follow_redirects=False)
+    assert answer.status_code in (307, 308)
+    assert client.get("/").url.path == "/docs"
 
 
 def test_log_has_id_rows_time_and_status_but_no_values(folder, capfd):
