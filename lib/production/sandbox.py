@@ -74,7 +74,9 @@ def deploy(name, folder):
     """Put the registry's champion of `name` where the server looks, as 07_export does -> tracking.Champion."""
     present = tracking.champion(name)
     manifest, graphs = read(present.folder)
-    bundle.write(folder, graphs, manifest | {"version": present.version}, hashed_names=True)
+    # the server takes up successors of one registered name only
+    manifest = manifest | {"name": name, "version": present.version}
+    bundle.write(folder, graphs, manifest, hashed_names=True)
     return present
 
 
