@@ -77,8 +77,8 @@ class Execution:
         try:
             with kernels.socket_folder() as sockets:
                 execute_notebook(
-                    self.notebook,
-                    partial,
+                    verbatim(self.notebook),
+                    verbatim(partial),
                     self.parameters,
                     kernel_name="python3",
                     engine_name=kernels.ENGINE,
@@ -131,6 +131,11 @@ class Execution:
 
     def _end(self, **_):
         self.n_done += 1
+
+
+def verbatim(path):
+    """A path for papermill, which fills in what stands between braces."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def plain(text):

@@ -14,7 +14,7 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from lib.datasets import ROOT
 from lib.errors import TrackingError
@@ -50,7 +50,16 @@ class Champion:
 
 def tracking_uri():
     """MLFLOW_TRACKING_URI if it is set, else the SQLite store `mlflow.db` in the project's folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{ROOT / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(ROOT / "mlflow.db")
+
+
+def sqlite_uri(path):
+    """URI of a SQLite store, for `database` and MLflow alike.
+
+    Only what would end the path or be decoded is quoted: MLflow makes the folder of the URI as it is written.
+    """
+    quoted = str(Path(path).absolute()).replace("%", "%25").replace("?", "%3F")
+    return f"sqlite:///{quoted}"
 
 
 def shown(uri):
@@ -61,7 +70,25 @@ def shown(uri):
 
 def database(uri):
     """Path of a SQLite store; None for any other store."""
-    return Path(uri.removeprefix("sqlite:///").partition("?")[0]).absolute() if uri.startswith("sqlite:///") else None
+    return Path(unquote(_as_written(uri))).absolute() if uri.startswith("sqlite:///") else None
+
+
+def _as_written(uri):
+    return uri.removeprefix("sqlite:///").partition("?")[0]
+
+
+def _remove_mistaken_folders(uri):
+    """Remove the empty folders that MLflow makes for a SQLite store whose URI has quoted characters.
+
+    It makes the folder `50%25`, with the quoting as part of the name, before it opens the store in `50%`.
+    """
+    path = database(uri)
+    mistaken = path and Path(_as_written(uri)).absolute()
+    while path != mistaken:
+        path, mistaken = path.parent, mistaken.parent
+        if path != mistaken:
+            with contextlib.suppress(OSError):  # there is none, or somebody keeps something in it
+                mistaken.rmdir()
 
 
 def artifacts(path):
@@ -179,6 +206,8 @@ def in_a_sentence(function):
             said = " ".join(str(error).split())[:400]
             uri = shown(tracking_uri())
             raise TrackingError(f"MLflow at {uri} failed in {function.__name__}: {said}") from error
+        finally:
+            _remove_mistaken_folders(tracking_uri())
 
     return wrapped
 

@@ -11,12 +11,15 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import numpy as np
 import pytest
 from conftest import ROOT
 from mlflow.utils.validation import _validate_metric_name
 from onnx import TensorProto, helper
+from sqlalchemy.engine import make_url
 
 from lib import bundle, notes, store, tracking
 from lib.notebook import Notebook
@@ -109,6 +112,16 @@ def test_store_is_the_project_unless_the_environment_names_another(monkeypatch):
     assert store.tracking_uri() == f"sqlite:///{ROOT}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://localhost:5000")
     assert store.tracking_uri() == "http://localhost:5000"
+
+
+@pytest.mark.parametrize("name", ["plain", "a b", "50%20", "100%", "what?", "#1", "über {x}", "a%3Fb?c=d#e%"])
+def test_a_folder_may_have_any_name(tmp_path, name):
+    path = tmp_path / name / "mlflow.db"
+    uri = store.sqlite_uri(path)
+    assert store.database(uri) == path
+    assert store.database(f"{uri}?timeout=5") == path
+    assert Path(make_url(uri).database) == path  # as MLflow's library reads it
+    assert Path(url2pathname(urlsplit(store.artifacts(path)).path)) == path.parent / "mlartifacts"
 
 
 def test_stage_is_a_child_of_the_pipeline_with_all_that_it_left(home, tmp_path):
@@ -279,15 +292,16 @@ def test_moved_folder_keeps_registry_runs_and_export(home, tmp_path, monkeypatch
     run_id = tracking.log_stage("", "01_eda", figures=[figure])
     folder = candidate(tmp_path / "c")
     tracking.register(folder, NAME)
-    moved = tmp_path / "elsewhere" / "100 % moved"
+    moved = tmp_path / "elsewhere" / "100 % moved? 50%20 #1"
     moved.parent.mkdir()
     shutil.move(home, moved)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{moved}/mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.sqlite_uri(moved / "mlflow.db"))
     assert sha256(tracking.champion(NAME).folder / "model.onnx") == sha256(folder / "model.onnx")
     assert Path(client().download_artifacts(run_id, "figures/figure.png")).read_bytes() == b"png"
     tracking.register(folder, NAME)
     assert tracking.champion(NAME).version == "2"
     assert not home.exists(), "nothing is written to the old place"
+    assert list(moved.parent.iterdir()) == [moved], "nor to one that is called as the URI is written"
     with sqlite3.connect(moved / "mlflow.db") as connection:
         for table, column in store.PATHS:
             rows = connection.execute(f"SELECT {column} FROM {table} WHERE {column} LIKE '%mlartifacts%'").fetchall()
@@ -350,6 +364,8 @@ def test_quiet_from_the_first_run_on_and_the_environment_stays(tmp_path):
     program = f"""
 import os, sys
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 from lib import tracking
 assert "mlflow" not in sys.modules
 tracking.store.ROOT = Path({str(tmp_path)!r})

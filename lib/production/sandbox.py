@@ -26,6 +26,7 @@ from lib.notebook import write_json
 from lib.pipeline import stages
 from lib.runner import Execution
 from lib.splits import MANIFEST
+from lib.store import sqlite_uri
 
 URI = "MLFLOW_TRACKING_URI"
 VALIDATING_FRAUDS = 3  # a challenger's validation reaches back until it holds so many
@@ -36,7 +37,7 @@ CHALLENGER = "challenger"
 def store(folder):
     """Within the block MLflow's store is `folder`/mlflow.db, and no pipeline's run is known."""
     kept = {name: os.environ.pop(name, None) for name in (URI, tracking.PARENT)}
-    os.environ[URI] = f"sqlite:///{Path(folder).absolute() / 'mlflow.db'}"
+    os.environ[URI] = sqlite_uri(Path(folder) / "mlflow.db")
     try:
         yield
     finally:
