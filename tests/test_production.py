@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib import bundle, scoring, simulation, splits, tracking
+from lib import bundle, scoring, simulation, splits, store, tracking
 from lib.datasets import Arrays, DataError, load_description, prepare
 from lib.gate import Verdict
 from lib.production import deployment, monitor, sandbox, timeline
@@ -129,8 +129,15 @@ def test_the_sandbox_gives_the_store_back(monkeypatch, tmp_path):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///theirs.db")
     monkeypatch.setenv(tracking.PARENT, "abc")
     with sandbox.store(tmp_path):
-        assert os.environ["MLFLOW_TRACKING_URI"].endswith(f"{tmp_path}/mlflow.db")
+        first = store.database(os.environ["MLFLOW_TRACKING_URI"])
+        assert first.parent == tmp_path
         assert tracking.PARENT not in os.environ
+    with sandbox.store(tmp_path):
+        assert store.database(os.environ["MLFLOW_TRACKING_URI"]) != first  # nothing was written: a new one
+        second = store.database(os.environ["MLFLOW_TRACKING_URI"])
+        second.touch()
+    with sandbox.store(tmp_path):
+        assert store.database(os.environ["MLFLOW_TRACKING_URI"]) == second
     assert os.environ["MLFLOW_TRACKING_URI"] == "sqlite:///theirs.db"
     assert os.environ[tracking.PARENT] == "abc"
 

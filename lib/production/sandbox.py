@@ -5,6 +5,7 @@ Nothing outside the sandbox's folder changes: not the project's aliases, not the
 
 import os
 import time
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -35,9 +36,15 @@ CHALLENGER = "challenger"
 
 @contextmanager
 def store(folder):
-    """Within the block MLflow's store is `folder`/mlflow.db, and no pipeline's run is known."""
+    """Within the block MLflow's store is the database in `folder`, and no pipeline's run is known.
+
+    A new database gets a name that no other has had: MLflow keeps those that it has opened open, and could not write
+    to one of the same name once the folder has been deleted, as a notebook does that is run again.
+    """
+    found = next(Path(folder).glob("mlflow-*.db"), None)
+    path = found or Path(folder) / f"mlflow-{uuid.uuid4().hex}.db"
     kept = {name: os.environ.pop(name, None) for name in (URI, tracking.PARENT)}
-    os.environ[URI] = sqlite_uri(Path(folder) / "mlflow.db")
+    os.environ[URI] = sqlite_uri(path)
     try:
         yield
     finally:

@@ -1,0 +1,66 @@
+"""Every notebook run twice in one kernel, as people do who press *Run all* again, and what it has imported then."""
+
+import json
+
+import pytest
+from conftest import ROOT
+
+from lib.pipeline.stages import notebook, present
+from lib.pipeline.state import BY_HAND, imported_files
+from lib.runner import Execution
+
+STAGES = {stage.name: stage for stage in present(ROOT)}
+SMALL = {  # by hand: no run_dir, no split_dir, logged to MLflow from the notebook
+    "01_eda": {"rows": 3_000},
+    "02_split": {"rows": 3_000},
+    "03_isolation_forest": {"rows": 3_000},
+    "04_autoencoder": {"rows": 3_000, "members": 1, "epochs": 1},
+    "05_gaussian_mixture": {"rows": 3_000, "members": 1, "n_components": 2, "trims": [0.0, 0.02]},
+    "06_comparison": {"rows": 3_000, "n_resamples": 20},
+    "07_export": {},
+    "08_production": {"rows": 4_000},
+    "09_stability": {"rows": 3_000, "models": ["isolation_forest", "robust_covariance"], "n_seeds": 1},
+    "10_few_labels": {"rows": 3_000, "detector": "robust_covariance", "n_known": [5], "n_draws": 1},
+}
+LOADED = """
+import json, sys
+from pathlib import Path
+files = [getattr(module, "__file__", None) for name, module in sys.modules.items() if name.partition(".")[0] == "lib"]
+Path("loaded.json").write_text(json.dumps([file for file in files if file]))
+"""
+
+
+def code(*lines):
+    return {"cell_type": "code", "metadata": {}, "execution_count": None, "outputs": [], "source": list(lines)}
+
+
+def write_twice(source, target, given):
+    """Write a notebook whose code is that of `source`, twice, with these parameters -> its first copy's code."""
+    book = json.loads(source.read_text())
+    cells = [cell for cell in book["cells"] if cell["cell_type"] == "code"]
+    once = []
+    for cell in cells:
+        lines = "".join(cell["source"])
+        if "parameters" in cell["metadata"].get("tags", []):
+            lines += "".join(f"\n{name} = {value!r}" for name, value in given.items())
+        once.append(code(lines))
+    kernel = {"kernelspec": book["metadata"]["kernelspec"]}
+    content = {"cells": [*once, *once, code(LOADED)], "metadata": kernel, "nbformat": 4, "nbformat_minor": 4}
+    target.write_text(json.dumps(content))
+    return ["".join(cell["source"]) for cell in once]
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(s, marks=pytest.mark.check if stage.on_demand else ()) for s, stage in STAGES.items()]
+)
+def test_a_notebook_runs_twice_in_one_kernel_and_imports_what_it_is_known_to(project, tmp_path, name):
+    folder, environment = project
+    source = notebook(folder, STAGES[name])
+    sources = write_twice(source, tmp_path / "twice.ipynb", SMALL[name])
+    outcome = Execution(tmp_path / "twice.ipynb", tmp_path / "executed", {}, folder, environment).run()
+    assert outcome.message == ""
+    assert outcome.n_cells == 2 * len(sources) + 1
+    known = {*imported_files(sources, folder)}
+    by_hand = [f"import {module}" for modules in BY_HAND.values() for module in modules]
+    loaded = {folder / file for file in json.loads((folder / "loaded.json").read_text())}
+    assert loaded - known - {*imported_files(by_hand, folder)} == set()
