@@ -17,17 +17,50 @@ from lib.notebook import write_json
 from lib.scaling import weighted_quantile
 
 REGIMES = {"genuine": ("genuine",), "all": ("all",), "both": ("genuine", "all")}
+UNLABELLED = -1  # y of a transaction whose label is not known; lib.datasets has the same
 LABELS_SEEN = {"genuine": "known frauds of reference removed from the fit", "all": "none"}
 N_PARITY = 10_000
 
 
-def regimes(train_on):
-    """`genuine`, `all` or `both` -> the regimes to fit, in order; DataError for anything else."""
+def regimes(train_on, split=None):
+    """`genuine`, `all` or `both` -> the regimes to fit, in order; DataError for anything else.
+
+    Where no transaction of the split's reference is known to be genuine, `both` is `all` alone, and a line says so.
+    """
     if train_on not in REGIMES:
         raise DataError(
             f"train_on is {train_on!r}; choose genuine (known frauds removed), all (no label used) or both."
         )
+    if train_on == "both" and split is not None and not (split.arrays("reference").y == 0).any():
+        print(
+            "No transaction of reference is known to be genuine: only the regime `all`, which uses no label, is fitted."
+        )
+        return REGIMES["all"]
     return REGIMES[train_on]
+
+
+def remarks(split):
+    """Sentences on what every fit to this split's reference has to do without."""
+    reference = split.arrays("reference")
+    unknown = int(np.count_nonzero(reference.y == UNLABELLED))
+    said = []
+    for feature in empty_features(split.dataset.features, reference):
+        said.append(
+            f"feature {feature!r} has no value in reference: models take it for a constant, and a value that comes "
+            "later has no effect until they are fitted anew"
+        )
+    if 0 < unknown < len(reference.y):
+        said.append(
+            f"{unknown:,} of {len(reference.y):,} transactions of reference have no label: the regime `all` is fitted "
+            "on them, too; `genuine` and models that learn from labels are not"
+        )
+    return said
+
+
+def empty_features(features, data):
+    """Those of the features (d) of which no row of these Arrays has a value."""
+    there = np.isfinite(data.X).any(axis=0)
+    return [feature for feature, known in zip(features, there, strict=True) if not known]
 
 
 def variant(model, regime):
@@ -41,11 +74,14 @@ def fit(detector, split, regime="genuine", supervised=False, labels=None, **fitt
     """Fit on reference -> (detector, Arrays it was fitted on, seconds). Validation gives its loss only, no label.
 
     `labels` (n,), of a supervised fit: the known ones of reference (:func:`lib.few_labels.known_labels`); None: all.
+    Rows of the table without a label take no part in a supervised fit.
     `fitted`, of a detector that builds on others: those, where they have been fitted before.
     """
     validation, reference = split.arrays("validation"), split.arrays("reference")
     training = reference if supervised else reference.training(regime)
-    training = training if labels is None else training._replace(y=labels)
+    if supervised:
+        training = training if labels is None else training._replace(y=labels)
+        training = training.take(reference.y != UNLABELLED)
     start = time.perf_counter()
     if supervised:
         detector.fit(training.X, training.y, training.weight, **fitted)
@@ -64,10 +100,14 @@ def write(run_dir, name, detector, split, training, regime="genuine", fit_s=None
     period = split.manifest["periods"]["reference"]
     X = split.arrays("validation").X[:N_PARITY]
     seen = f"{np.sum(training.y == 1):,} known frauds of reference, in the fit" if supervised else LABELS_SEEN[regime]
+    unlabelled = int(np.count_nonzero(split.arrays("reference").y == UNLABELLED))
+    if unlabelled and regime == "genuine" and not supervised:
+        seen = f"known frauds and {unlabelled:,} unlabelled transactions of reference removed from the fit"
     graphs = {"model.onnx": detector.to_onnx()}
     if (explain := detector.explain_onnx()) is not None:
         graphs["explain.onnx"] = explain
     low, median, high = _ranges(training)
+    empty = empty_features(split.dataset.features, training)
     manifest = {
         "model": name,
         "supervised": supervised,
@@ -88,6 +128,7 @@ def write(run_dir, name, detector, split, training, regime="genuine", fit_s=None
             "parameters": {k: v for k, v in detector.get_params().items() if k not in {"seed", "threads"}},
         },
         "reference": {"low": low, "median": median, "high": high},
+        **({"empty_features": empty} if empty else {}),
         "provenance": {"fit_s": fit_s, "trained_at": datetime.now(UTC).isoformat(timespec="seconds")},
     }
     bundle.write(folder, graphs, manifest)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from lib import periods
+from lib.names import code
 from lib.tables import cell, markdown
 from lib.words import HEADLINE, SHARES, SIMULATED, SOURCES, label
 
@@ -38,6 +39,10 @@ def model(manifest, untouched=None):
     dataset, budget = manifest["dataset"], threshold.get("alert_budget", 0.0)
     figures = {"validation": manifest.get("metrics", {}).get("validation"), "untouched": untouched}
     parameters = ", ".join(_parameters(fit["parameters"]))
+    empty = "".join(
+        f"- No value of {code(name)} was known when it was fitted: a constant to this model, whatever comes\n"
+        for name in manifest.get("empty_features", ())
+    )
     missing = "are refused" if manifest["missing"] == "refuse" else "become the median of reference, inside the model"
     lines = [
         f"# {label(manifest['model'])}, a detector of fraud in `{dataset['name']}`",
@@ -53,13 +58,13 @@ def model(manifest, untouched=None):
         f"- {_alert(threshold)}",
         "## Data and labels",
         f"- `{dataset['name']}`: {SOURCES[dataset['source']]}; see the data card of the run\n"
-        f"- Fitted on {fit['n']:,} transactions of reference (weight {fit['weight']:,.0f}), seconds "
+        f"{empty}- Fitted on {fit['n']:,} transactions of reference (weight {fit['weight']:,.0f}), seconds "
         f"{fit['start_s']:,.0f} to {fit['end_s']:,.0f}\n"
         f"- Regime `{fit['train_on']}`; labels of fraud seen: {fit['labels_seen']}",
         "## Figures",
         f"In brackets 95 % intervals, from resampled blocks of time. A budget is the share of transactions that people "
         f"review; the threshold is set for {budget:g}.",
-        *(text for period, values in figures.items() if values for text in _figures(period, values, budget)),
+        *_all_figures(figures, budget),
         "## Limits",
         "- It knows the customers of its fit; others, and later habits, drift away from it. Watch the alert rate and "
         "the drift report, and fit anew.\n"
@@ -82,10 +87,10 @@ def data(split):
     simulated = manifest["source"] == "simulated"
     made = f"; seed {manifest['seed']}" if simulated else f"; published at {raw.url}" if raw.url else ""
     columns = {
-        "time": f"`{dataset.time}`: orders the rows, no feature",
-        "label": f"`{dataset.label}`: 1 = fraud, 0 = genuine" if dataset.label else "no labels",
-        "amount": f"`{dataset.amount}`" if dataset.amount else "no amounts: figures in money are missing",
-        "weight": f"`{dataset.weight}`: how many transactions a row stands for" if dataset.weight else "1 for each row",
+        "time": f"{code(dataset.time)}: orders the rows, no feature",
+        "label": f"{code(dataset.label)}: 1 = fraud, 0 = genuine" if dataset.label else "no labels",
+        "amount": code(dataset.amount) if dataset.amount else "no amounts: figures in money are missing",
+        "weight": f"{code(dataset.weight)}: how many transactions a row stands for" if dataset.weight else "1 a row",
         "features": _features(dataset.features),
     }
     rules = {
@@ -134,7 +139,8 @@ def _parameters(values, prefix=""):
 
 
 def _features(names):
-    shown = [*names[:3], "…", names[-1]] if len(names) > 5 else names
+    coded = [code(name) for name in names]
+    shown = [*coded[:3], "…", coded[-1]] if len(names) > 5 else coded
     return f"{len(names)} numbers: {', '.join(shown)}"
 
 
@@ -147,6 +153,15 @@ def _alert(threshold):
         "min_cost": "the least cost on validation",
     }.get(threshold["rule"], threshold["rule"])
     return f"Alert if the score is at least {threshold['anomaly_score']:.6f}: {rule}"
+
+
+def _all_figures(figures, budget):
+    """The tables of the periods, or the sentence that nobody has judged the model."""
+    known = {period: values for period, values in figures.items() if values}
+    judged = {p: values for p, values in known.items() if any(f["value"] is not None for f in values.values())}
+    if known and not judged:
+        return ["No transaction of these periods has a label: nobody has judged this model."]
+    return [text for period, values in judged.items() for text in _figures(period, values, budget)]
 
 
 def _figures(period, values, budget):

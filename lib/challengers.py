@@ -52,7 +52,10 @@ def ensure(run_dir, split, seed=0, threads=1, make=True):
                 f"{models} holds no candidate of this split; run notebook 03_isolation_forest, 04_autoencoder or "
                 f"05_gaussian_mixture with the same run_dir and split_dir first."
             )
+        regime = candidates.regimes("both", split)[0]
         for model in MODELS:
-            detector, training, seconds = candidates.fit(make_detector(model, seed=seed, threads=threads), split)
-            found[model] = candidates.write(run_dir, model, detector, split, training, fit_s=seconds)
+            detector = make_detector(model, seed=seed, threads=threads)
+            detector, training, seconds = candidates.fit(detector, split, regime)
+            name = candidates.variant(model, regime)
+            found[name] = candidates.write(run_dir, name, detector, split, training, regime, seconds)
     return found

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import FuncFormatter
 
+from lib.drift import ks
 from lib.plots import FAINT, FRAUD, GENUINE, INK, plain
 
 PERIOD_COLOURS = {"reference": GENUINE, "validation": "#E69F00", "untouched": FAINT}
@@ -64,6 +65,34 @@ def bars(ax, names, values, xlabel, threshold=None, hue=GENUINE):
     ax.set(xlabel=xlabel)
     ax.grid(axis="y", visible=False)
     return ax
+
+
+def distances(first, second):
+    """Kolmogorov-Smirnov distance (d,) of each feature in two Arrays, by the values there are; NaN without any."""
+    columns = range(first.X.shape[1])
+    return np.array([ks(first.X[:, j], second.X[:, j], first.weight, second.weight) for j in columns])
+
+
+def figures(names, values):
+    """{name: figure without an interval} for a notebook's metrics; values (d,), NaN becomes None."""
+    return {
+        name: {"value": round(float(value), 4) if np.isfinite(value) else None, "low": None, "high": None}
+        for name, value in zip(names, values, strict=True)
+    }
+
+
+def remarks(names, early, data):
+    """Sentences on features that hold no value, or one value only, in `early` (Arrays) or in all of `data`."""
+    said = []
+    for j, name in enumerate(names):
+        first, all_of_them = (np.unique(each.X[np.isfinite(each.X[:, j]), j]) for each in (early, data))
+        if not all_of_them.size:
+            said.append(f"feature {name!r} has no value at all")
+        elif not first.size:
+            said.append(f"feature {name!r} has no value in the first half of the time: to a model it is a constant")
+        elif all_of_them.size == 1:
+            said.append(f"feature {name!r} is always {all_of_them[0]:g}")
+    return said
 
 
 def rank_correlation(X):

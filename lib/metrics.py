@@ -304,6 +304,12 @@ def precision_recall_curve(y, raw, weight):
     return caught / caught[-1:], caught / (caught + genuine), threshold
 
 
+def average_precision(y, raw, weight):
+    """Average precision of a ranking, labelled rows only -> float; NaN where no fraud is known."""
+    recall, precision, _ = precision_recall_curve(y, raw, weight)
+    return float(np.diff(recall, prepend=0.0) @ precision) if recall.size else np.nan
+
+
 def money_curve(y, raw, weight, amount):
     """share of transactions reviewed, share of fraud money caught: corners of a rising line, 0,0 to 1,1."""
     _, genuine, fraud, money = _levels(y, raw, weight, amount)

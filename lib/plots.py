@@ -134,12 +134,15 @@ def name_classes(ax, labelled=True):
 
 
 def members(ax, alone, averaged, model):
-    """Average precision of each member alone (dots) and of their average (line)."""
+    """Average precision of each member alone (dots) and of their average (line); NaN where no fraud is known."""
+    ax.set(xlim=(0, 1), ylim=(-1, 1), yticks=[], xlabel="average precision on validation; a dot is one member alone")
+    if not np.isfinite(averaged):
+        ax.annotate("no fraud is known in validation", (0.5, 0), ha="center", color=SOFT)
+        return ax
     ax.plot(alone, np.zeros(len(alone)), "o", color=colour(model), alpha=0.55, markersize=9)
     ax.axvline(averaged, color=colour(model), linewidth=2.5)
     ax.annotate("averaged", (averaged, 0.96), xycoords=("data", "axes fraction"), xytext=(5, 0),
                 textcoords="offset points", va="top", color=colour(model))  # fmt: skip
-    ax.set(xlim=(0, 1), ylim=(-1, 1), yticks=[], xlabel="average precision on validation; a dot is one member alone")
     return ax
 
 

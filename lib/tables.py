@@ -30,6 +30,13 @@ def results(figures, alert_budget):
     return table.rename_axis("model")
 
 
+def validated(compared, scores, weight, alert_budget):
+    """The headline table of a `metrics.Comparison`; without any label what rankings say by themselves."""
+    if compared.basis.n_labelled:
+        return results(compared.metrics, alert_budget)
+    return ranked(scores, weight, alert_budget)
+
+
 def ranked(scores, weight, alert_budget):
     """What can be said of rankings that no label judges: a row a model -> DataFrame of str.
 

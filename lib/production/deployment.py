@@ -182,8 +182,9 @@ class Deployment:
         challenger, options = self.challenger, self.options
         seen = sandbox.shadow(challenger, self.stream.asked(batch), self.stream.log(batch))
         self.shadows.append({"batch": batch} | seen)
-        self._say(batch, f"shadow: rank correlation {seen['rank_correlation']:.3f}, "
-                         f"alert overlap {seen['alert_overlap'] or 0:.0%}")  # fmt: skip
+        alike = seen["rank_correlation"]
+        ranks = "the same score for all" if alike is None else f"rank correlation {alike:.3f}"
+        self._say(batch, f"shadow: {ranks}, alert overlap {seen['alert_overlap'] or 0:.0%}")
         self._calibrate(batch)
         n_known = self.history.n_known(self.steps[-1]["end_s"])
         more = {"headline_budget": options.alert_budget, "block_s": self.block_s, "seed": options.seed}

@@ -65,8 +65,10 @@ def start_bundle(split, bundle_dir, folder, alert_budget=0.002, seed=0):
         if manifest["dataset"]["name"] == split.dataset.name and manifest["features"] == list(split.dataset.features):
             bundle.write(folder, graphs, {key: value for key, value in manifest.items() if key != "version"})
             return folder
-    detector, training, seconds = candidates.fit(IsolationForest(seed=seed), split)
-    made = candidates.write(folder, "isolation_forest", detector, split, training, fit_s=seconds)
+    regime = candidates.regimes("both", split)[0]
+    detector, training, seconds = candidates.fit(IsolationForest(seed=seed), split, regime)
+    name = candidates.variant("isolation_forest", regime)
+    made = candidates.write(folder, name, detector, split, training, regime, seconds)
     calibrate(made, split.arrays("validation"), alert_budget, "made for this simulation")
     return made
 
@@ -198,8 +200,10 @@ def shadow(challenger, asked, log):
     ours, theirs = alert == 1, log["alert"].to_numpy() == 1
     known = log["anomaly_score"].notna().to_numpy()
     either = weight[ours | theirs].sum()
+    theirs_score = log["anomaly_score"].to_numpy()[known]
+    varied = known.any() and np.ptp(score[known]) > 0 and np.ptp(theirs_score) > 0
     challenger.shadow = {
-        "rank_correlation": float(spearmanr(score[known], log["anomaly_score"][known])[0]),
+        "rank_correlation": float(spearmanr(score[known], theirs_score)[0]) if varied else None,
         "alert_rate": float(weight[ours].sum() / weight.sum()),
         "alert_overlap": float(weight[ours & theirs].sum() / either) if either else None,
         "alert": ours,
