@@ -60,12 +60,13 @@ def figures_of(present, folders, figures):
     return figures.get(next(same, None))
 
 
-def run_metrics(run, split, seed, folders, validation, untouched, champion, verdict, alert_budget):
+def run_metrics(run, split, seed, folders, validation, untouched, champion, verdict, alert_budget, basis=None):
     """The run's `metrics.json` -> dict; `start` and `end` of its `splits` are seconds.
 
     validation, untouched : {model: {metric: {"value", "low", "high"}}}; `untouched` is empty without a final table
     champion : {"model", "name", "version", "metric", "threshold"} or None; gets `figures`, the name among the models
         of its own figures, None where it could not be scored
+    basis : metrics.Basis of the figures on validation: blocks of time, and why there are no intervals
     """
     models, others = {}, [figures for name, figures in validation.items() if name != PRESENT]
     for name, figures in validation.items():
@@ -94,6 +95,7 @@ def run_metrics(run, split, seed, folders, validation, untouched, champion, verd
         },
         "alert_budget": alert_budget,
         "alert_budgets": list(split.dataset.alert_budgets),
+        "intervals": basis and basis.to_dict(),
         "models": models,
         "champion": champion,
         "verdict": {"action": verdict.action, "promote": verdict.promote, "reasons": verdict.reasons},

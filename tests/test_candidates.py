@@ -9,6 +9,7 @@ import pytest
 from lib import bundle, candidates, challengers, comparison, export, metrics, splits
 from lib.datasets import DataError, load_description, prepare
 from lib.detectors import registry
+from lib.few_labels import known_labels
 
 
 @pytest.fixture(scope="module")
@@ -98,3 +99,74 @@ def test_champion_of_other_features_cannot_be_scored(split, folder, capsys):
     assert set(comparison.score_champion(Present, X, split.dataset.features)) == {comparison.PRESENT}
     assert comparison.score_champion(Present, X[:, :2], ["a", "b"]) == {}
     assert "version 4" in capsys.readouterr().out
+
+
+def without(split, monkeypatch, *, labels=slice(0, 0), feature=None):
+    """The split as if these rows of its periods had no label, or reference no value of a feature."""
+    real = type(split).arrays
+
+    def arrays(self, period):
+        data = real(self, period)
+        y = data.y.copy()
+        y[labels] = -1
+        X = data.X.copy()
+        if feature is not None and period == "reference":
+            X[:, split.dataset.features.index(feature)] = np.nan
+        return data._replace(X=X, y=y)
+
+    monkeypatch.setattr(type(split), "arrays", arrays)
+    return split
+
+
+def test_without_labels_only_the_regime_all_is_fitted_and_a_line_says_so(split, monkeypatch, capsys, tmp_path):
+    assert candidates.regimes("both", split) == ("genuine", "all")
+    without(split, monkeypatch, labels=slice(None))
+    assert candidates.regimes("both", split) == ("all",)
+    assert "all" in capsys.readouterr().out
+    fitted = candidates.fit(registry.make("isolation_forest", n_trees=2), split, "all")
+    folder = candidates.write(tmp_path, "isolation_forest@train_on=all", fitted[0], split, fitted[1], "all")
+    unjudged = metrics.compare(np.array([-1]), {"m": [0.0]}, [1.0], [0.0]).metrics["m"]
+    raw = fitted[0].raw_score(fitted[1].X)
+    challengers.calibrate(folder, raw, fitted[1].weight, raw.max(), "alert_budget", 0.002, unjudged, "name")
+    card = (folder / "model_card.md").read_text()
+    assert "nobody has judged" in card
+    assert "| figure |" not in card
+
+
+def test_unlabelled_rows_are_out_of_genuine_and_of_learning_and_inside_all(split, monkeypatch, tmp_path):
+    without(split, monkeypatch, labels=slice(0, 500))
+    reference = split.arrays("reference")
+    assert f"500 of {len(reference.y):,}" in " ".join(candidates.remarks(split))
+    detector, training, _ = candidates.fit(registry.make("isolation_forest", n_trees=2), split)
+    assert len(training.y) == (reference.y == 0).sum()
+    seen = bundle.verify(candidates.write(tmp_path, "isolation_forest", detector, split, training))["fit"][
+        "labels_seen"
+    ]
+    assert "500 unlabelled" in seen
+    assert len(candidates.fit(registry.make("isolation_forest", n_trees=2), split, "all")[1].y) == len(reference.y)
+    supervised = candidates.fit(registry.make("supervised_boosting", n_trees=2), split, supervised=True)[1]
+    assert len(supervised.y) == len(reference.y) - 500
+    known = known_labels(reference)
+    few = candidates.fit(registry.make("supervised_boosting", n_trees=2), split, supervised=True, labels=known)[1]
+    assert len(few.y) == len(reference.y) - 500
+
+
+def test_an_empty_feature_is_named_and_has_a_range_of_numbers(split, monkeypatch, tmp_path):
+    feature = split.dataset.features[2]
+    without(split, monkeypatch, feature=feature)
+    assert repr(feature) in " ".join(candidates.remarks(split))
+    detector, training, _ = candidates.fit(registry.make("isolation_forest", n_trees=5), split)
+    folder = candidates.write(tmp_path, "isolation_forest", detector, split, training)
+    manifest = bundle.verify(folder)
+    assert manifest["empty_features"] == [feature]
+    assert [manifest["reference"][key][2] for key in ("low", "median", "high")] == [0, 0, 0]
+    raw = detector.raw_score(training.X)
+    challengers.calibrate(folder, raw, training.weight, raw.max(), "alert_budget", 0.002, {}, "name")
+    assert f"`{feature}`" in (folder / "model_card.md").read_text()
+    assert "empty_features" not in bundle.verify(candidates.write(tmp_path, "whole", *whole(split, monkeypatch)))
+
+
+def whole(split, monkeypatch):
+    monkeypatch.undo()
+    detector, training, _ = candidates.fit(registry.make("isolation_forest", n_trees=2), split)
+    return detector, split, training

@@ -11,6 +11,7 @@ from hypothesis.extra import numpy as hnp
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from lib import metrics
+from lib.pipeline import console
 
 # Ten transactions, best score first: fraud, genuine, fraud, then seven genuine ones.
 Y = np.array([1, 0, 1, 0, 0, 0, 0, 0, 0, 0])
@@ -388,3 +389,28 @@ def test_reason_for_no_interval_is_told():
     y, raw, weight, _, _ = random_case(1)
     instants = metrics.compare(y, {"m": raw}, weight, np.repeat(np.arange(10.0), 40)).basis
     assert "10 blocks" in instants.no_interval
+
+
+@pytest.mark.parametrize(
+    ("figure", "why", "shown"),
+    [
+        ({"value": 0.6364, "low": 0.39, "high": 0.815}, "", "0.636 (0.390 to 0.815)"),
+        ({"value": 0.6364, "low": None, "high": None}, "3 labelled frauds", "0.636 (no interval: 3 labelled frauds)"),
+        ({"value": 0.6364, "low": None, "high": None}, "", "0.636 (no interval)"),
+        (
+            {"value": None, "low": None, "high": None},
+            "no transaction has a label",
+            "unknown: no transaction has a label",
+        ),
+    ],
+)
+def test_the_console_says_why_there_is_no_interval(figure, why, shown):
+    assert console._interval(figure, why) == shown
+
+
+def test_average_precision_agrees_with_scikit_learn_and_leaves_unlabelled_rows_out():
+    y, raw, weight, _, _ = random_case(2, ties=True)
+    expected = average_precision_score(y, raw, sample_weight=weight)
+    more = np.r_[y, [-1, -1]], np.r_[raw, [99.0, -99.0]], np.r_[weight, [5.0, 5.0]]
+    assert metrics.average_precision(*more) == pytest.approx(expected)
+    assert np.isnan(metrics.average_precision(0 * y, raw, weight))

@@ -85,6 +85,31 @@ def test_a_new_kind_of_fraud_is_noticed_and_the_old_one_is_not():
     assert frauds.look(arrays(3, y[:3], seed=1, shift=3.0)) == []  # too few to tell
 
 
+def test_a_feature_that_is_recorded_only_since_is_no_new_kind_of_fraud():
+    past, new = arrays(60, np.ones(60)), arrays(12, np.ones(12), seed=1)
+    past.X[:, 2] = np.nan
+    new.X[:, 2] += 5
+    assert monitor.Frauds("abc", past).look(new) == []
+
+
+def test_without_labels_nothing_is_realised_and_nothing_estimated():
+    data = arrays(10, y=np.full(10, -1))
+    told = monitor.realise(log([0] * 8 + [1, 1]), data, 0.2, n_resamples=0)
+    assert (told["n_labelled"], told["n_frauds"], told["n_caught"], told["recall"]["value"]) == (0, 0, 0, None)
+    estimator = monitor.Estimator(np.linspace(0, 1, 10), data.y, data.weight)
+    assert estimator.recall(log([0, 1]), np.ones(2)) is None
+
+
+def test_unlabelled_rows_are_in_no_figure_of_a_batch():
+    known = arrays(10, y=[0, 0, 0, 0, 0, 0, 1, 0, 1, 1])
+    more = arrays(12, y=[0, 0, 0, 0, 0, 0, 1, 0, 1, 1, -1, -1])
+    scores = np.linspace(0, 1, 12)
+    told = monitor.realise(log([0] * 8 + [1] * 4, scores), more, 0.2, n_resamples=0)
+    expected = monitor.realise(log([0] * 8 + [1] * 2, scores[:10]), known, 0.2, n_resamples=0)
+    for key in ("n_labelled", "n_frauds", "n_caught", "recall", "average_precision"):
+        assert told[key] == expected[key]
+
+
 def test_the_scorecard_counts_delays_and_false_alarms():
     drifts = [simulation.Drift("shift", ("a",), 2, 1.0), simulation.Drift("fraud", ("c",), 1, 1.0)]
     flags = [(["a", "b"], []), ([], []), (["a"], ["c"])]
@@ -175,6 +200,25 @@ def test_a_challenger_is_shadowed_promoted_and_watched(history, split, monkeypat
     fig = timeline.dashboard({"retrain_every": result}, done.drift(), "title", monitor.injected(split))
     assert len(fig.axes) == 4
     assert timeline.by_batch(result).shape[0] == 10
+
+
+def test_a_stream_without_labels_is_watched_without_recall_and_money(split, tmp_path):
+    history = sandbox.History(split)
+    history.data = history.data._replace(y=np.full(len(history.data.y), -1, np.int8))
+    fit, validation = history.window(history.n_known(history.data.time_s[-1]))
+    assert fit.stop - fit.start > 0
+    assert validation.stop > validation.start
+    start = bundles.write(tmp_path / "start", "forest", features=split.dataset.features, seed=9)
+    with sandbox.store(tmp_path):
+        policy = deployment.Deployment("threshold", history, start, tmp_path / "policy", deployment.Options()).run()
+    result = json.loads(json.dumps(policy.to_dict(), allow_nan=False))
+    assert not timeline.judged(result)
+    assert result["options"]["block_s"] == 600
+    assert all(step["n_lines"] == step["n"] for step in result["steps"])
+    fig = timeline.dashboard({"threshold": result}, policy.drift(), "title")
+    assert [ax.get_title(loc="left") for ax in fig.axes] == ["Alert rate", "Drift against the reference window"]
+    assert not {"recall", "money at budget", "frauds"} & {*timeline.by_batch(result).columns}
+    assert "their money" not in timeline.by_policy({"threshold": result})
 
 
 def test_a_new_table_is_scored_in_chunks(split, monkeypatch, tmp_path):

@@ -82,6 +82,7 @@ def summary(run, tasks, status, remarks=()):
         ],
         "verdict": (metrics.get("verdict", {}).get("reasons") or [""])[-1],
         "champion": champion and champion | {"validation": {name: figures[name] for name in SHOWN if name in figures}},
+        "no_interval": (metrics.get("intervals") or {}).get("no_interval", ""),
         "remarks": list(remarks),
     }
 
@@ -93,7 +94,8 @@ def told(summary):
     lines += [f"{s['stage']} failed: {s['why']}" for s in summary["stages"] if s["status"] == "failed"]
     if champion := summary["champion"]:
         lines.append(f"Champion: {champion['model']}, {champion['name']} version {champion['version']}. On validation:")
-        lines += [f"  {name:<25}{_interval(figure)}" for name, figure in champion["validation"].items()]
+        why = summary["no_interval"]
+        lines += [f"  {name:<25}{_interval(figure, why)}" for name, figure in champion["validation"].items()]
         lines += [] if champion["validation"] else [f"  not comparable: {summary['verdict']}"]
     elif summary["status"] == "done":
         lines.append("No champion.")
@@ -102,8 +104,11 @@ def told(summary):
     return "\n".join([*lines, "Tracking    make mlflow", "Server      make serve", *summary["remarks"]])
 
 
-def _interval(figure):
-    return " ".join(
-        "-" if figure.get(key) is None else shape.format(figure[key])
-        for key, shape in (("value", "{:.3f}"), ("low", "({:.3f}"), ("high", "to {:.3f})"))
-    )
+def _interval(figure, why=""):
+    """`0.636 (0.390 to 0.815)`; without an interval, or without a figure, why there is none."""
+    reason = f": {why}" if why else ""
+    if figure["value"] is None:
+        return f"unknown{reason}"
+    if figure["low"] is None:
+        return f"{figure['value']:.3f} (no interval{reason})"
+    return f"{figure['value']:.3f} ({figure['low']:.3f} to {figure['high']:.3f})"

@@ -182,6 +182,7 @@ class Frauds:
         shuffled = [np.arange(n), *(rng.permutation(n) for _ in range(self.n_shuffles - 1))]
         step = np.where(np.array(shuffled) < n_new, 1 / n_new, -1 / (n - n_new))  # (n_shuffles, n)
         X = np.where(np.isfinite(X), X, -np.inf)
+        X[:, ~np.isfinite(X[n_new:]).any(axis=0)] = 0.0  # recorded only since: that says nothing about fraud
         distance = np.empty((self.n_shuffles, X.shape[1]))
         for j, x in enumerate(X.T):
             order = np.argsort(x, kind="stable")
