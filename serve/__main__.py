@@ -1,8 +1,8 @@
 """`python -m serve`: one worker here, or several that share the sockets, restarted when they die.
 
 SIGTERM and SIGINT drain all workers, SIGHUP makes all look at the bundle. The workers are started
-afresh, not forked, and talk to nobody: what they share is the sockets and the folder of their
-metrics.
+afresh, not forked, and talk to nobody: what they share is the sockets and a folder with their
+metrics and a copy of the bundle that they serve.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ import tempfile
 import time
 
 from serve import logs, sockets
-from serve.settings import METRICS_FOLDER, Settings, SettingsError, make_metrics_folder, unknown
+from serve.settings import METRICS_FOLDER, SPARE_FOLDER, Settings, SettingsError, make_metrics_folder, unknown
 
 log = logging.getLogger("serve")
 
@@ -88,7 +88,7 @@ def several(settings, opened):
     for level, sentence in ignored.values():
         log.log(level, sentence)
     environ = {name: value for name, value in os.environ.items() if name not in ignored}
-    environ[METRICS_FOLDER] = shared
+    environ |= {METRICS_FOLDER: shared, SPARE_FOLDER: tempfile.mkdtemp(prefix="spare-", dir=shared)}
     numbers = [each.fileno() for each in opened]
     for each in opened:
         each.set_inheritable(True)

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -30,7 +31,7 @@ from serve.body import Bodies
 from serve.edge import Edge
 from serve.errors import RequestError, internal, overloaded, respond
 from serve.model import Model
-from serve.settings import Settings, SettingsError, unknown
+from serve.settings import SPARE_FOLDER, Settings, SettingsError, unknown
 
 log = logging.getLogger("serve")
 
@@ -181,6 +182,7 @@ def _lifespan(settings, model, predictor, remarks):
         logs.configure(settings.log_level)
         for level, sentence in remarks:
             log.log(level, sentence)
+        await model.recover()
         await model.refresh()
         loop = asyncio.get_running_loop()
         if hasattr(signal, "SIGHUP") and threading.current_thread() is threading.main_thread():
@@ -275,9 +277,12 @@ def _add_reload(app, model):
         return _json({"reloaded": changed, **answer}, served)
 
 
-def create_app(settings: Settings, remarks: Iterable[tuple[int, str]] = ()) -> Edge:
-    """Build the application; the bundle is opened, and `remarks` are logged, when it starts."""
-    model = Model(settings)
+def create_app(settings: Settings, remarks: Iterable[tuple[int, str]] = (), spare: Path | None = None) -> Edge:
+    """Build the application; the bundle is opened, and `remarks` are logged, when it starts.
+
+    `spare` is a folder where several workers keep a copy of the bundle, see serve/spare.py.
+    """
+    model = Model(settings, spare)
     predictor = Predictor(settings, model)
     app = Edge(create_api(settings, model, predictor, remarks), settings, model, predictor)
     if settings.cors_origins:
@@ -326,7 +331,10 @@ def _failed(request, error):
 
 
 try:
-    app = create_app(Settings.from_environment(os.environ), unknown(os.environ).values())
+    shared = os.environ.get(SPARE_FOLDER)
+    app = create_app(
+        Settings.from_environment(os.environ), unknown(os.environ).values(), Path(shared) if shared else None
+    )
 except SettingsError as error:
     print(f"serve: {error}", file=sys.stderr)
     raise SystemExit(2) from error

@@ -125,6 +125,6 @@ def _float32(rows):
 
 
 def _origin(count, d, factor):
-    which = "the only feature is" if d == 1 else f"{count} of {d} features are"
+    which = f"{count} of {d} features {'is' if count == 1 else 'are'}" if d > 1 else "the only feature is"
     times = "as far" if factor == 1 else f"{factor:,} times as far"
     return f"{which} {times} from the median as the 1 % or the 99 % quantile of the reference"

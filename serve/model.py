@@ -13,6 +13,7 @@ from lib.bundle import Bundle, BundleError
 from serve import examples, telemetry
 from serve.errors import RequestError
 from serve.rows import Rows
+from serve.spare import Spare
 
 log = logging.getLogger("serve.model")
 
@@ -85,8 +86,9 @@ class Model:
     reason : why there is none, or why the last one was refused; '' if all is well
     """
 
-    def __init__(self, settings):
+    def __init__(self, settings, spare=None):
         self.settings = settings
+        self.spare = Spare(spare)
         self.served = None
         self.reason = "The bundle has not been loaded yet."
         self._seen = None
@@ -116,6 +118,18 @@ class Model:
             self._wake.clear()
             await self.refresh()
 
+    async def recover(self):
+        """Begin with what the other workers serve; what the folder holds must then be a successor."""
+        folder = self.spare.current
+        if folder is None:
+            return
+        try:
+            served = await asyncio.to_thread(self._load, folder)
+        except Exception as error:  # a newer copy may have replaced it: the folder is looked at next
+            log.warning("no copy of the bundle", extra={"data": {"reason": str(error)}})
+            return
+        self._take_up(served)
+
     async def refresh(self, force=False):
         """Load the bundle if its manifest changed; True if another one answers now."""
         async with self._lock:
@@ -124,17 +138,15 @@ class Model:
                 return False
             start = time.perf_counter()
             try:
-                successor = await asyncio.to_thread(self._load)
+                successor = await asyncio.to_thread(self._load, self.settings.bundle)
+                await asyncio.to_thread(self.spare.keep, self.settings.bundle, successor.bundle.manifest)
             except Exception as error:  # whatever is wrong with the files, the old bundle goes on
                 self._refuse(error)
                 if isinstance(error, OtherModelError):
                     self._seen = signature  # waiting does not make it one: no second look
                 return False
-            before, self.served, self.reason, self._seen = self.served, successor, "", signature
-            telemetry.reloads.labels("ok").inc()
-            if before is not None:
-                telemetry.served.labels(*before.labels).set(0)
-            telemetry.served.labels(*successor.labels).set(1)
+            self._seen = signature
+            before = self._take_up(successor)
             name, version, short = successor.labels
             data = {"model": name, "version": version, "bundle_hash": short}
             data["milliseconds"] = round((time.perf_counter() - start) * 1e3, 1)
@@ -148,13 +160,20 @@ class Model:
             return "absent"
         return stat.st_mtime_ns, stat.st_size, stat.st_ino
 
-    def _load(self):
+    def _take_up(self, successor):
+        """Answer with this bundle from now on -> the one before, None if there was none."""
+        before, self.served, self.reason = self.served, successor, ""
+        telemetry.reloads.labels("ok").inc()
+        if before is not None:
+            telemetry.served.labels(*before.labels).set(0)
+        telemetry.served.labels(*successor.labels).set(1)
+        return before
+
+    def _load(self, folder):
         expected = self.served.bundle.features if self.served else None  # clients send rows by position
-        loaded = bundle.load(self.settings.bundle, threads=self.settings.threads, features=expected)
+        loaded = bundle.load(folder, threads=self.settings.threads, features=expected)
         if loaded.threshold is None or loaded.calibration is None:
-            raise BundleError(
-                f"{self.settings.bundle} is a candidate without calibration or threshold; export it first."
-            )
+            raise BundleError(f"{folder} is a candidate without calibration or threshold; export it first.")
         self._check_name(loaded)
         rows = Rows(loaded.features, loaded.manifest.get("missing", "refuse"), self.settings.max_rows)
         normal, anomalous = examples.find(loaded)

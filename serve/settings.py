@@ -11,6 +11,7 @@ from typing import Annotated
 PREFIX = "FRAUD_"
 LEVELS = ("debug", "info", "warning", "error")
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+SPARE_FOLDER = "SERVE_SPARE_FOLDER"  # set for workers by their parent: serve/spare.py
 
 # Kubernetes tells every pod about every Service of its namespace, so that a Service named
 # fraud-detector looks like settings of ours: FRAUD_DETECTOR_PORT_8000_TCP_ADDR=10.0.0.1.

@@ -1,5 +1,7 @@
 """The server's page /docs in headless Chromium: a request sent from it, no other host, phone and desktop."""
 
+import json
+
 import bundles
 import pytest
 from browser import SIZES, Visitor, chromium
@@ -16,7 +18,10 @@ def test_docs_send_a_request_and_ask_nobody_else(tmp_path, size, scheme):
     with running(folder, tmp_path / "log", api_key="s3cret") as server, chromium() as browser:
         visitor = Visitor(browser, size, scheme)
         page = visitor.page
-        page.goto(f"http://127.0.0.1:{server.port}/docs")
+        page.goto(f"http://127.0.0.1:{server.port}/")
+        assert page.url.endswith("/docs")
+        assert "Simulated" in page.locator(".warning").inner_text()
+        assert "fraud-detector, version 3" in page.locator(".facts").inner_text()
         page.fill("#key", "s3cret")
         form = page.locator('form[data-path="/predict"]')
         for example in form.locator("button.example").all():
@@ -24,7 +29,13 @@ def test_docs_send_a_request_and_ask_nobody_else(tmp_path, size, scheme):
             form.get_by_label("explain").check()
             form.get_by_role("button", name="Send").click()
             form.locator("pre.answer", has_text="explanations").wait_for(timeout=10_000)
-            assert form.locator("pre.answer").inner_text().startswith("200")
+            status, model, answer = form.locator("pre.answer").inner_text().split("\n", 2)
+            assert (status, model) == ("200", "X-Model: fraud-detector/3")
+            is_anomalous = "anomalous" in example.inner_text()
+            assert json.loads(answer)["predictions"] == [int(is_anomalous)]
+            form.get_by_label("explain").uncheck()
+            form.get_by_role("button", name="Send").click()
+            form.locator("pre.answer:not(:has-text('explanations'))").wait_for(timeout=10_000)
         assert "s3cret" not in page.locator("body").inner_text()
         for summary in page.locator("summary").all():
             summary.click()

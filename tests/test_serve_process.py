@@ -186,6 +186,39 @@ def test_workers_share_port_metrics_reloads_and_signals(tmp_path):
     assert not any(os.path.exists(f"/proc/{pid}") for pid in last)
 
 
+@pytest.mark.parametrize("what", ["another name", "broken"])
+def test_a_worker_that_is_started_again_answers_as_the_others_do(tmp_path, what):
+    """What the running workers have refused is not taken up by one that comes later."""
+    folder = bundles.write(tmp_path / "bundle", hashed_names=True, version="1")
+    with running(folder, tmp_path / "log", workers=2, poll_s=0.1) as server:
+
+        def children():
+            command = ["ps", "-o", "pid=", "--ppid", str(server.process.pid)]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            return {int(pid) for pid in done.stdout.split()}
+
+        def gauge():
+            found = re.findall(r"^fraud_model_info{(.*)} ([1-9]\S*)$", server.call("GET", "/metrics")[1], re.M)
+            return [(re.search('name="(.*?)"', labels)[1], float(n)) for labels, n in found]
+
+        until(lambda: gauge() == [("fraud-detector", 2.0)])
+        bundles.write(folder, seed=2, hashed_names=True, version="2")
+        until(lambda: {server.call("POST", "/predict", ROW)[1]["model_version"] for _ in range(10)} == {"2"})
+        if what == "broken":
+            (folder / "manifest.json").write_text("{}")
+        else:
+            bundles.write(folder, seed=3, hashed_names=True, version="9", name="fraud-detector-simulated")
+        until(lambda: server.call("GET", "/health/ready")[1]["refused"])
+        victim = min(children())
+        os.kill(victim, signal.SIGKILL)
+        until(lambda: victim not in children() and gauge() == [("fraud-detector", 2.0)])
+        answers = [server.call("POST", "/predict", ROW) for _ in range(40)]
+        assert {(status, headers["x-model"]) for status, _, headers in answers} == {(200, "fraud-detector/2")}
+        bundles.write(folder, seed=4, hashed_names=True, version="3")
+        until(lambda: {server.call("POST", "/predict", ROW)[1]["model_version"] for _ in range(10)} == {"3"})
+        assert server.stop() == 0
+
+
 def test_termination_answers_what_is_in_flight(slow, tmp_path):
     body = json.dumps({"features": bundles.rows(10_000).tolist()}).encode()
     with running(slow, tmp_path / "log") as server:

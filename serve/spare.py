@@ -1,0 +1,71 @@
+"""A copy of the bundle that is being served, for workers that are started again.
+
+The folder of the bundle may by then hold one that the running workers have refused: broken, or of
+another registered name. A worker that took it up would answer beside them with other scores.
+"""
+
+import itertools
+import logging
+import os
+import shutil
+from pathlib import Path
+
+from lib import bundle
+from lib.bundle import BundleError
+
+log = logging.getLogger("serve.model")
+
+_count = itertools.count(1)
+
+
+class Spare:
+    """Keeps one copy in a folder that the workers of one server share.
+
+    Parameters
+    ----------
+    folder : None where there is one worker, which then keeps nothing
+    """
+
+    def __init__(self, folder: Path | None):
+        self.folder = folder
+
+    @property
+    def current(self) -> Path | None:
+        """The folder of the copy; None if there is none."""
+        if self.folder is None or not (self.folder / "current" / "manifest.json").exists():
+            return None
+        return self.folder / "current"
+
+    def keep(self, source: Path, manifest: dict) -> None:
+        """Copy the bundle in `source`, if that is still the one with this manifest.
+
+        Without room for a copy the server goes on, and a warning is logged.
+        """
+        if self.folder is None:
+            return
+        mine = self.folder / f"{os.getpid()}-{next(_count)}"
+        try:
+            if self.current and bundle.verify(self.current) == manifest:
+                return  # another worker was faster
+            shutil.copytree(source, mine, ignore=_other_files)
+            if bundle.verify(mine) == manifest:
+                self._point_to(mine)
+            else:  # it was replaced meanwhile: the next look at it brings us here again
+                shutil.rmtree(mine)
+        except (OSError, BundleError) as error:
+            shutil.rmtree(mine, ignore_errors=True)
+            log.warning("no copy of the bundle", extra={"data": {"reason": str(error)}})
+
+    def _point_to(self, mine):
+        """Make this copy the current one in one step, and remove the others."""
+        link = self.folder / f".{mine.name}"
+        link.symlink_to(mine.name)
+        link.replace(self.folder / "current")
+        for other in self.folder.glob("*-*"):
+            if other.name != mine.name:
+                shutil.rmtree(other, ignore_errors=True)
+
+
+def _other_files(_, names):
+    """What a folder holds beside a bundle."""
+    return [name for name in names if not name.endswith((".onnx", ".md")) and name != "manifest.json"]
