@@ -15,7 +15,14 @@ import yaml
 
 from lib import rawfile, rows
 from lib.rawfile import DataError, RawFileMissing
-from lib.rows import check, iter_transactions, prepare, read_transactions  # noqa: F401 - this is their door
+from lib.rows import (  # noqa: F401 - this is their door
+    check,
+    check_header,
+    columns_to_read,
+    iter_transactions,
+    prepare,
+    read_transactions,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 CHOICES = {"missing": ("refuse", "median"), "negative_amount": ("refuse", "allow")}

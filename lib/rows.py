@@ -55,6 +55,15 @@ def iter_transactions(
         yield frame
 
 
+def check_header(dataset, path: str | Path) -> None:
+    """Raise DataError if a column that the description names is missing from a raw file; no row is read."""
+    for part in rawfile.parts(Path(path)):
+        try:
+            columns_to_read(dataset, rawfile.columns_of(part), part, labelled=True)
+        except UNREADABLE as error:
+            raise _explained(dataset, part, True, error) from error
+
+
 def cleaned_parts(dataset, path, rows, labelled):
     """Yield (checked frame, names of all columns of its file), file after file."""
     time_is = {}  # whether it is a number -> the first file where it is so

@@ -19,6 +19,7 @@ import pandas as pd
 from lib.rawfile import DataError
 
 FEATURES = tuple(f"V{i}" for i in range(1, 29))
+COLUMNS = ("Time", *FEATURES, "Amount", "Class")
 UNTOUCHED, N_BATCHES = 0.7, 10  # share of rows before the untouched period; its batches
 PREVALENCE, MIN_FRAUDS = 0.00173, 60  # a floor below 35,000 rows: a validation of 20 % still holds about 12 frauds
 BLOCK = 65_536  # rows generated at a time: memory stays flat

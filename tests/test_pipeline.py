@@ -237,6 +237,23 @@ def test_bad_rows_are_refused_before_anything_is_trained(small):
     assert not (small.folder / "data" / "mine").exists()
 
 
+def test_a_dry_run_holds_the_header_against_the_description(small):
+    description = small.folder / "data" / "mine.yaml"
+    description.write_text("name: mine\ntime: t\nlabel: y\nfeatures: [a, bogus]\n")
+    raw = small.folder / "mine.csv"
+    raw.write_text("t,a,y\n1,many,0\n")
+    mine = ("--dataset", "mine", "--raw", raw, "--dry-run")
+    _, err = small.run(*mine, code=2)
+    assert "mine.csv" in err
+    assert "'bogus' is missing" in err
+    description.write_text("name: mine\ntime: t\nlabel: y\nfeatures: [a]\n")
+    small.run(*mine)  # rows are checked when it comes to a run
+    description.write_text((small.folder / "data" / "simulated.yaml").read_text().replace("V28", "V29"))
+    _, err = small.run("--dataset", "mine", "--dry-run", code=2)
+    assert "'V29' is missing" in err
+    assert not (small.folder / "data" / "mine").exists()
+
+
 def test_rows_are_refused_for_real_data(small):
     (small.folder / "data" / "mine.yaml").write_text("name: mine\ntime: t\nlabel: y\nfeatures: [a]\n")
     (small.folder / "mine.csv").write_text("t,a,y\n" + "\n".join(f"{t},{t % 7},{int(t % 9 == 0)}" for t in range(500)))

@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 from lib import simulation
 from lib.datasets import DataError, load_description
 from lib.detectors.boosting import SupervisedBoosting
-from lib.simulation import DRIFTS, FEATURES, KINDS, fraud_kinds, simulate
+from lib.simulation import COLUMNS, DRIFTS, FEATURES, KINDS, fraud_kinds, simulate
 
 ROWS = 20_000
 
@@ -36,7 +36,7 @@ def digest(frame):
 
 def test_columns_are_those_of_the_description(frame):
     dataset = load_description("simulated")
-    assert list(frame.columns) == ["Time", *FEATURES, "Amount", "Class"]
+    assert tuple(frame.columns) == COLUMNS == ("Time", *FEATURES, "Amount", "Class")
     assert dataset.features == (*FEATURES, "Amount")
     assert {dataset.time, dataset.label, dataset.amount} == {"Time", "Class", "Amount"}
 
