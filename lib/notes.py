@@ -54,7 +54,9 @@ def _cell(figures):
     figure = (figures or {}).get("average_precision", {"value": None})
     if figure["value"] is None:
         return "–"
-    return f"{figure['value']:.3f}" + (f" [{figure['low']:.3f}, {figure['high']:.3f}]" if figure["low"] else "")
+    return f"{figure['value']:.3f}" + (
+        f" [{figure['low']:.3f}, {figure['high']:.3f}]" if figure["low"] is not None else ""
+    )
 
 
 def version_tags(manifest):

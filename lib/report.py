@@ -140,7 +140,7 @@ def _cell(figure, digits=3):
 def _tables(metrics):
     champion, result = words.champion_entry(metrics), []
     for period, note in NOTES.items():
-        models = {m: v for m, v in metrics.get("models", {}).items() if period in v}
+        models = {m: v for m, v in metrics.get("models", {}).items() if _is_judged(v, period)}
         order = sorted(models, key=lambda m: -(models[m][period]["average_precision"]["value"] or 0))
         rows = [_row(m, models[m], period, m == champion) for m in order]
         if not rows:
@@ -151,8 +151,15 @@ def _tables(metrics):
         rows.insert(0, best | {"cells": [_cell(top) | {"range": "", "low": None} for top in tops]})
         budget = metrics.get("alert_budget", 0)
         columns = [f"{text} at {budget:g}" if m in SHARES else text for m, text in HEADLINE.items()]
+        why = (metrics.get("intervals") or {}).get("no_interval") if period == "validation" else ""
+        note = f"{note} No intervals from resampled blocks: {why}." if why else note
         result.append({"period": period, "note": note, "columns": columns, "rows": rows})
     return result
+
+
+def _is_judged(entry, period):
+    """Whether a model has any figure on a period; without labels it has none."""
+    return any(figure["value"] is not None for figure in entry.get(period, {}).values())
 
 
 def _row(model, entry, period, champion):
@@ -165,13 +172,22 @@ def _verdict(metrics):
     models = metrics.get("models", {})
     reasons = [words.plain(reason, models) for reason in metrics.get("verdict", {}).get("reasons", [])]
     entry = models.get(words.champion_entry(metrics), {})
-    period = next((period for period in NOTES if period in entry), "")
+    period = next((period for period in NOTES if _is_judged(entry, period)), "")
     shown = ["average_precision", *SHARES] if period else []
     figures = [{"name": HEADLINE[metric]} | _cell(entry[period].get(metric), 2) for metric in shown]
     budget = metrics.get("alert_budget", 0)
     return {"headline": words.headline(metrics), "reasons": reasons, "period": period, "figures": figures} | {
         "budget": f"one transaction in {1 / budget:,.0f}" if budget else ""
     }
+
+
+def _known(periods):
+    """What is known of the labels: frauds, and how many transactions have none."""
+    if all(period["n_frauds"] is None for period in periods):
+        return {"known frauds": "none, no transaction has a label"}
+    unknown = sum(period["n"] - period.get("n_labelled", period["n"]) for period in periods)
+    frauds = {"known frauds": f"{sum(period['n_frauds'] or 0 for period in periods):,}"}
+    return frauds | ({"unlabelled transactions": f"{unknown:,}"} if unknown else {})
 
 
 def _facts(metrics, stages):
@@ -182,7 +198,7 @@ def _facts(metrics, stages):
         "data": metrics["dataset"],
         "source": words.SOURCES.get(metrics.get("source"), "unknown"),
         "transactions": f"{sum(p['n'] for p in main):,}",
-        "known frauds": f"{sum(p['n_frauds'] or 0 for p in main):,}",
+        **_known(main),
         "seed": str(metrics["seed"]),
     }
     if "alert_budget" in metrics:

@@ -1,5 +1,7 @@
 """A user's columns may have any name: none is taken for one of ours, in any file, table or figure."""
 
+import json
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from lib import drift, eda, names, plots, replay, scoring, tables
 from lib.datasets import Arrays, Dataset
 from lib.production import monitor, timeline
+from serve.rows import Rows as ServedRows
 
 OURS = [*monitor.LOGGED, *scoring.COLUMNS, "weight", "features", "batch", "name", "is_score", drift.SCORE]
 AWKWARD = ["", " ", "a.b", "a/b", "'q'", '"', "$", "$x$ $", "_hidden", "two\nlines", "<b>", "|", "`", "é", "x" * 300]
@@ -144,3 +147,12 @@ def test_tables_in_markdown_stay_tables():
 @pytest.mark.parametrize(("name", "shown"), [("a`b", "`` a`b ``"), ("x\ny", "`x y`"), ("", "`(no name)`")])
 def test_names_as_code(name, shown):
     assert names.code(name) == shown
+
+
+def test_rows_by_name_take_any_name():
+    features = [*dict.fromkeys([*AWKWARD, *OURS, "features", 'a"b', "weight", "Weight"])]
+    rows = ServedRows(features, "refuse", 10)
+    row = {name: float(i) for i, name in enumerate(features)}
+    body = {"features": [row, dict(reversed(row.items()))]}
+    X = rows.decode(json.dumps(body).encode())
+    assert X.tolist() == [list(range(len(features)))] * 2

@@ -228,3 +228,27 @@ def test_every_variant_keeps_its_familys_colour():
     assert plots.colour("autoencoder@code=4") == plots.colour("autoencoder")
     assert plots.label("gaussian_mixture@train_on=all") == "Gaussian mixture (no labels)"
     assert len(set(plots.MODEL_COLOURS.values())) == len(plots.MODEL_COLOURS)
+
+
+def test_page_of_a_run_that_no_label_judges_has_no_table_of_dashes(run):
+    metrics = json.loads((run / "metrics.json").read_text())
+    nothing = dict.fromkeys(figures(0.5), figure(None))
+    metrics["models"] = {"fusion": {"validation": nothing, "untouched": nothing}}
+    metrics["champion"] |= {"model": "fusion"}
+    for period in metrics["splits"].values():
+        period |= {"n_frauds": None, "n_labelled": 0}
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    text = report.write(run).read_text()
+    assert "no transaction has a label" in text
+    assert "Results on" not in text
+    assert "Perfect ranking" not in text
+
+
+def test_page_counts_unlabelled_transactions_and_says_why_there_are_no_intervals(run):
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics["splits"] = {name: period | {"n_labelled": 90} for name, period in metrics["splits"].items()}
+    metrics["intervals"] = {"no_interval": "3 labelled frauds, 10 are needed"}
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    text = report.write(run).read_text()
+    assert re.search(r"unlabelled transactions</dt><dd>30<", text)
+    assert text.count("3 labelled frauds") == 1
