@@ -54,9 +54,9 @@ def _cell(figures):
     figure = (figures or {}).get("average_precision", {"value": None})
     if figure["value"] is None:
         return "–"
-    return f"{figure['value']:.3f}" + (
-        f" [{figure['low']:.3f}, {figure['high']:.3f}]" if figure["low"] is not None else ""
-    )
+    if figure["low"] is None:
+        return f"{figure['value']:.3f}"
+    return f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"
 
 
 def version_tags(manifest):

@@ -138,7 +138,8 @@ def drift(ax, table, names, injected=()):
             ax.add_patch(Rectangle((column + 0.54, row - 0.44), 0.92, 0.88, facecolor=shade, linewidth=0))
             if found["flagged"]:
                 size = 5.5 if found["loud"] else 3.5
-                ax.plot(column + 1, row, "o", color="white", markersize=size, markeredgewidth=0)
+                ink = "white" if ratio > 0.5 else plots.INK  # flagged by something else than PSI: the cell is pale
+                ax.plot(column + 1, row, "o", color=ink, markersize=size, markeredgewidth=0)
     for d in (d for d in injected if d.what != "fraud"):
         for name in (n for n in d.features if n in names):
             corner, width = (d.first_batch - 0.49, names.index(name) - 0.47), len(batches) - d.first_batch + 0.98
