@@ -15,14 +15,7 @@ import yaml
 
 from lib import rawfile, rows
 from lib.rawfile import DataError, RawFileMissing
-from lib.rows import (  # noqa: F401 - this is their door
-    check,
-    check_header,
-    columns_to_read,
-    iter_transactions,
-    prepare,
-    read_transactions,
-)
+from lib.rows import check, iter_transactions, prepare, read_transactions  # noqa: F401 - this is their door
 
 ROOT = Path(__file__).resolve().parents[1]
 CHOICES = {"missing": ("refuse", "median"), "negative_amount": ("refuse", "allow")}

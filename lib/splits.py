@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from lib import datasets, periods, rawfile
 from lib.datasets import Arrays, DataError, Dataset, find_raw, load_description, prepare, read_transactions
+from lib.rows import check_header, columns_to_read
 
 MANIFEST = "splits.json"
 MAKER = "run notebook 02_split, or call lib.splits.ensure, to make it"
@@ -101,13 +102,13 @@ def find(dataset_name="simulated", rows=20_000, seed=0, raw="", *, download=True
     dataset = load_description(dataset_name)
     if dataset.simulation is None:
         path, source = find_raw(dataset, raw, download, progress)
-        datasets.check_header(dataset, path)  # also where nobody will read the rows: in a dry run
+        check_header(dataset, path)  # also where nobody will read the rows: in a dry run
         return Table(dataset, source, rawfile.sha256(path), lambda: read_transactions(dataset, path))
     if raw:
         raise DataError(f"{dataset.name} is simulated and takes no raw file ({raw}); name another dataset with it")
     from lib import simulation  # only here: real data do not need it
 
-    datasets.columns_to_read(dataset, list(simulation.COLUMNS), dataset.name, labelled=True)
+    columns_to_read(dataset, list(simulation.COLUMNS), dataset.name, labelled=True)
     rows, drift = rows or dataset.simulation["rows"], dataset.simulation.get("drift", True)
     code = rawfile.sha256(Path(simulation.__file__))[:12]  # another simulator, other transactions
     where = f"{dataset.name} (rows={rows}, seed={seed})"
