@@ -1,6 +1,6 @@
 """Find rows to try a bundle with: one that it lets pass and one that it reports."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -8,6 +8,7 @@ from lib.bundle import Bundle
 
 FACTORS = (1, 2, 4, 8, 16, 64, 256, 2**12, 2**20)  # times as far from the median as usual values go
 N_TRIED = 64  # rows that are tried when the medians themselves are reported
+N_CLIMBED, N_STEPS = 50, 30  # features that are tried in each of so many steps, at most
 LIMIT = 1e38  # within float32
 
 
@@ -48,80 +49,122 @@ def find(bundle: Bundle) -> tuple[Example, Example]:
     features are moved further and further out, or else the one with the highest score. Each says
     itself whether it alerts.
     """
-    low, median, high = _ranges(bundle)
-    return _normal(bundle, low, median, high), _anomalous(bundle, low, median, high)
+    search = _Search(bundle)
+    normal, anomalous = search.normal(), search.pushed()
+    return normal, anomalous if anomalous.is_alert else search.climbed(anomalous)
 
 
-def _ranges(bundle):
-    """Low, median and high of each feature, (d,) float64; -1, 0 and 1 if the manifest has none."""
-    d = len(bundle.features)
-    absent = {"low": np.full(d, -1.0), "median": np.zeros(d), "high": np.ones(d)}
-    given = absent | bundle.reference
-    return [np.asarray(given[key], np.float64) for key in absent]
+class _Search:
+    """Rows around the reference medians of a bundle.
 
+    Attributes
+    ----------
+    low, median, high : (d,) float64; -1, 0 and 1 if the manifest has none
+    digits : significant digits of each feature that are shown, (d,) int
+    """
 
-def _normal(bundle, low, median, high):
-    values, alerts, scores = _score(bundle, median[None])
-    if not alerts[0]:
-        return Example(values[0].tolist(), float(scores[0]), False, "every feature at its median")
-    share = np.random.default_rng(0).uniform(-0.5, 0.5, (N_TRIED, len(median)))
-    near = median + np.where(share < 0, share * (median - low), share * (high - median))
-    values, alerts, scores = _score(bundle, near)
-    best = int(np.argmin(scores))
-    origin = "near the medians, the lowest score of a few that were tried"
-    return Example(values[best].tolist(), float(scores[best]), bool(alerts[best]), origin)
+    def __init__(self, bundle):
+        self.bundle = bundle
+        self.d = d = len(bundle.features)
+        absent = {"low": np.full(d, -1.0), "median": np.zeros(d), "high": np.ones(d)}
+        given = absent | bundle.reference
+        self.low, self.median, self.high = (np.asarray(given[key], np.float64) for key in absent)
+        self.digits = self._digits()
 
+    def _digits(self):
+        """Enough digits to tell usual values apart, where they are large and close together."""
+        spread = self.high - self.low
+        size = np.max(np.abs([self.low, self.median, self.high]), axis=0)
+        varies = (spread > 0) & (size > 0)
+        ratio = np.divide(size, spread, out=np.full(self.d, 1e9), where=varies)
+        return np.clip(4 + np.floor(np.log10(ratio)), 4, 9).astype(int)
 
-def _anomalous(bundle, low, median, high):
-    up, order = _directions(bundle, low, median, high)
-    step = np.where(up, high - median, low - median)
-    # a feature that never varies has no usual distance
-    step = np.where(step == 0, np.where(up, 1, -1) * np.maximum(np.abs(median), 1), step)
-    d, best = len(median), None
-    counts = np.unique(np.geomspace(1, d, 24).round().astype(int))
-    for factor in FACTORS:
-        rows = np.repeat(median[None], len(counts), axis=0)
-        for row, count in zip(rows, counts, strict=True):
-            moved = order[:count]
-            row[moved] = _bounded(median[moved] + factor * step[moved], low[moved])
-        values, alerts, scores = _score(bundle, rows)
-        # the first that alerts has the fewest unusual values
-        chosen = int(np.argmax(alerts)) if alerts.any() else int(np.argmax(scores))
-        if best is None or scores[chosen] > best.score:
-            score, is_alert = float(scores[chosen]), bool(alerts[chosen])
-            origin = _origin(counts[chosen], d, factor)
-            best = Example(values[chosen].tolist(), score, is_alert, origin)
-        if best.is_alert:
-            break
-    return best
+    def score(self, rows):
+        """Alerts (n,) bool and scores (n,) of rows (n, d)."""
+        rows = np.clip(rows, -LIMIT, LIMIT).astype(np.float32)
+        predictions, scores = self.bundle.predict(rows)
+        return predictions == 1, scores
 
+    def best(self, rows, sign=1):
+        """The first row that alerts, or else the one with the highest score -> Example, its place.
 
-def _directions(bundle, low, median, high):
-    """Which features are more anomalous upwards, (d,) bool; all features, the strongest first."""
-    d = len(median)
-    rows = np.repeat(median[None], 2 * d, axis=0)
-    each = np.arange(d)
-    rows[each, each] = median + 4 * (high - median)
-    rows[d + each, each] = _bounded(median + 4 * (low - median), low)
-    upwards, downwards = bundle.raw_score(_float32(rows)).reshape(2, d)
-    return upwards >= downwards, np.argsort(-np.maximum(upwards, downwards), kind="stable")
+        With `sign` -1 the row with the lowest score. The row is rounded to what a reader sees, and
+        scored as it then stands.
+        """
+        alerts, scores = self.score(rows)
+        is_found = sign > 0 and alerts.any()
+        at = int(np.argmax(alerts) if is_found else np.argmax(sign * scores))
+        row = np.clip(rows[at], -LIMIT, LIMIT)
+        values = [float(f"{x:.{n}g}") for x, n in zip(row, self.digits, strict=True)]
+        (is_alert,), (score,) = self.score(np.array([values]))
+        return Example(values, float(score), bool(is_alert), ""), at
 
+    def normal(self):
+        """The medians, unless they alert."""
+        found, _ = self.best(self.median[None])
+        if not found.is_alert:
+            return replace(found, origin="every feature at its median")
+        share = np.random.default_rng(0).uniform(-0.5, 0.5, (N_TRIED, self.d))
+        down, up = share * (self.median - self.low), share * (self.high - self.median)
+        found, _ = self.best(self.median + np.where(share < 0, down, up), sign=-1)
+        return replace(found, origin="near the medians, the lowest score of a few that were tried")
 
-def _bounded(values, low):
-    """Keep what is never negative from becoming so: amounts, counts, durations."""
-    return np.where((low >= 0) & (values < 0), 0.0, values)
+    def moved(self, factor, is_up):
+        """Each feature `factor` times as far out as usual, (d,); one that never varies moves, too."""
+        step = np.where(is_up, self.high - self.median, self.low - self.median)
+        instead = np.where(is_up, 1, -1) * np.maximum(np.abs(self.median), 1)
+        values = self.median + factor * np.where(step == 0, instead, step)
+        # amounts, counts and durations do not become negative
+        return np.where((self.low >= 0) & (values < 0), 0.0, values)
 
+    def directions(self):
+        """Which features are more anomalous upwards, (d,) bool; all features, the strongest first."""
+        rows = np.repeat(self.median[None], 2 * self.d, axis=0)
+        each = np.arange(self.d)
+        rows[each, each], rows[self.d + each, each] = self.moved(4, True), self.moved(4, False)
+        rows = np.clip(rows, -LIMIT, LIMIT).astype(np.float32)
+        upwards, downwards = self.bundle.raw_score(rows).reshape(2, self.d)
+        return upwards >= downwards, np.argsort(-np.maximum(upwards, downwards), kind="stable")
 
-def _score(bundle, rows):
-    """Rows (n, d) rounded to what a reader sees, their alerts (n,) bool and scores (n,)."""
-    text = [[f"{value:.4g}" for value in row] for row in np.clip(rows, -LIMIT, LIMIT)]
-    values = np.array(text, dtype=np.float64)
-    predictions, scores = bundle.predict(_float32(values))
-    return values, predictions == 1, scores
+    def pushed(self):
+        """More and more features moved out together, from the strongest on."""
+        is_up, order = self.directions()
+        counts = np.unique(np.geomspace(1, self.d, 24).round().astype(int))
+        best = None
+        for factor in FACTORS:
+            target = self.moved(factor, is_up)
+            rows = np.repeat(self.median[None], len(counts), axis=0)
+            for row, count in zip(rows, counts, strict=True):
+                row[order[:count]] = target[order[:count]]
+            found, at = self.best(rows)
+            if best is None or found.score > best.score:
+                best = replace(found, origin=_origin(counts[at], self.d, factor))
+            if best.is_alert:
+                break
+        return best
 
+    def climbed(self, start):
+        """One feature after the other set to what raises the score most, beginning with `start`.
 
-def _float32(rows):
-    return np.clip(rows, -LIMIT, LIMIT).astype(np.float32)
+        A model that weighs features against each other, such as trees with labels, may only
+        report a combination that `pushed` does not meet.
+        """
+        found = start
+        _, order = self.directions()
+        targets = [self.moved(factor, is_up) for factor in (1, 4, 16) for is_up in (True, False)]
+        places = [(j, values[j]) for values in [self.median, *targets] for j in order[:N_CLIMBED]]
+        for _ in range(N_STEPS):
+            rows = np.repeat(np.array([found.values]), len(places), axis=0)
+            for row, (j, value) in zip(rows, places, strict=True):
+                row[j] = value
+            better, _ = self.best(rows)
+            if better.score <= found.score:
+                break
+            origin = "features were moved away from their medians, one after the other"
+            found = replace(better, origin=origin)
+            if found.is_alert:
+                break
+        return found
 
 
 def _origin(count, d, factor):

@@ -8,6 +8,8 @@ import time
 from dataclasses import dataclass
 from urllib.parse import quote
 
+import msgspec
+
 from lib import bundle
 from lib.bundle import Bundle, BundleError
 from serve import examples, telemetry
@@ -16,6 +18,7 @@ from serve.rows import Rows
 from serve.spare import Spare
 
 log = logging.getLogger("serve.model")
+encode = msgspec.json.Encoder().encode
 
 
 class OtherModelError(BundleError):
@@ -37,7 +40,7 @@ class Served:
     def name(self):
         """The registered name; of a bundle that was never registered, the kind of its model."""
         manifest = self.bundle.manifest
-        return str(manifest.get("name", manifest.get("model", "model")))
+        return str(manifest.get("name") or manifest.get("model") or "model")
 
     @property
     def labels(self):
@@ -177,7 +180,12 @@ class Model:
         self._check_name(loaded)
         rows = Rows(loaded.features, loaded.manifest.get("missing", "refuse"), self.settings.max_rows)
         normal, anomalous = examples.find(loaded)
-        return Served(loaded, rows, loaded.version or "baked-in", time.time(), normal, anomalous)
+        served = Served(loaded, rows, loaded.version or "baked-in", time.time(), normal, anomalous)
+        try:
+            encode(served.card())
+        except (TypeError, ValueError, AttributeError) as error:
+            raise BundleError(f"The manifest in {folder} cannot be shown: {error}.") from error
+        return served
 
     def _check_name(self, loaded):
         """Refuse another registered name: clients would not notice whose scores they get."""

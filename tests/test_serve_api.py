@@ -414,6 +414,17 @@ def test_a_name_of_any_characters_fits_into_the_header(tmp_path, name, version, 
         assert client.get("/model").json()["name"] == name
 
 
+@pytest.mark.parametrize("changes", [{"name": "\ud800"}, {"provenance": "yesterday"}])
+def test_a_manifest_that_no_answer_can_show_is_refused(tmp_path, changes):
+    folder = bundles.write(tmp_path)
+    manifest = json.loads((folder / "manifest.json").read_text()) | changes
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with serving(folder) as client:
+        answer = client.get("/health/ready")
+        assert answer.status_code == 503
+        assert "manifest" in answer.json()["error"]["message"]
+
+
 def test_a_server_without_bundle_names_no_model(tmp_path):
     with serving(tmp_path / "absent") as client:
         assert "x-model" not in post(client, {"features": [ROW]}).headers

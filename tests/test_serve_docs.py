@@ -3,6 +3,7 @@
 import html
 import json
 import re
+import time
 
 import bundles
 import numpy as np
@@ -107,6 +108,44 @@ def test_the_anomalous_example_has_no_negative_amount(tmp_path):
     model = bundle.load(bundles.write(tmp_path, "autoencoder", features=["Amount"]))
     _, anomalous = examples.find(model)
     assert anomalous.values[0] >= 0
+
+
+class Pair:
+    """A model that alerts if one feature is high and another low, and else says how many are odd."""
+
+    features, reference, threshold = ("a", "b", "c", "d"), {}, 0.9
+
+    def raw_score(self, X):
+        both = (X[:, 1] > 3) & (X[:, 3] < -0.5) & (np.abs(X[:, [0, 2]]) < 0.5).all(axis=1)
+        return both + 0.1 * (X[:, 1] > 3) + 0.1 * (X[:, 3] < -0.5) + 0.2 * (X[:, 0] > 0.5)
+
+    def predict(self, X):
+        scores = np.minimum(self.raw_score(X), 1.0)
+        return (scores >= self.threshold).astype(np.int8), scores
+
+
+def test_a_combination_that_alerts_is_found_feature_by_feature():
+    _, anomalous = examples.find(Pair())
+    assert anomalous.is_alert
+    assert anomalous.values[1] > 3
+    assert anomalous.values[3] < -0.5
+
+
+def test_large_numbers_that_lie_close_together_are_told_apart():
+    """1,700,000,123 to four digits would be more than a month away."""
+    model = Pair()
+    seconds = {"low": 1_700_000_000.0, "median": 1_700_000_500.0, "high": 1_700_001_000.0}
+    model.reference = {key: np.array([value] * 4) for key, value in seconds.items()}
+    normal, _ = examples.find(model)
+    assert normal.values == [1_700_000_500.0] * 4
+
+
+def test_examples_of_a_thousand_features_are_found_in_a_moment():
+    model = Pair()
+    model.features = tuple(f"f{i}" for i in range(1_000))
+    begin = time.perf_counter()
+    examples.find(model)
+    assert time.perf_counter() - begin < 5
 
 
 def test_an_example_that_cannot_alert_does_not_claim_to(tmp_path):
