@@ -100,7 +100,7 @@ def several(settings, opened):
     try:
         return _watch(start, settings.workers, opened)
     finally:
-        shutil.rmtree(shared)
+        shutil.rmtree(shared, ignore_errors=True)
 
 
 def _watch(start, n_workers, opened):

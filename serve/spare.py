@@ -47,7 +47,7 @@ class Spare:
         try:
             if self.current and bundle.verify(self.current) == manifest:
                 return  # another worker was faster
-            shutil.copytree(source, mine, ignore=_other_files)
+            _copy(source, mine)
             if bundle.verify(mine) == manifest:
                 self._point_to(mine)
             else:  # it was replaced meanwhile: the next look at it brings us here again
@@ -66,6 +66,9 @@ class Spare:
                 shutil.rmtree(other, ignore_errors=True)
 
 
-def _other_files(_, names):
-    """What a folder holds beside a bundle."""
-    return [name for name in names if not name.endswith((".onnx", ".md")) and name != "manifest.json"]
+def _copy(source, target):
+    """Copy a bundle's files, but not their modes: a read-only copy could not be removed again."""
+    target.mkdir()
+    for path in source.iterdir():
+        if path.name == "manifest.json" or path.suffix in (".onnx", ".md"):
+            shutil.copyfile(path, target / path.name)
