@@ -141,10 +141,11 @@ def _figure(value, draws=()):
 
 def duration(seconds: float) -> str:
     """Write a length of time as people do: `600 s`, `2.5 h`, `30 d`."""
-    for unit, size in (("d", 86_400), ("h", 3_600)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds:g} s"
+    if seconds >= 2 * 86_400:
+        return f"{seconds / 86_400:.3g} d"
+    if seconds >= 3_600:
+        return f"{seconds / 3_600:.3g} h"
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
 
 
 def block_length(time_s) -> float:

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lib import bundle, datasets, drift, splits
+from lib import bundle, datasets, drift, metrics, splits
 from lib.datasets import ROOT, Arrays, DataError
 from lib.manifest import BundleError
 from lib.names import beside
@@ -83,7 +83,8 @@ def _table(dataset, frame, first, score, alert):
 
 def _drift(dataset, sample, model, reference):
     data, score = sample.rows()
-    known = drift.Reference(dataset.features, reference, model.anomaly_score(reference.X))
+    options = {"block_s": metrics.block_length(reference.time_s), "clock": dataset.time is not None}
+    known = drift.Reference(dataset.features, reference, model.anomaly_score(reference.X), **options)
     known.compare(data.X, data.weight, data.time_s, score)
     return known.verdict.to_dict()
 

@@ -414,3 +414,10 @@ def test_average_precision_agrees_with_scikit_learn_and_leaves_unlabelled_rows_o
     more = np.r_[y, [-1, -1]], np.r_[raw, [99.0, -99.0]], np.r_[weight, [5.0, 5.0]]
     assert metrics.average_precision(*more) == pytest.approx(expected)
     assert np.isnan(metrics.average_precision(0 * y, raw, weight))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(0.02, "0.02 s"), (600, "600 s"), (5_265.3, "1.46 h"), (86_400, "24 h"), (2_592_000, "30 d")]
+)
+def test_lengths_of_time_are_written_as_people_do(seconds, said):
+    assert metrics.duration(seconds) == said
