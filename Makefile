@@ -56,7 +56,8 @@ mlflow: $(READY)  ## MLflow's pages on mlflow.db, port 5000
 report: $(READY)  ## open the newest run's page and print where it is
 	@page=$$(ls -t reports/2*/index.html 2>/dev/null | head -n 1); \
 	test -n "$$page" || { echo "no run has ended yet: make pipeline"; exit 1; }; \
-	echo "$(CURDIR)/$$page"; $(PY) -m webbrowser "file://$(CURDIR)/$$page" >/dev/null 2>&1 || true
+	echo "$(CURDIR)/$$page"; $(PY) -c 'import pathlib, sys, webbrowser; \
+		webbrowser.open(pathlib.Path(sys.argv[1]).resolve().as_uri())' "$$page" >/dev/null 2>&1 || true
 
 image:  ## build the container and let it answer once; needs Docker and an exported bundle; BUILD="…" goes to docker build
 	@docker build -t $(IMAGE) -f Dockerfile.prod $(BUILD) .

@@ -6,6 +6,7 @@ import inspect
 import pytest
 from conftest import ROOT
 
+from lib import splits
 from lib.detectors.registry import DETECTORS, SUPERVISED
 from lib.pipeline.settings import Settings, jobs
 from lib.pipeline.stages import read_cells
@@ -21,7 +22,10 @@ FITTED = {  # the detectors that a notebook fits
     "10_few_labels": ("few_labels", "supervised_boosting", "gaussian_mixture"),
 }
 PAIRS = [(notebook, name) for notebook, names in FITTED.items() for name in names]
-LATER = {"cards", "challengers", "comparison", "export", "fusion", "gate", "notes", "report", "tracking", "words"}
+LATER = {
+    *("cards", "challengers", "comparison", "export", "fusion", "gate"),
+    *("notes", "report", "simulation", "tracking", "words"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +63,14 @@ def test_an_edit_of_what_comes_after_the_fit_does_not_fit_again(depends_on, note
         "lib/robust.py": "04_autoencoder",
     }
     assert {file for file in families if file in found} == {f for f, stage in families.items() if stage == notebook}
+
+
+def test_another_simulator_makes_other_data(tmp_path, monkeypatch):
+    before = splits.find("simulated", rows=3_000).source_id
+    edited = tmp_path / "simulation.py"
+    edited.write_text((ROOT / "lib" / "simulation.py").read_text() + "\n# edited\n")
+    monkeypatch.setattr("lib.simulation.__file__", str(edited))
+    assert splits.find("simulated", rows=3_000).source_id != before
 
 
 def test_the_files_that_must_not_count_are_there():

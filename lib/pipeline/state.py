@@ -20,6 +20,8 @@ from lib.pipeline.stages import read_cells
 
 # Imports that only a notebook run by hand comes to: the pipeline passes `track=False` and logs from the files itself.
 BY_HAND = {"lib/notebook.py": {"lib.tracking"}}
+# Imports whose effect is in the data: another simulator makes another split, real data never come to it.
+IN_THE_DATA = {"lib/splits.py": {"lib.simulation"}}
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,9 @@ def _imports(source, importer):
         elif isinstance(node, ast.ImportFrom):
             base = _base(node, importer)
             names |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
-    names -= BY_HAND.get(importer.as_posix() if importer else "", set())
+    if importer is not None:
+        for left_out in (BY_HAND, IN_THE_DATA):
+            names -= left_out.get(importer.as_posix(), set())
     parts = [name.split(".") for name in names]
     return {"/".join(p[:n]) for p in parts for n in range(1, len(p) + 1)}
 
