@@ -71,7 +71,8 @@ class Server:
         if connection is None:
             mine.close()
         is_json = answer.headers.get("content-type", "").startswith("application/json")
-        return answer.status, json.loads(text) if is_json else text.decode(), answer.headers
+        decoded = json.loads(text) if is_json and method != "HEAD" else text.decode()
+        return answer.status, decoded, answer.headers
 
     def memory_mb(self):
         """Resident memory of the process."""

@@ -316,6 +316,18 @@ def test_workers_without_a_place_for_their_folder_are_a_sentence(monkeypatch, ca
     assert "temporary" in capsys.readouterr().err
 
 
+def test_head_leaves_nothing_behind_on_its_connection(folder, tmp_path):
+    """A body after HEAD would be taken for the next answer."""
+    with running(folder, tmp_path / "log") as server:
+        connection = server.connect()
+        for path in ("/health/live", "/health/ready", "/docs", "/", "/nothing"):
+            _, body, headers = server.call("HEAD", path, connection=connection)
+            assert not body
+            assert int(headers["content-length"]) > 0 or path == "/"
+            assert server.call("GET", "/health/live", connection=connection)[1] == {"status": "live"}
+        connection.close()
+
+
 def test_the_log_says_where_the_server_listens(folder, tmp_path):
     with running(folder, tmp_path / "log") as server:
         pass
