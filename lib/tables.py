@@ -114,7 +114,12 @@ def worst(split, period, anomaly_score, n=5):
     table.insert(0, ours, np.asarray(anomaly_score)[rows])
     what = np.repeat(list(kinds), [len(positions) for positions in kinds.values()])
     table.index = pd.MultiIndex.from_arrays([what, rows], names=["what", "row"])
-    return table.round(3)
+    return rounded(table, 3)
+
+
+def rounded(frame, digits):
+    """The frame with its numbers rounded; dates and text stay as they are."""
+    return frame.round(dict.fromkeys(frame.select_dtypes("number"), digits))
 
 
 def markdown(table):

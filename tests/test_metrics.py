@@ -397,11 +397,6 @@ def test_reason_for_no_interval_is_told():
         ({"value": 0.6364, "low": 0.39, "high": 0.815}, "", "0.636 (0.390 to 0.815)"),
         ({"value": 0.6364, "low": None, "high": None}, "3 labelled frauds", "0.636 (no interval: 3 labelled frauds)"),
         ({"value": 0.6364, "low": None, "high": None}, "", "0.636 (no interval)"),
-        (
-            {"value": None, "low": None, "high": None},
-            "no transaction has a label",
-            "unknown: no transaction has a label",
-        ),
     ],
 )
 def test_the_console_says_why_there_is_no_interval(figure, why, shown):
@@ -421,3 +416,16 @@ def test_average_precision_agrees_with_scikit_learn_and_leaves_unlabelled_rows_o
 )
 def test_lengths_of_time_are_written_as_people_do(seconds, said):
     assert metrics.duration(seconds) == said
+
+
+def test_a_champion_that_nobody_judged_gets_one_line_and_no_dashes():
+    nothing = {"value": None, "low": None, "high": None}
+    champion = {"model": "fusion", "name": "fraud-detector-x", "version": "1"}
+    summary = {"stages": [], "status": "done", "run": "r", "remarks": [], "verdict": "", "no_interval": "no label"}
+    summary["champion"] = champion | {"validation": dict.fromkeys(console.SHOWN, nothing)}
+    text = console.told(summary)
+    assert "nobody has judged it: no label" in text
+    assert "recall_at_budget" not in text
+    figures = {"average_precision": {"value": 0.5, "low": 0.4, "high": 0.6}, "amount_recall_at_budget": nothing}
+    summary["champion"] = champion | {"validation": figures}
+    assert "amount_recall_at_budget" not in console.told(summary)

@@ -94,8 +94,10 @@ def told(summary):
     lines += [f"{s['stage']} failed: {s['why']}" for s in summary["stages"] if s["status"] == "failed"]
     if champion := summary["champion"]:
         lines.append(f"Champion: {champion['model']}, {champion['name']} version {champion['version']}. On validation:")
-        why = summary["no_interval"]
-        lines += [f"  {name:<25}{_interval(figure, why)}" for name, figure in champion["validation"].items()]
+        why, figures = summary["no_interval"], champion["validation"]
+        known = {name: figure for name, figure in figures.items() if figure["value"] is not None}
+        lines += [f"  {name:<25}{_interval(figure, why)}" for name, figure in known.items()]
+        lines += [f"  nobody has judged it: {why or 'no fraud is known'}"] if figures and not known else []
         lines += [] if champion["validation"] else [f"  not comparable: {summary['verdict']}"]
     elif summary["status"] == "done":
         lines.append("No champion.")
@@ -105,10 +107,8 @@ def told(summary):
 
 
 def _interval(figure, why=""):
-    """`0.636 (0.390 to 0.815)`; without an interval, or without a figure, why there is none."""
+    """`0.636 (0.390 to 0.815)`; without an interval why there is none."""
     reason = f": {why}" if why else ""
-    if figure["value"] is None:
-        return f"unknown{reason}"
     if figure["low"] is None:
         return f"{figure['value']:.3f} (no interval{reason})"
     return f"{figure['value']:.3f} ({figure['low']:.3f} to {figure['high']:.3f})"
