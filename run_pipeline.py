@@ -12,18 +12,18 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
-from lib import store
 from lib.datasets import load_description
+from lib.errors import PipelineError, Refused
+from lib.files import read_json
 from lib.pipeline.console import Progress, summary, table, told
 from lib.pipeline.execution import Pipeline
 from lib.pipeline.logbook import Logbook, champion_version
+from lib.pipeline.parameters import read_parameters
 from lib.pipeline.plan import Plan
 from lib.pipeline.preflight import DEFAULT, prepare, registered_name
 from lib.pipeline.runs import Run, locked
 from lib.pipeline.settings import Settings, jobs
-from lib.pipeline.stages import Refused, choose, find, notebook, present, read_cells, read_parameters
-from lib.pipeline.state import read_json
-from lib.rawfile import DataError
+from lib.pipeline.stages import choose, find, notebook, present, read_cells
 
 ROOT = Path(__file__).resolve().parent
 
@@ -95,7 +95,7 @@ def planned(args, asked, stages, chosen):
     shares = {name: split[name] for name in ("reference", "validation", "n_batches") if name in split}
     force = [name if name == "all" else find(name, stages).name for name in args.force]
     data = prepare(asked.dataset, asked.raw, split.get("rows", 0), split.get("seed", 0), shares, not args.dry_run)
-    return Plan(ROOT, data, found, chosen, force, champion_version)
+    return Plan(ROOT, data, found, chosen=chosen, force=force, champion=champion_version)
 
 
 def run(args, say):
@@ -134,7 +134,7 @@ def execute(args, plan, asked, remarks, lock):
             logbook.stage(task, pipeline.places)
     status = "interrupted"
     try:
-        pipeline.execute(progress, logbook, args.jobs, args.timeout, (lock,))
+        pipeline.execute(progress, logbook, n_parallel=args.jobs, timeout_s=args.timeout, inherit=(lock,))
         status = "done" if all(t.is_whole or not t.chosen for t in tasks) else "failed"
     finally:
         metrics = read_json(current.folder / "metrics.json") or {}
@@ -174,7 +174,7 @@ def main(argv=None):
             print(table(["stage", "reads", "writes"], rows))
             return 0
         return rollback(args, say) if args.rollback else run(args, say)
-    except (Refused, DataError, store.TrackingError) as error:
+    except PipelineError as error:
         say(str(error))
         return 2
     except OSError as error:

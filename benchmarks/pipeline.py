@@ -22,7 +22,8 @@ import psutil
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lib.pipeline.console import table
-from lib.pipeline.stages import choose, notebook, present, read_cells, read_parameters
+from lib.pipeline.parameters import read_parameters
+from lib.pipeline.stages import choose, notebook, present, read_cells
 
 ROOT = Path(__file__).resolve().parents[1]
 FULL = 284_807

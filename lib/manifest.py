@@ -6,13 +6,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+from lib.errors import BundleError
+
 SCHEMA_VERSION = 1
 FILES = ("model.onnx", "explain.onnx", "model_card.md")
 FLOAT32_MAX = 3.4028234663852886e38
-
-
-class BundleError(ValueError):
-    """The bundle cannot be used; the message is a sentence for people."""
 
 
 def check(manifest: Any, where: Path | str) -> None:

@@ -24,18 +24,12 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
+from lib.errors import DataError, RawFileMissing
+
 SUFFIXES = (".csv", ".csv.gz", ".parquet", ".pq")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 SNIFFED_ROWS = 100  # rows of a CSV file that are looked at to tell numbers, booleans and dates apart
 CHUNK_BYTES = 1 << 20
-
-
-class DataError(ValueError):
-    """Data or a description that cannot be used; the message is a sentence for people."""
-
-
-class RawFileMissing(DataError):  # noqa: N818 - reads as what happened
-    """There is no raw file and none can be had; the message says how to provide one."""
 
 
 def parts(path: Path) -> list[Path]:

@@ -8,9 +8,9 @@ from conftest import ROOT
 
 from lib import splits
 from lib.detectors.registry import DETECTORS, SUPERVISED
+from lib.pipeline.dependencies import BY_HAND, imported_files, made_from
 from lib.pipeline.settings import Settings, jobs
 from lib.pipeline.stages import read_cells
-from lib.pipeline.state import BY_HAND, imported_files, made_from
 
 NOTEBOOKS = {path.stem: path for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
 FITTED = {  # the detectors that a notebook fits

@@ -12,9 +12,9 @@ import pytest
 from pipelines import FIXTURES, NOTEBOOKS, SMALL, Here, Project
 
 from lib.pipeline.console import PULSE_S, Progress
+from lib.pipeline.dependencies import imported_files, made_from
 from lib.pipeline.settings import Job
 from lib.pipeline.stages import Stage
-from lib.pipeline.state import imported_files, made_from
 
 
 @pytest.fixture(scope="session")

@@ -5,8 +5,8 @@ import json
 import pytest
 from conftest import ROOT
 
+from lib.pipeline.dependencies import BY_HAND, IN_THE_DATA, imported_files
 from lib.pipeline.stages import notebook, present
-from lib.pipeline.state import BY_HAND, IN_THE_DATA, imported_files
 from lib.runner import Execution
 
 STAGES = {stage.name: stage for stage in present(ROOT)}

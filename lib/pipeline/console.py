@@ -4,7 +4,7 @@ import sys
 import time
 from textwrap import shorten
 
-from lib.pipeline.state import read_json
+from lib.files import read_json
 from lib.words import champion_entry
 
 FIGURES = ("seconds", "peak_mb")

@@ -3,8 +3,8 @@
 from concurrent.futures import ThreadPoolExecutor
 
 from lib import notes, store
+from lib.files import read_json
 from lib.pipeline.stages import read_cells, within
-from lib.pipeline.state import read_json
 
 STATUS = {"done": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}  # ours and MLflow's
 

@@ -1,44 +1,63 @@
 """What a run has to do: which jobs are up to date, in which earlier run, and why the others are not."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from lib.errors import Refused
+from lib.files import sha256
+from lib.pipeline.dependencies import made_from, reasons
+from lib.pipeline.preflight import Data
 from lib.pipeline.runs import Run
 from lib.pipeline.settings import Job
-from lib.pipeline.stages import Refused, upstream, within
-from lib.pipeline.state import Places, State, digest, made_from, put_back, reasons
+from lib.pipeline.stages import Stage, upstream, within
+from lib.pipeline.state import Places, State, put_back
 
 
 @dataclass
 class Task:
     """A job within one run, from its plan to its end.
 
-    `status` goes from "waiting" (for the tasks `before` it) over "to run" and "running" to "done" or "failed"; other
-    ends are "up to date", "not run", and for a stage that was not chosen, "kept". `why` is the reason; `state` is on
-    record in this run's folder, or in the one where the task was found to be up to date.
+    `status` goes from "waiting" (for the tasks `before` it) over "to run" and "running" to "done" or
+    "failed"; other ends are "up to date", "not run", and for a stage that was not chosen, "kept". `why`
+    is the reason; `state` is on record in this run's folder, or in the one where the task was found to
+    be up to date.
     """
 
     job: Job
     chosen: bool = True
-    before: list = field(default_factory=list)
+    before: list[Task] = field(default_factory=list)
     status: str = "waiting"
     why: str = ""
     made: dict | None = None
     state: State | None = None
-    record: dict = field(default_factory=dict)
+    record: dict[str, Any] = field(default_factory=dict)
     expected_s: float = 0.0
 
     @property
-    def name(self):
+    def name(self) -> str:
+        """The job's name."""
         return self.job.name
 
     @property
-    def is_whole(self):
+    def is_whole(self) -> bool:
+        """Whether its outputs are there."""
         return self.status in ("done", "up to date", "kept")
 
     @property
-    def is_open(self):
+    def is_open(self) -> bool:
+        """Whether it has still to be run, as far as is known."""
         return self.status in ("waiting", "to run")
+
+    def reuse(self, status: str, state: State, record: dict[str, Any]) -> None:
+        """Take the outputs that are on record in an earlier run."""
+        self.status = status
+        self.why = record["run"]
+        self.state = state
+        self.record = record
 
 
 class Plan:
@@ -46,9 +65,9 @@ class Plan:
 
     Parameters
     ----------
-    root : Path, the project's folder
-    data : lib.pipeline.preflight.Data
-    jobs : list of Job, of all stages that are present
+    root : the project's folder
+    data : see `lib.pipeline.preflight`
+    jobs : of all stages that are present
     chosen : stages to execute unless they are up to date; the last of them is the last of the run
     force : names of stages to execute even if they are up to date, or "all"
     champion : function (registered name) -> version that the registry's alias points to
@@ -59,83 +78,127 @@ class Plan:
         A chosen stage needs what another writes, which is neither chosen nor there from an earlier run.
     """
 
-    def __init__(self, root, data, jobs, chosen, force=(), champion=lambda name: None):
-        self.root, self.data, self.force, self.champion = Path(root), data, set(force), champion
+    def __init__(
+        self,
+        root: Path,
+        data: Data,
+        jobs: Sequence[Job],
+        *,
+        chosen: Sequence[Stage],
+        force: Iterable[str] = (),
+        champion: Callable[[str], str | None] = lambda name: None,
+    ):
+        self.root = Path(root)
+        self.data = data
+        self.force = set(force)
+        self.champion = champion
         self.reports = self.root / "reports"
         self.runs = Run.all(self.reports, data.dataset.name)
         last = max(i for i, job in enumerate(jobs) if job.stage in chosen)
-        self.tasks = [Task(job, job.stage in chosen, expected_s=job.stage.usual_s) for job in jobs[: last + 1]]
+        self.tasks = [
+            Task(job, job.stage in chosen, expected_s=job.stage.usual_s) for job in jobs[: last + 1]
+        ]
         for task in self.tasks:
-            stages = upstream(task.job.stage)
-            task.before = [t for t in self.tasks if t.job.stage in stages]
-            if not task.chosen:
-                self._keep(task)
-            elif all(t.is_whole for t in task.before):
-                self.decide(task)
-            else:
-                task.why = "after " + ", ".join(t.name for t in task.before if not t.is_whole)
-            for lacking in [t.name for t in task.before if task.chosen and t.status == "not run"]:
-                raise Refused(
-                    f"{task.name} needs what {lacking} writes, which has not run on this data yet; run that as well."
-                )
+            self._begin(task)
 
-    def places(self, run):
-        """Where the files of a run are."""
+    def _begin(self, task: Task) -> None:
+        """Link a task to those before it, and decide it if they are whole."""
+        stages = upstream(task.job.stage)
+        task.before = [other for other in self.tasks if other.job.stage in stages]
+        if not task.chosen:
+            self._keep(task)
+            return
+        lacking = [other.name for other in task.before if other.status == "not run"]
+        if lacking:
+            raise Refused(
+                f"{task.name} needs what {lacking[0]} writes, which has not run on this data yet; "
+                "run that as well."
+            )
+        waiting = [other.name for other in task.before if not other.is_whole]
+        if waiting:
+            task.why = "after " + ", ".join(waiting)
+        else:
+            self.decide(task)
+
+    def places(self, run: Run) -> Places:
+        """Return where the files of a run are."""
         return Places(self.root, run.folder, self.data.split_dir)
 
-    def decide(self, task):
-        """Look for a run in which the task is up to date; else say what differs from the newest one."""
-        task.status, task.why = "to run", "it has not run yet"
+    def decide(self, task: Task) -> None:
+        """Look for a run in which the task is up to date; else say what differs from the newest."""
+        task.status = "to run"
+        task.why = "it has not run yet"
         if not self.data.is_split:
             return
         task.made = made_from(task.job, self.root, self._inputs(task), self.registry(task, "reads"))
-        newest = None
+        is_forced = bool(self.force & {"all", task.job.stage.name})
+        is_newest = True
         for state, record in self._found(task):
-            differences = reasons(record["made_from"], task.made)
-            if damaged := state.damage(record):
-                differences.append(f"{damaged} is not as it was written")
-            if newest is None:
+            differences = self._differences(task, state, record)
+            if not differences and not is_forced:
+                task.reuse("up to date", state, record)
+                return
+            if is_newest:
+                task.why = "forced" if is_forced else "; ".join(differences)
                 task.expected_s = record["seconds"]
-            newest = newest or differences
-            if self.force & {"all", task.job.stage.name}:
-                newest = ["forced"]
-            elif not differences:
-                task.status, task.why, task.state, task.record = "up to date", record["run"], state, record
-                return
-        task.why = "; ".join(newest or [task.why])
+                is_newest = False
 
-    def registry(self, task, kind):
-        """The registry's state, for tasks that have it among what they "reads" or "writes"."""
+    def _differences(self, task: Task, state: State, record: dict[str, Any]) -> list[str]:
+        """Return why what is on record would not do, in words; empty if it does."""
+        found = reasons(record["made_from"], task.made)
+        damaged = state.damage(record)
+        if damaged:
+            found.append(f"{damaged} is not as it was written")
+        return found
+
+    def registry(self, task: Task, kind: str) -> dict[str, str | None]:
+        """Return the registry's state, for tasks that have it among what they "reads" or "writes"."""
+        if "registry" not in getattr(task.job.stage, kind):
+            return {}
         name = task.job.parameters.get("registered_name") or self.data.registered_name
-        return {"champion": self.champion(name)} if "registry" in getattr(task.job.stage, kind) else {}
+        return {"champion": self.champion(name)}
 
-    def unchanged(self):
-        """The finished run in which all tasks are up to date, its files put back; None if there is something to do."""
-        whole = [task.state for task in self.tasks if task.is_whole]
-        run = next((r for r in self.runs if {r.folder} == {state.places.run for state in whole}), None)
-        if not run or run.info["status"] != "done" or any(task.is_open for task in self.tasks):
+    def unchanged(self) -> Run | None:
+        """Return the finished run in which all tasks are up to date, its files put back.
+
+        None if there is something to do, or the tasks are up to date in several runs.
+        """
+        if any(task.is_open for task in self.tasks):
             return None
-        put_back(whole)
-        return run
+        whole = [task.state for task in self.tasks if task.is_whole]
+        folders = {state.places.run for state in whole}
+        for run in self.runs:
+            if {run.folder} == folders and run.info["status"] == "done":
+                put_back(whole)
+                return run
+        return None
 
-    def _keep(self, task):
-        """Take what a stage that was not chosen has written the last time of this split, by whatever code."""
-        task.status, task.why = "not run", "not chosen"
-        split = self.data.is_split and digest(self.data.split_dir / "splits.json")
+    def _keep(self, task: Task) -> None:
+        """Take what a stage that was not chosen wrote the last time of this split, by whatever code."""
+        task.status = "not run"
+        task.why = "not chosen"
+        split = sha256(self.data.split_dir / "splits.json") if self.data.is_split else None
         for state, record in self._found(task):
-            is_same = not split or record["made_from"]["inputs"]["the data"] == split
+            is_same = split is None or record["made_from"]["inputs"]["the data"] == split
             if is_same and not state.damage(record):
-                task.status, task.why, task.state, task.record = "kept", record["run"], state, record
+                task.reuse("kept", state, record)
                 return
 
-    def _found(self, task):
-        """The runs in which the task has finished, the newest first, as (State, record)."""
-        states = (State(self.places(run), task.job) for run in self.runs)
-        return ((state, record) for state in states if (record := state.record))
+    def _found(self, task: Task) -> Iterator[tuple[State, dict[str, Any]]]:
+        """Yield the runs in which the task has finished, the newest first."""
+        for run in self.runs:
+            state = State(self.places(run), task.job)
+            record = state.record
+            if record:
+                yield state, record
 
-    def _inputs(self, task):
-        """The hashes of what a task reads, as the tasks before it have recorded them."""
+    def _inputs(self, task: Task) -> dict[str, str]:
+        """Return the hashes of what a task reads, as the tasks before it have recorded them."""
         places = [place for place in task.job.stage.reads if place not in ("raw", "registry")]
-        outputs = {key: stamp[2] for t in task.before for key, stamp in t.record["outputs"].items()}
-        read = {key: sha for key, sha in outputs.items() if any(within(key, place) for place in places)}
-        return read | {"the data": digest(self.data.split_dir / "splits.json")}
+        read = {}
+        for other in task.before:
+            for key, (_, _, digest) in other.record["outputs"].items():
+                if any(within(key, place) for place in places):
+                    read[key] = digest
+        read["the data"] = sha256(self.data.split_dir / "splits.json")
+        return read

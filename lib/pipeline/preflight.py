@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lib import splits
 from lib.datasets import Dataset
-from lib.pipeline.stages import Refused
+from lib.errors import Refused
 from lib.rawfile import RawFileMissing
 
 DEFAULT, FALLBACK = "creditcard", "simulated"

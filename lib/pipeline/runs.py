@@ -9,9 +9,9 @@ from pathlib import Path
 
 import psutil
 
+from lib.errors import Refused
+from lib.files import read_json, write_json
 from lib.pipeline.settings import Settings
-from lib.pipeline.stages import Refused
-from lib.pipeline.state import read_json, write_json
 
 PATIENCE_S = 15  # kernels of a killed run hold its lock for the second or two that they outlive it
 

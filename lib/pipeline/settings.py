@@ -1,23 +1,19 @@
 """What a run was asked for, and the jobs that follow from it, every name and type checked."""
 
+from __future__ import annotations
+
 import itertools
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-from lib.pipeline.stages import (
-    PIPELINE_OWNED,
-    Refused,
-    Stage,
-    convert,
-    find,
-    nearest,
-    notebook,
-    present,
-    read_parameters,
-)
+from lib.errors import Refused, unknown
+from lib.pipeline.parameters import PIPELINE_OWNED, Parameter, convert, read_parameters
+from lib.pipeline.stages import Stage, find, notebook, present
 
 KEYS = ("dataset", "raw", "parameters", "sweep")
 
@@ -28,61 +24,78 @@ class Settings:
 
     Parameters
     ----------
-    dataset : str, a name or the path of a description; empty: creditcard if it can be had, else simulated
-    raw : str, the raw file; empty: where the description says
-    parameters : dict such as {"seed": 1, "04_autoencoder.latent": 8}; the particular overrides the general
-    sweep : dict such as {"04_autoencoder.latent": [4, 8, 16]}
+    dataset : a name or the path of a description; empty: creditcard, else simulated
+    raw : the raw file; empty: where the description says
+    parameters : such as {"seed": 1, "04_autoencoder.latent": 8}; the particular overrides the general
+    sweep : such as {"04_autoencoder.latent": [4, 8, 16]}
     """
 
     dataset: str = ""
     raw: str = ""
-    parameters: dict = field(default_factory=dict)
-    sweep: dict = field(default_factory=dict)
+    parameters: dict[str, Any] = field(default_factory=dict)
+    sweep: dict[str, list] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, path):
-        """From a YAML file, where a stage's parameters may stand in a block of their own; Refused if it is no such."""
+    def read(cls, path: Path | str) -> Settings:
+        """Read a YAML file, in which a stage's parameters may stand in a block of their own.
+
+        Raises Refused if it cannot be read, or holds an unknown key or a value of the wrong type.
+        """
         try:
             content = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
         except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
             raise Refused(f"{path} cannot be read: {' '.join(str(error).split())}") from error
-        content = _lines(content, path)
+        content = _mapping(content, str(path))
         for key in content:
             if key not in KEYS:
-                raise Refused(f"{path}: {nearest(key, KEYS, 'key')}")
+                raise Refused(f"{path}: {unknown('key', key, KEYS)}")
         for key in ("dataset", "raw"):
             if not isinstance(content.get(key) or "", str):
-                raise Refused(f"{path}: {key} is {content[key]!r}, and that is no text.")
-        flat = {key: _flat(content.get(key) or {}, f"{path}: {key}") for key in ("parameters", "sweep")}
-        return cls(content.get("dataset") or "", content.get("raw") or "", **flat)
+                raise Refused(f"{path}: {key} is {content[key]!r}; expected text.")
+        return cls(
+            dataset=content.get("dataset") or "",
+            raw=content.get("raw") or "",
+            parameters=_flat(content.get("parameters") or {}, f"{path}: parameters"),
+            sweep=_flat(content.get("sweep") or {}, f"{path}: sweep"),
+        )
 
-    def write(self, path):
-        """As YAML that `read` understands and people can edit."""
-        content = {key: value for key in KEYS if (value := getattr(self, key))}
+    def write(self, path: Path | str) -> None:
+        """Write YAML that `read` understands and people can edit."""
+        content = {key: getattr(self, key) for key in KEYS if getattr(self, key)}
         Path(path).write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
 
-    def overlaid(self, other):
-        """These settings where `other` says nothing; a plain `seed` of `other` overrides every stage's own here."""
+    def overlaid(self, other: Settings) -> Settings:
+        """Return these settings where `other` says nothing.
+
+        A plain `seed` of `other` overrides every stage's own seed here.
+        """
         plain = {key for key in other.parameters if "." not in key}
-        kept = {k: v for k, v in self.parameters.items() if k.rpartition(".")[2] not in plain}
+
+        def kept(entries: dict) -> dict:
+            return {key: v for key, v in entries.items() if key.rpartition(".")[2] not in plain}
+
         return Settings(
-            other.dataset or self.dataset,
-            other.raw or self.raw,
-            kept | other.parameters,
-            {k: v for k, v in self.sweep.items() if k.rpartition(".")[2] not in plain} | other.sweep,
+            dataset=other.dataset or self.dataset,
+            raw=other.raw or self.raw,
+            parameters=kept(self.parameters) | other.parameters,
+            sweep=kept(self.sweep) | other.sweep,
         )
 
 
-def _lines(content, where):
+def _mapping(content: Any, where: str) -> dict[str, Any]:
     if not isinstance(content, dict):
-        raise Refused(f"{where} holds {content!r}; it has to be `name: value` lines.")
+        raise Refused(f"{where} holds {content!r}; expected lines such as `name: value`.")
     return {str(key): value for key, value in content.items()}
 
 
-def _flat(content, where):
+def _flat(content: Any, where: str) -> dict[str, Any]:
+    """Return {"04_autoencoder.latent": 8} for {"04_autoencoder": {"latent": 8}}."""
     flat = {}
-    for key, value in _lines(content, where).items():
-        flat |= {f"{key}.{name}": v for name, v in value.items()} if isinstance(value, dict) else {key: value}
+    for key, value in _mapping(content, where).items():
+        if isinstance(value, dict):
+            flat.update({f"{key}.{name}": inner for name, inner in value.items()})
+        else:
+            flat[key] = value
     return flat
 
 
@@ -90,95 +103,140 @@ def _flat(content, where):
 class Job:
     """One notebook to be executed once: a stage, or one combination of the values swept over it.
 
-    `parameters` are all but those that the pipeline sets, `accepts` the names of all that the notebook has, `variant`
-    is empty or such as `@latent=4`.
+    Parameters
+    ----------
+    parameters : all but those that the pipeline sets
+    accepts : the names of all parameters that the notebook has
+    variant : empty, or such as `@latent=4`
     """
 
     stage: Stage
     notebook: Path
-    parameters: dict
-    accepts: frozenset
+    parameters: dict[str, Any]
+    accepts: frozenset[str]
     variant: str = ""
 
     @property
-    def name(self):
+    def name(self) -> str:
         """`04_autoencoder`, or `04_autoencoder@latent=4`."""
         return self.stage.name + self.variant
 
     @property
-    def candidate(self):
+    def candidate(self) -> str:
         """`autoencoder`, or `autoencoder@latent=4`."""
         return self.stage.short + self.variant
 
     @property
-    def outputs(self):
-        """Patterns of the files it writes: the table's, and what every notebook leaves in the run's folder."""
-        model = f"run/models/{self.stage.short}"
-        candidates = (f"run/models/{self.candidate}", f"run/models/{self.candidate}[@,]train_on=*")
-        listed = [p for place in self.stage.writes for p in (candidates if place == model else (place,))]
-        common = (f"run/notebooks/{self.name}.*", f"run/figures/{self.name}-*", f"run/stages/{self.name}")
-        return (*(p for p in listed if p != "registry"), *common)
+    def outputs(self) -> tuple[str, ...]:
+        """Patterns of the files it writes: the table's, and what every notebook leaves in a run."""
+        patterns = []
+        for place in self.stage.writes:
+            if place == f"run/models/{self.stage.short}":  # a candidate for each regime and variant
+                patterns += [f"run/models/{self.candidate}"]
+                patterns += [f"run/models/{self.candidate}[@,]train_on=*"]
+            elif place != "registry":  # no files
+                patterns.append(place)
+        return (
+            *patterns,
+            f"run/notebooks/{self.name}.*",
+            f"run/figures/{self.name}-*",
+            f"run/stages/{self.name}",
+        )
 
 
-def jobs(root, settings, among=None):
-    """The jobs of all stages that are present -> list of Job, in order.
+Known = dict[Stage, dict[str, Parameter]]  # the parameters of each stage's notebook
+
+
+def jobs(root: Path, settings: Settings, among: Sequence[Stage] | None = None) -> list[Job]:
+    """Return the jobs of all stages that are present, in order.
 
     Parameters
     ----------
-    among : stages one of whose notebooks has to have a parameter that is given without a stage; None for all
+    among : stages one of whose notebooks has to have a parameter that is given without a stage;
+        None for all
 
     Raises
     ------
     Refused
-        An unknown stage or parameter (with the nearest name), a value of the wrong type, a sweep that cannot be.
+        An unknown stage or parameter (with the nearest name), a value of the wrong type, or a sweep
+        over something that is no candidate.
     """
     stages = present(root)
     among = stages if among is None else among
-    known = {s: read_parameters(notebook(root, s)) for s in stages}
-    values = {s: {n: p.default for n, p in known[s].items() if n not in PIPELINE_OWNED} for s in stages}
-    for stage in stages:
-        values[stage] |= {"rows": 0} if "rows" in known[stage] else {}  # as the description says, not a notebook's few
-    for key in sorted(settings.parameters, key=lambda key: "." in key):
+    known = {stage: read_parameters(notebook(root, stage)) for stage in stages}
+    values = {stage: _defaults(known[stage]) for stage in stages}
+    for key in sorted(settings.parameters, key=lambda key: "." in key):  # the particular last
         for stage, name in _meant(key, stages, among, known):
-            values[stage][name] = convert(known[stage][name], settings.parameters[key], f"-p {key}")
+            value = convert(known[stage][name], settings.parameters[key], f"-p {key}")
+            values[stage][name] = value
     axes = _axes(settings.sweep, stages, known)
     result = []
     for stage in stages:
         if "split_dir" in known[stage]:  # how many rows were simulated is the split's affair
             values[stage].pop("rows", None)
         for variant, swept in _combinations(axes.get(stage, [])).items():
-            every = frozenset(known[stage])
-            result.append(Job(stage, notebook(root, stage), values[stage] | swept, every, variant))
+            job = Job(
+                stage=stage,
+                notebook=notebook(root, stage),
+                parameters=values[stage] | swept,
+                accepts=frozenset(known[stage]),
+                variant=variant,
+            )
+            result.append(job)
     return result
 
 
-def resolved(asked, jobs, dataset, raw):
-    """Settings that say all of it: the dataset, every parameter of every job, the swept values in their types."""
-    stages = [job.stage for job in jobs]
-    sweep, parameters = {}, {}
+def _defaults(parameters: dict[str, Parameter]) -> dict[str, Any]:
+    """Return what a run takes where nothing is said.
+
+    A notebook's own default of `rows` is small, for trying it out; a run takes as many as the
+    description says.
+    """
+    values = {name: p.default for name, p in parameters.items() if name not in PIPELINE_OWNED}
+    if "rows" in values:
+        values["rows"] = 0
+    return values
+
+
+def resolved(asked: Settings, all_jobs: Sequence[Job], dataset: str, raw: str) -> Settings:
+    """Return settings that leave nothing open: dataset, every job's parameters, swept values."""
+    stages = [job.stage for job in all_jobs]
+    sweep = {}
     for key in asked.sweep:
-        stage, (_, _, name) = find(key.rpartition(".")[0], stages), key.rpartition(".")
-        values = [job.parameters[name] for job in jobs if job.stage == stage]
-        sweep[f"{stage.name}.{name}"] = [v for i, v in enumerate(values) if v not in values[:i]]
-    for job in jobs:
-        parameters |= {f"{job.stage.name}.{name}": value for name, value in job.parameters.items()}
-    return Settings(dataset, raw, {k: v for k, v in parameters.items() if k not in sweep}, sweep)
+        stage_name, _, name = key.rpartition(".")
+        stage = find(stage_name, stages)
+        values = [job.parameters[name] for job in all_jobs if job.stage == stage]
+        unique = [value for i, value in enumerate(values) if value not in values[:i]]
+        sweep[f"{stage.name}.{name}"] = unique
+    parameters = {
+        f"{job.stage.name}.{name}": value
+        for job in all_jobs
+        for name, value in job.parameters.items()
+        if f"{job.stage.name}.{name}" not in sweep
+    }
+    return Settings(dataset, raw, parameters, sweep)
 
 
-def _meant(key, stages, among, known):
-    """The (stage, parameter) pairs that a key such as `04_autoencoder.latent` or `seed` stands for."""
+def _meant(
+    key: str, stages: Sequence[Stage], among: Sequence[Stage], known: Known
+) -> list[tuple[Stage, str]]:
+    """Return the (stage, parameter) pairs that `04_autoencoder.latent` or `seed` stands for."""
     stage_name, _, name = key.rpartition(".")
     if name in PIPELINE_OWNED:
-        raise Refused(f"-p {key}: {name} is set by the pipeline; it follows from {PIPELINE_OWNED[name]}.")
-    among = [find(stage_name, stages)] if stage_name else among
-    if pairs := [(stage, name) for stage in among if name in known[stage]]:
-        return pairs
-    names = {n for stage in among for n in known[stage]} - set(PIPELINE_OWNED)
-    raise Refused(nearest(name, names, f"{among[0].name} parameter" if len(among) == 1 else "parameter"))
+        cause = PIPELINE_OWNED[name]
+        raise Refused(f"-p {key}: {name} is set by the pipeline; it follows from {cause}.")
+    if stage_name:
+        among = [find(stage_name, stages)]
+    pairs = [(stage, name) for stage in among if name in known[stage]]
+    if not pairs:
+        names = {other for stage in among for other in known[stage]} - set(PIPELINE_OWNED)
+        what = f"{among[0].name} parameter" if len(among) == 1 else "parameter"
+        raise Refused(unknown(what, name, names))
+    return pairs
 
 
-def _axes(sweep, stages, known):
-    """The swept values, converted -> {stage: [(name, values), …]}."""
+def _axes(sweep: dict, stages: Sequence[Stage], known: Known) -> dict[Stage, list]:
+    """Return the swept values, converted: {stage: [(name, values), …]}."""
     axes = {}
     for key, values in sweep.items():
         where = f"--sweep {key}"
@@ -188,18 +246,26 @@ def _axes(sweep, stages, known):
         if "candidate" not in known[stage]:
             raise Refused(f"{where}: {stage.name} makes no candidate of a comparison.")
         if not isinstance(values, list) or not values:
-            raise Refused(f"{where}: a list of values belongs there, and {values!r} is none.")
-        axes.setdefault(stage, []).append((name, [convert(known[stage][name], v, where) for v in values]))
+            raise Refused(f"{where}: expected a list of values, got {values!r}.")
+        converted = [convert(known[stage][name], value, where) for value in values]
+        axes.setdefault(stage, []).append((name, converted))
     return axes
 
 
-def _combinations(axes):
-    """Every combination of swept values under its name -> {"@latent=4": {"latent": 4}, …}; {"": {}} without any."""
-    names, values = [name for name, _ in axes], [values for _, values in axes]
-    combinations = (dict(zip(names, chosen, strict=True)) for chosen in itertools.product(*values))
-    return {_label(swept): swept for swept in combinations}
+def _combinations(axes: list[tuple[str, list]]) -> dict[str, dict[str, Any]]:
+    """Return every combination of swept values under its name.
+
+    {"@latent=4": {"latent": 4}, …}; {"": {}} where nothing is swept.
+    """
+    names = [name for name, _ in axes]
+    combinations = {}
+    for chosen in itertools.product(*(values for _, values in axes)):
+        swept = dict(zip(names, chosen, strict=True))
+        combinations[_label(swept)] = swept
+    return combinations
 
 
-def _label(swept):
+def _label(swept: dict[str, Any]) -> str:
+    """Return `@latent=4,seed=1`, fit for the name of a file."""
     text = ",".join(f"{name}={value}" for name, value in swept.items())
     return "@" + re.sub(r"[^\w.,=+-]", "_", text) if text else ""

@@ -1,42 +1,31 @@
-"""The pipeline's table: which notebooks there are, what each reads and writes, and which parameters it takes.
+"""The pipeline's table: which notebooks there are, what each reads and writes, and who waits for whom.
 
-Places are written as people say them: `raw` (the raw file), `splits` (the folder of one split), `run/…` (in the run's
-folder), `registry`, `serve/model`. Who waits for whom follows: a stage comes after the earlier ones that write what it
-reads.
+Places are written as people say them: `raw` (the raw file), `splits` (the folder of one split),
+`run/…` (in the run's folder), `registry`, `serve/model`. The order follows from them: a stage comes
+after the earlier ones that write what it reads.
 """
 
-import ast
-import difflib
-import io
 import json
-import math
-import re
-import tokenize
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-PIPELINE_OWNED = {  # parameters that the pipeline sets, and what they follow from
-    "dataset": "--dataset",
-    "raw": "--raw",
-    "split_dir": "the data and the parameters of 02_split",
-    "run_dir": "the time: every run has a folder of its own",
-    "track": "the pipeline, which logs every notebook itself",
-    "candidate": "--sweep",
-}
-
-
-class Refused(ValueError):  # noqa: N818 - reads as what happened
-    """What was asked cannot be run; the message says what to change. Exit code 2."""
+from lib.errors import Refused, unknown
 
 
 @dataclass(frozen=True)
 class Stage:
     """A notebook's place in the pipeline.
 
-    `starts` are patterns of the project's files, programs and notebooks, that it executes besides what it imports; a
-    stage that is `on_demand` runs only where it is named. `usual_s` are seconds that it is expected to take before it
-    has ever run: of the stages whose turn has come, the longest go first.
+    Parameters
+    ----------
+    name : file name of the notebook without suffix
+    reads, writes : places
+    starts : patterns of the project's files that it executes besides what it imports
+    on_demand : it runs only where it is named
+    usual_s : seconds that it is expected to take before it has ever run; of the stages whose turn has
+        come, the longest go first
     """
 
     name: str
@@ -47,155 +36,123 @@ class Stage:
     usual_s: float = 0.0
 
     @property
-    def short(self):
+    def short(self) -> str:
         """`autoencoder` for `04_autoencoder`."""
         return self.name.partition("_")[2]
 
 
 STAGES = (
-    Stage("01_eda", ("raw",)),
-    Stage("02_split", ("raw",), ("splits", "run/data_card.md"), usual_s=10),
-    Stage("03_isolation_forest", ("splits",), ("run/models/isolation_forest",), usual_s=10),
-    Stage("04_autoencoder", ("splits",), ("run/models/autoencoder",), usual_s=40),
-    Stage("05_gaussian_mixture", ("splits",), ("run/models/gaussian_mixture",), usual_s=60),
+    Stage("01_eda", reads=("raw",)),
+    Stage("02_split", reads=("raw",), writes=("splits", "run/data_card.md"), usual_s=10),
+    Stage(
+        "03_isolation_forest",
+        reads=("splits",),
+        writes=("run/models/isolation_forest",),
+        usual_s=10,
+    ),
+    Stage("04_autoencoder", reads=("splits",), writes=("run/models/autoencoder",), usual_s=40),
+    Stage(
+        "05_gaussian_mixture",
+        reads=("splits",),
+        writes=("run/models/gaussian_mixture",),
+        usual_s=60,
+    ),
     Stage(
         "06_comparison",
-        ("splits", "run/models", "registry"),
-        ("run/models", "run/metrics.json", "run/model_card.md", "registry"),
+        reads=("splits", "run/models", "registry"),
+        writes=("run/models", "run/metrics.json", "run/model_card.md", "registry"),
     ),
-    Stage("07_export", ("run/models", "registry"), ("serve/model",)),
-    Stage("08_production", ("splits", "serve/model"), ("run/production",), ("serve/*.py", "notebooks/0[345]_*.ipynb")),
-    Stage("09_stability", ("raw",), on_demand=True),
-    Stage("10_few_labels", ("splits",), on_demand=True),
+    Stage("07_export", reads=("run/models", "registry"), writes=("serve/model",)),
+    Stage(
+        "08_production",
+        reads=("splits", "serve/model"),
+        writes=("run/production",),
+        starts=("serve/*.py", "notebooks/0[345]_*.ipynb"),
+    ),
+    Stage("09_stability", reads=("raw",), on_demand=True),
+    Stage("10_few_labels", reads=("splits",), on_demand=True),
 )
 
 
-def present(root):
-    """The stages whose notebook is in `root/notebooks`, in order."""
-    return tuple(s for s in STAGES if notebook(root, s).is_file())
+def present(root: Path) -> tuple[Stage, ...]:
+    """Return the stages whose notebook is in `root/notebooks`, in order."""
+    return tuple(stage for stage in STAGES if notebook(root, stage).is_file())
 
 
-def notebook(root, stage):
-    """The path of a stage's notebook."""
+def notebook(root: Path, stage: Stage) -> Path:
+    """Return the path of a stage's notebook."""
     return Path(root) / "notebooks" / f"{stage.name}.ipynb"
 
 
-def upstream(stage):
-    """The earlier stages that `stage` waits for: those that write something it reads."""
+def upstream(stage: Stage) -> tuple[Stage, ...]:
+    """Return the earlier stages that `stage` waits for: those that write something it reads."""
     earlier = STAGES[: STAGES.index(stage)]
-    return tuple(s for s in earlier if any(within(w, r) or within(r, w) for w in s.writes for r in stage.reads))
+    return tuple(before for before in earlier if _feeds(before, stage))
 
 
-def within(key, place):
-    """Whether `run/models/autoencoder` lies in `run/models` (or is it)."""
+def _feeds(before: Stage, after: Stage) -> bool:
+    for written in before.writes:
+        for read in after.reads:
+            if within(written, read) or within(read, written):
+                return True
+    return False
+
+
+def within(key: str, place: str) -> bool:
+    """Return whether `run/models/autoencoder` lies in `run/models`, or is it."""
     return f"{key}/".startswith(f"{place}/")
 
 
-def nearest(name, names, what):
-    """The sentence that refuses an unknown name."""
-    close = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(sorted(names)) or 'none'}."
-    return f"Unknown {what} {name!r}: {hint}"
-
-
-def find(name, stages):
-    """The stage called `04_autoencoder` or `autoencoder`; Refused, with the nearest name, if there is none."""
+def find(name: str, stages: Sequence[Stage]) -> Stage:
+    """Return a stage by its name or its short name; Refused if there is none."""
     for stage in stages:
         if name in (stage.name, stage.short):
             return stage
-    raise Refused(nearest(name, [n for s in stages for n in (s.name, s.short)], "stage"))
+    names = [stage.name for stage in stages] + [stage.short for stage in stages]
+    raise Refused(unknown("stage", name, names))
 
 
-def choose(stages, only=(), first="", last=""):
-    """The stages to run: `only` these, or from `first` until `last`; those on demand only where they are named."""
+def choose(
+    stages: Sequence[Stage], only: Iterable[str] = (), first: str = "", last: str = ""
+) -> tuple[Stage, ...]:
+    """Return the stages to run: `only` these, or those from `first` until `last`.
+
+    Stages on demand are among them only where they are named.
+    """
+    only = list(only)
     if only and (first or last):
-        raise Refused("--only goes without --from and --until.")
+        raise Refused("--only cannot be combined with --from or --until.")
     if only:
         chosen = {find(name, stages) for name in only}
-        return tuple(s for s in stages if s in chosen)
+        return tuple(stage for stage in stages if stage in chosen)
     named = {find(name, stages) for name in (first, last) if name}
     start = stages.index(find(first, stages)) if first else 0
     end = stages.index(find(last, stages)) + 1 if last else len(stages)
     if start >= end:
-        raise Refused(f"--from {first} comes after --until {last}: the order is {', '.join(s.name for s in stages)}.")
+        order = ", ".join(stage.name for stage in stages)
+        raise Refused(f"--from {first} comes after --until {last}; the order is {order}.")
     return tuple(s for s in stages[start:end] if not s.on_demand or s in named)
 
 
-def read_cells(path):
-    """A notebook's cells -> [(cell_type, source, tags)]; Refused if it is no notebook."""
+class Cell(NamedTuple):
+    """A notebook's cell: `code` or `markdown`, its text, its tags."""
+
+    kind: str
+    source: str
+    tags: list[str]
+
+
+def read_cells(path: Path | str) -> list[Cell]:
+    """Return a notebook's cells; Refused if the file is not a notebook."""
     try:
         cells = json.loads(Path(path).read_text(encoding="utf-8"))["cells"]
-        return [(c["cell_type"], "".join(c["source"]), c.get("metadata", {}).get("tags", [])) for c in cells]
+        return [
+            Cell(
+                kind=cell["cell_type"],
+                source="".join(cell["source"]),
+                tags=cell.get("metadata", {}).get("tags", []),
+            )
+            for cell in cells
+        ]
     except (ValueError, KeyError, TypeError) as error:
-        raise Refused(f"{path} is not a notebook that can be read ({error}).") from error
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """A line of a parameters cell: `latent: int = 8  # width of the bottleneck`."""
-
-    name: str
-    kind: str
-    default: Any
-    comment: str = ""
-
-    @property
-    def choices(self):
-        """The values that the comment lists between bars, without what it says of them in brackets; else empty."""
-        listed = [re.sub(r"\(.*?\)", "", part).split(",")[0].strip() for part in self.comment.split(" | ")]
-        return listed if len(listed) > 1 else []
-
-    def shares(self, value):
-        """The numbers in `value` that are shares, as a comment says that begins with the word."""
-        if value is None or not self.comment.startswith("share"):
-            return []
-        return value if isinstance(value, list) else [value]
-
-
-def read_parameters(path):
-    """The parameters of a notebook -> {name: Parameter}, from its cell tagged `parameters`; Refused if it is not
-    made of annotated literals, one a line."""
-    source = next((source for _, source, tags in read_cells(path) if "parameters" in tags), "")
-    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    found = {}
-    try:
-        comments = {t.start[0]: t.string.lstrip("# ") for t in tokens if t.type == tokenize.COMMENT}
-        for node in ast.parse(source).body:
-            name, kind, default = node.target.id, ast.unparse(node.annotation), ast.literal_eval(node.value)
-            found[name] = Parameter(name, kind, default, comments.get(node.end_lineno, ""))
-    except (SyntaxError, tokenize.TokenError, AttributeError, ValueError) as error:
-        raise Refused(f"{path}: the parameters cell holds more than lines such as `seed: int = 0  # …`.") from error
-    return found
-
-
-def convert(parameter, value, where):
-    """`value`, text from the command line or typed already from a file, in the parameter's type; else Refused."""
-    try:
-        converted = _as(parameter.kind, value)
-    except (ValueError, TypeError, SyntaxError) as error:
-        raise Refused(f"{where}: {parameter.name} is of type {parameter.kind}, and {value!r} is not.") from error
-    if parameter.choices and converted not in parameter.choices:
-        raise Refused(f"{where}: {nearest(converted, parameter.choices, parameter.name)}")
-    for share in parameter.shares(converted):
-        if not 0 <= share <= 1 or (share == 0 and "above 0" in parameter.comment):
-            raise Refused(f"{where}: {parameter.name} is {share:g}; it is a share: a number between 0 and 1.")
-    return converted
-
-
-def _as(kind, value):
-    base, inner = re.fullmatch(r"(\w+)(?:\[(.*?)\])?.*", kind).groups()
-    if "None" in kind and str(value).lower() == "none":
-        return None
-    if base == "list":
-        if isinstance(value, str):
-            value = ast.literal_eval(value) if value.startswith("[") else value.split(",")
-        return [_as(inner or "str", v) for v in value]
-    if base == "bool" and str(value).lower() in ("true", "false"):
-        return str(value).lower() == "true"
-    if base == "str" and isinstance(value, str):
-        return value
-    if base == "int" and not isinstance(value, bool | float):
-        return int(value)
-    if base == "float" and not isinstance(value, bool) and math.isfinite(float(value)):
-        return float(value)
-    raise TypeError
+        raise Refused(f"{path} cannot be read as a notebook ({error}).") from error

@@ -8,8 +8,8 @@ import pandas as pd
 from lib import bundle, drift, metrics, progress, replay, tracking
 from lib.calibration import threshold_for_budget
 from lib.datasets import DataError
+from lib.errors import unknown
 from lib.manifest import read
-from lib.pipeline import stages
 from lib.production import monitor, sandbox
 
 POLICIES = {
@@ -49,7 +49,7 @@ def chosen(names):
     names = list(POLICIES) if names == "all" else [name.strip() for name in names.split(",") if name.strip()]
     for name in names:
         if name not in POLICIES:
-            raise DataError(stages.nearest(name, POLICIES, "policy"))
+            raise DataError(unknown("policy", name, POLICIES))
     return names
 
 

@@ -25,6 +25,7 @@ from lib.fusion import fuse
 from lib.manifest import read
 from lib.notebook import write_json
 from lib.pipeline import stages
+from lib.pipeline.parameters import read_parameters
 from lib.runner import Execution
 from lib.splits import MANIFEST
 from lib.store import sqlite_uri
@@ -181,7 +182,7 @@ def _fit(model, parameters, folder, threads):
     if stage is None:
         raise DataError(f"{model} has no notebook to retrain it with; choose the policies frozen and threshold")
     notebook = stages.notebook(ROOT, stage)
-    accepted = stages.read_parameters(notebook)
+    accepted = read_parameters(notebook)
     parameters = {name: value for name, value in parameters.items() if name in accepted and value is not None}
     outcome = Execution(notebook, folder / stage.name, parameters, ROOT, dict(os.environ), threads).run()
     if outcome.message:

@@ -1,0 +1,175 @@
+"""What a job's outputs depend on: its notebook, the code that it imports, parameters, inputs, versions."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.metadata
+import json
+import platform
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from lib.files import sha256
+from lib.pipeline.settings import Job
+from lib.pipeline.stages import read_cells
+
+# Imports that only a notebook run by hand reaches: the pipeline passes `track=False` and logs from the
+# files itself, so that an edit of how MLflow is spoken to reruns no fit.
+BY_HAND = {"lib/notebook.py": {"lib.tracking"}}
+# Imports whose effect is in the data: another simulator makes another split, which real data never see.
+IN_THE_DATA = {"lib/splits.py": {"lib.simulation"}}
+
+
+def made_from(job: Job, root: Path, inputs: dict, registry: dict) -> dict[str, Any]:
+    """Return everything that a job's outputs depend on, as plain data.
+
+    Parameters
+    ----------
+    inputs : {place: hash} of what the job reads
+    registry : what it reads of the registry
+    """
+    started = [path for pattern in job.stage.starts for path in sorted(root.glob(pattern))]
+    programs = [path for path in started if path.suffix == ".py"]
+    notebooks = [job.notebook, *(path for path in started if path.suffix == ".ipynb")]
+    cells = {path.name: read_cells(path) for path in notebooks}
+    sources = [cell.source for of_one in cells.values() for cell in of_one if cell.kind == "code"]
+    files = {*programs, *imported_files(sources, root, programs)}
+    return {
+        "notebook": {name: _hash(of_one) for name, of_one in cells.items()},
+        "files": {path.relative_to(root).as_posix(): sha256(path) for path in sorted(files)},
+        "parameters": job.parameters,
+        "inputs": inputs,
+        "registry": registry,
+        "versions": locked_versions(root),
+    }
+
+
+def _hash(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def imported_files(
+    sources: Iterable[str], root: Path, programs: Sequence[Path] = ()
+) -> list[Path]:
+    """Return the project's files that sources import, directly or not, sorted.
+
+    Import statements are followed wherever they stand. Imports by name (importlib) are not seen: a test
+    forbids them in the project.
+
+    Parameters
+    ----------
+    sources : code without a file of its own, such as the cells of notebooks
+    root : the project's folder
+    programs : files whose imports are followed; they are in the result only if something imports them
+    """
+    found = set()
+    queue = [(source, None) for source in sources]
+    queue += [(program.read_text(encoding="utf-8"), program) for program in programs]
+    while queue:
+        source, importer = queue.pop()
+        inside = importer.relative_to(root) if importer else None
+        for module in _imported_modules(source, inside):
+            for file in (root / f"{module}.py", root / module / "__init__.py"):
+                if file not in found and file.is_file():
+                    found.add(file)
+                    queue.append((file.read_text(encoding="utf-8"), file))
+    return sorted(found)
+
+
+def _imported_modules(source: str, importer: Path | None) -> set[str]:
+    """Return what may be modules in a source's imports, packages too: {"lib", "lib/metrics", …}.
+
+    `importer` is the source's file within the project, which relative imports start from.
+    """
+    names = set()
+    for node in _nodes(source):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = _base(node, importer)
+            names.add(base)
+            names.update(f"{base}.{alias.name}" for alias in node.names)
+    if importer is not None:
+        for left_out in (BY_HAND, IN_THE_DATA):
+            names -= left_out.get(importer.as_posix(), set())
+    modules = set()
+    for name in names:
+        parts = name.split(".")
+        modules.update("/".join(parts[:n]) for n in range(1, len(parts) + 1))
+    return modules
+
+
+def _nodes(source: str) -> list[ast.AST]:
+    """Return the syntax nodes of a source; lines that only IPython understands are passed over."""
+    try:
+        return list(ast.walk(ast.parse(source)))
+    except SyntaxError:
+        lines = source.splitlines()
+        lines = [line for line in lines if not line.lstrip().startswith(("%", "!", "?"))]
+    try:
+        return list(ast.walk(ast.parse("\n".join(lines))))
+    except SyntaxError:
+        return []  # a cell that is not Python fails when it is executed
+
+
+def _base(node: ast.ImportFrom, importer: Path | None) -> str:
+    """Return the module that a `from … import` starts from, also where it is relative."""
+    if not node.level or importer is None:
+        return node.module or ""
+    folders = importer.parent.parts
+    package = folders[: len(folders) - node.level + 1]
+    return ".".join([*package, *filter(None, [node.module])])
+
+
+@cache
+def locked_versions(root: Path) -> dict[str, str | None]:
+    """Return what decides the installed versions: Python, the lock's hash, and torch.
+
+    Torch is installed apart from the lock, as its build depends on the machine.
+    """
+    lock = root / "requirements.txt"
+    try:
+        torch = importlib.metadata.version("torch")
+    except importlib.metadata.PackageNotFoundError:
+        torch = None
+    return {
+        "python": platform.python_version(),
+        "requirements.txt": sha256(lock) if lock.is_file() else None,
+        "torch": torch,
+    }
+
+
+def reasons(old: dict, new: dict) -> list[str]:
+    """Return what differs between two results of `made_from`, in words.
+
+    Such as `parameter latent: 8 → 16`, `lib/metrics.py changed`.
+    """
+    said = []
+    for part, prefix in (("parameters", "parameter "), ("registry", "registry, "), ("versions", "")):
+        before, after = old[part], new[part]
+        for key in sorted({*before, *after}):
+            if before.get(key, "none") != after.get(key, "none"):
+                said.append(f"{prefix}{key}: {_short(before.get(key))} → {_short(after.get(key))}")
+    for part in ("notebook", "files", "inputs"):
+        before, after = old[part], new[part]
+        changed = [key for key in after if key in before and before[key] != after[key]]
+        added = [key for key in after if key not in before]
+        gone = [key for key in before if key not in after]
+        for keys, what in ((changed, "changed"), (added, "new"), (gone, "gone")):
+            if keys:
+                said.append(f"{_listed(keys)} {what}")
+    return said
+
+
+def _listed(keys: list[str], n: int = 4) -> str:
+    more = f" and {len(keys) - n} more" if len(keys) > n else ""
+    return ", ".join(keys[:n]) + more
+
+
+def _short(value: Any) -> Any:
+    """Return the first characters of a hash; anything else as it is."""
+    is_hash = isinstance(value, str) and len(value) == 64
+    return value[:8] if is_hash else value
