@@ -97,3 +97,43 @@ def test_bad_row_is_named_and_nothing_is_written(table):
     assert "2" in refused.stderr
     assert not (folder / "reports").exists()
     assert not list(folder.glob("data/shop/*/splits.json"))
+
+
+def awkward(n=1_500, seed=1):
+    """Columns with names of ours and of nobody's, hourly steps, a feature that is recorded from later on."""
+    rng = np.random.default_rng(seed)
+    fraud = (rng.random(n) < 0.05).astype(int)
+    features = ["weight", "anomaly_score", "alert", "position", "$a_{$", "a/b", "a_b", "value", "low", "high", "X", "x"]
+    shared = 2 * rng.normal(size=n)  # frauds leave what features share: no single one gives them away
+    frame = pd.DataFrame({name: shared + (0.3 + 1.2 * fraud) * rng.normal(size=n) for name in features})
+    frame["_later"] = np.where(np.arange(n) < 0.75 * n, np.nan, rng.normal(5, 1, n))
+    frame["step"] = np.sort(rng.integers(0, 700, n))
+    frame["status"], frame["Request"], frame["is"] = "declined", "r", fraud
+    return frame, [*features, "_later"]
+
+
+def test_pipeline_takes_any_names_and_a_feature_that_is_recorded_from_later_on(project):
+    folder, _ = project
+    frame, features = awkward()
+    frame.to_csv(folder / "awkward.csv", index=False)
+    description = {"name": "awkward", "time": "step", "label": "is", "features": features, "missing": "median"}
+    description |= {"ids": ["status", "Request"], "raw": {"path": "awkward.csv"}}
+    (folder / "awkward.yaml").write_text(yaml.safe_dump(description))
+    parameters = [word for parameter in QUICK for word in ("-p", *parameter.split())]
+    done = run(project, "--dataset", "awkward.yaml", *parameters)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " - -" not in done.stdout
+
+    latest = folder / "reports" / "latest"
+    manifest = json.loads((folder / "serve" / "model" / "manifest.json").read_text())
+    assert manifest["empty_features"] == ["_later"]
+    production = json.loads((latest / "stages" / "08_production" / "metrics.json").read_text())
+    steps = production["policies"]["frozen"]["steps"]
+    assert sum(step["n_refused"] for step in steps) == 0
+    assert not steps[0]["score_drifted"]
+    assert any("_later" in step["drifted"] for step in steps)
+    assert all(step["alert_rate"] < 0.2 for step in steps), "values that nobody knew at the fit alert nobody"
+    log = pd.read_parquet(latest / "production" / "frozen" / "log" / "batch_01.parquet")
+    assert set(log["status"]) == {200}
+    assert set(log["id.status"]) == {"declined"}
+    assert set(log["id.Request"]) == {"r"}
