@@ -60,6 +60,9 @@ def arguments(argv):
     other("--dry-run", action="store_true", help="say for every stage whether it would run, and why")
     other("--list", action="store_true", help="the stages, what they read and write")
     other("--rollback", action="store_true", help="swap champion and previous, of --dataset or the newest run's")
+    other(
+        "--why", default="", metavar="TEXT", help="with --rollback: why (default: the time)"
+    )
     return parser.parse_args(argv)
 
 
@@ -159,8 +162,11 @@ def rollback(args, say):
     dataset = args.dataset or next(iter(runs), DEFAULT)
     dataset = dataset if dataset in runs else load_description(dataset).name
     name = registered_name(dataset)
-    version = tracking.rollback(name)
-    say(f"{name}: version {version} is the champion again; run_pipeline.py --only 07_export exports it.")
+    version = tracking.rollback(name, args.why)
+    say(
+        f"{name}: version {version} is the champion again and the version before is withdrawn: it is not promoted "
+        "again without --accept. run_pipeline.py --only 07_export exports the champion."
+    )
     return 0
 
 
@@ -173,6 +179,8 @@ def main(argv=None):
             rows = [(s.name, ", ".join(s.reads), ", ".join(s.writes)) for s in present(ROOT)]
             print(table(["stage", "reads", "writes"], rows))
             return 0
+        if args.why and not args.rollback:
+            raise Refused("--why says why a champion is withdrawn; it goes with --rollback.")
         return rollback(args, say) if args.rollback else run(args, say)
     except PipelineError as error:
         say(str(error))

@@ -26,6 +26,25 @@ def provenance(present):
     }
 
 
+def obstacle(present, features, name):
+    """The sentence that says why the champion of `name` is not exported; empty where it is.
+
+    present : store.Champion or None; features : the names that this dataset has now, in order
+    A champion that stays although its features are others, or its files are gone, is a normal end: what is served
+    goes on being served.
+    """
+    if present is None:
+        return f"{name} has no champion."
+    if present.lost:
+        return present.lost
+    theirs, ours = present.manifest["features"], list(features)
+    if theirs == ours:
+        return ""
+    odd = [f for f in theirs if f not in ours] + [f for f in ours if f not in theirs]
+    why = f"differ in {', '.join(odd[:5])}" if odd else "have another order"
+    return f"{name} version {present.version} is not exported: its features and those of the description {why}."
+
+
 def parity(exported, folder):
     """Compare the exported bundle with the fitted estimator's own scores on the rows kept in `parity.npz`.
 

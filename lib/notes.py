@@ -29,6 +29,7 @@ def pipeline(name, metrics):
     head = [f"**{words.SIMULATED}**"] if simulated else []
     models, verdict = metrics.get("models", {}), metrics.get("verdict", {})
     reasons = [f"- {words.plain(reason, models)}" for reason in verdict.get("reasons", [])]
+    reasons += [f"- **{words.plain(remark, models)}**" for remark in metrics.get("remarks", [])]
     rows = ["| model | labels seen | average precision on validation | on untouched |", "|---|---|---|---|"]
     for model, entry in models.items():
         cells = (_cell(entry.get(period)) for period in ("validation", "untouched"))
@@ -62,7 +63,16 @@ def _cell(figures):
 def version_tags(manifest):
     """Tags of a registered version: what it is -> {tag: text}."""
     tags = {"model": manifest["model"], "train_on": manifest["fit"]["train_on"]}
-    return tags | {"dataset": manifest["dataset"]["name"], "source": manifest["dataset"]["source"]}
+    tags |= {"dataset": manifest["dataset"]["name"], "source": manifest["dataset"]["source"]}
+    threshold = manifest.get("threshold", {})
+    known = {"threshold": threshold.get("anomaly_score"), "alert_budget": threshold.get("alert_budget")}
+    return tags | {tag: repr(value) for tag, value in known.items() if value is not None}
+
+
+def known(version):
+    """As much of a manifest as the registry's own tags say; `version`: store.Version."""
+    threshold = {"anomaly_score": version.threshold, "alert_budget": version.alert_budget}
+    return {"model": version.model or "unknown", "threshold": threshold}
 
 
 def version(manifest, reasons):

@@ -170,7 +170,8 @@ def _row(model, entry, period, champion):
 
 def _verdict(metrics):
     models = metrics.get("models", {})
-    reasons = [words.plain(reason, models) for reason in metrics.get("verdict", {}).get("reasons", [])]
+    said = [*metrics.get("verdict", {}).get("reasons", []), *metrics.get("remarks", [])]
+    reasons = [words.plain(sentence, models) for sentence in said]
     entry = models.get(words.champion_entry(metrics), {})
     period = next((period for period in NOTES if _is_judged(entry, period)), "")
     shown = ["average_precision", *SHARES] if period else []
@@ -203,7 +204,7 @@ def _facts(metrics, stages):
     }
     if "alert_budget" in metrics:
         facts["alert budget"] = f"{metrics['alert_budget']:g}"
-    if metrics["champion"]:
+    if metrics["champion"] and metrics["champion"].get("threshold") is not None:
         own = metrics["champion"].get("alert_budget")
         odd = f", for a budget of {own:g}" if own not in (None, metrics.get("alert_budget")) else ""
         facts["threshold"] = f"{metrics['champion']['threshold']:.4f}{odd}"

@@ -12,6 +12,7 @@ import ssl
 import subprocess
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -39,18 +40,83 @@ QUIET = {
 
 @dataclass(frozen=True)
 class Champion:
-    """A registered version, with a copy of its files in `folder` that lasts as long as the process."""
+    """A registered version, with a copy of its files in `folder` that lasts as long as the process.
+
+    lost : the sentence that says why its files can't be read, empty where they can; `folder` is None then, and
+        `manifest` holds no more than what the registry's tags say: `model`, `threshold`.
+    """
 
     name: str
     version: str
     run_id: str
     manifest: dict
-    folder: Path
+    folder: Path | None
+    lost: str = ""
+
+
+@dataclass(frozen=True)
+class Version:
+    """What the registry itself knows of a registered version; its files are not looked at.
+
+    version : the number as text, such as "3"
+    tags : {name: text} as they are in the registry; older versions lack some of those below
+    """
+
+    name: str
+    version: str
+    tags: Mapping[str, str]
+
+    @property
+    def model(self) -> str:
+        """Name of the candidate that it was, such as `fusion`; empty where it is not known."""
+        return self.tags.get("model", "")
+
+    @property
+    def threshold(self) -> float | None:
+        """Anomaly score, 0 to 1, from which on there is an alert."""
+        return _number(self.tags.get("threshold"))
+
+    @property
+    def alert_budget(self) -> float | None:
+        """Share of the transactions that the threshold was set for."""
+        return _number(self.tags.get("alert_budget"))
+
+    @property
+    def since(self) -> str:
+        """When it became champion the last time, ISO 8601 in UTC; empty where that is not known."""
+        return self.tags.get("champion_since", "")
+
+    @property
+    def withdrawn(self) -> str:
+        """Why it was rolled back from; empty where it was not."""
+        return self.tags.get("withdrawn", "")
+
+    @property
+    def withdrawn_at(self) -> str:
+        """When it was rolled back from, ISO 8601 in UTC; empty where it was not."""
+        return self.tags.get("withdrawn_at", "")
+
+    @property
+    def bundle_hash(self) -> str:
+        """See `lib.bundle.bundle_hash`; empty in versions that were registered before it was noted."""
+        return self.tags.get("bundle_hash", "")
+
+
+def _number(text):
+    try:
+        return float(text)
+    except (TypeError, ValueError):
+        return None
 
 
 def tracking_uri():
     """MLFLOW_TRACKING_URI if it is set, else the SQLite store `mlflow.db` in the project's folder."""
     return os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(ROOT / "mlflow.db")
+
+
+def registry_uri():
+    """MLFLOW_REGISTRY_URI if it is set, else the store of the runs."""
+    return os.environ.get("MLFLOW_REGISTRY_URI") or tracking_uri()
 
 
 def sqlite_uri(path):
@@ -97,20 +163,24 @@ def artifacts(path):
 
 
 def check():
-    """Raise TrackingError if the store does not answer within seconds; MLflow itself would ask again for minutes."""
-    uri = tracking_uri()
+    """Raise TrackingError if a store does not answer within seconds; MLflow itself would ask again for minutes."""
+    for uri in dict.fromkeys((tracking_uri(), registry_uri())):
+        try:
+            _reach(uri)
+        except (OSError, sqlite3.Error, ValueError) as error:
+            raise TrackingError(unreachable(uri, error)) from error
+
+
+def _reach(uri):
     parts, path = urlsplit(uri), database(uri)
-    try:
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with _open(path) as connection:
-                connection.execute("BEGIN IMMEDIATE")
-        elif parts.scheme in ("http", "https"):
-            _ask(f"{shown(uri).rstrip('/')}/health")
-        elif parts.port:
-            socket.create_connection((parts.hostname, parts.port), timeout=5).close()
-    except (OSError, sqlite3.Error, ValueError) as error:
-        raise TrackingError(unreachable(uri, error)) from error
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _open(path) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+    elif parts.scheme in ("http", "https"):
+        _ask(f"{shown(uri).rstrip('/')}/health")
+    elif parts.port:
+        socket.create_connection((parts.hostname, parts.port), timeout=5).close()
 
 
 def _ask(url):
@@ -124,10 +194,10 @@ def _ask(url):
 
 def unreachable(uri, error):
     """The sentence for a store that does not answer."""
-    return (
-        f"MLflow at {shown(uri)} does not answer ({str(error).splitlines()[0][:200]}): start it, or unset "
-        "MLFLOW_TRACKING_URI to use mlflow.db in the project's folder."
-    )
+    said = f"MLflow at {shown(uri)} does not answer ({str(error).splitlines()[0][:200]}): start it, or unset"
+    if uri != tracking_uri():
+        return f"{said} MLFLOW_REGISTRY_URI to keep the registry beside the runs."
+    return f"{said} MLFLOW_TRACKING_URI to use mlflow.db in the project's folder."
 
 
 @contextlib.contextmanager
@@ -161,15 +231,32 @@ def relocate():
 
 def champion_version(name, alias="champion"):
     """Version behind an alias of a SQLite registry, in a millisecond; None without one. Other stores: TrackingError."""
-    path = database(tracking_uri())
+    found = champion(name, alias)
+    return found and found.version
+
+
+def champion(name, alias="champion"):
+    """What a SQLite registry knows of the version behind an alias, in a millisecond -> Version; None without one.
+
+    It imports no MLflow and reads no artifact. For the registry of a server see `lib.tracking.serving`.
+
+    Raises
+    ------
+    TrackingError
+        The registry is no SQLite store.
+    """
+    path = database(registry_uri())
     if path is None:
-        raise TrackingError(f"{shown(tracking_uri())} is no SQLite store; ask lib.tracking for the champion.")
+        raise TrackingError(f"{shown(registry_uri())} is no SQLite store; ask lib.tracking for the champion.")
     if not path.is_file():
         return None
     with _open(path) as connection:
         query = "SELECT version FROM registered_model_aliases WHERE name = ? AND alias = ?"
         row = _first(connection, query, name, alias)
-    return None if row is None else str(row[0])
+        if row is None:
+            return None
+        query = "SELECT key, value FROM model_version_tags WHERE name = ? AND version = ?"
+        return Version(name, str(row[0]), dict(connection.execute(query, (name, row[0]))))
 
 
 @contextlib.contextmanager

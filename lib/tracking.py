@@ -11,12 +11,14 @@ import re
 import shutil
 import tempfile
 import time
+from datetime import UTC, datetime
 from importlib.metadata import version as installed
 from pathlib import Path
 
 import numpy as np
 
-from lib import notes, store
+from lib import bundle, notes, store
+from lib.errors import BundleError
 from lib.store import Champion, TrackingError, flatten, in_a_sentence, read_json
 
 PARENT = "PIPELINE_MLFLOW_RUN"  # variable in which the pipeline tells its notebooks the parent run's id
@@ -29,11 +31,11 @@ def _client():
     """(MLflow's client, experiment id) of the store that `tracking_uri` names now."""
     store.relocate()
     with store.quiet():
-        return _connect(store.tracking_uri())
+        return _connect(store.tracking_uri(), store.registry_uri())
 
 
 @functools.lru_cache(maxsize=1)  # one at a time: MLflow's registry asks the URI that was set last
-def _connect(uri):
+def _connect(uri, registry_uri):
     store.check()
     import mlflow
 
@@ -170,25 +172,107 @@ def _save(folder, manifest, model, run_id, target):
 def register(folder, name, reasons=(), description=""):
     """Make a candidate's folder the champion of `name`; the champion so far becomes `previous` -> its version.
 
+    A model that the registry has already, by its bundle hash and with its files whole, makes no new version: the
+    alias goes to that one, and a mark of withdrawal is taken off it.
+
     reasons : sentences of the gate; description : Markdown of the version, the reasons by default
     The model is logged to the pipeline's run where there is one (variable PIPELINE_MLFLOW_RUN), else to its own.
     """
     (client, _), manifest = _client(), read_json(Path(folder) / "manifest.json")
-    tags = notes.version_tags(manifest)
+    said, own = description or notes.version(manifest, reasons), bundle.bundle_hash(folder)
+    version = _whole_version(client, name, own)
+    if version is None:
+        version = _new_version(client, Path(folder), name, said)
+    elif said:
+        client.update_model_version(name, version, said)
+    _crown(client, name, version)
+    client.update_registered_model(name, notes.registered(manifest, folder))
+    return version
+
+
+def _new_version(client, folder, name, description):
+    """Log the files and make a version of them, without any alias yet -> its number."""
+    manifest = read_json(folder / "manifest.json")
+    tags = notes.version_tags(manifest) | {"bundle_hash": bundle.bundle_hash(folder)}
     run_id = os.environ.get(PARENT) or _start(f"register {manifest['model']}", tags)
     model_id = log_candidate(run_id, folder)
     if run_id != os.environ.get(PARENT):
         client.set_terminated(run_id)
-    if (aliases := _aliases(client, name)) is None:
+    if _aliases(client, name) is None:
         client.create_registered_model(name)
-    source, said = f"models:/{model_id}", description or notes.version(manifest, reasons)
-    version = str(client.create_model_version(name, source, run_id, tags, None, said, model_id=model_id).version)
+    made = client.create_model_version(name, f"models:/{model_id}", run_id, tags, None, description, model_id=model_id)
+    version = str(made.version)
     client.set_logged_model_tags(model_id, {"mlflow.modelVersions": json.dumps([{"name": name, "version": version}])})
-    if aliases and CHAMPION in aliases:
-        client.set_registered_model_alias(name, PREVIOUS, aliases[CHAMPION])
-    client.set_registered_model_alias(name, CHAMPION, version)
-    client.update_registered_model(name, notes.registered(manifest, folder))
     return version
+
+
+def _crown(client, name, version):
+    """Let the alias `champion` point to a version, note since when, and take marks of withdrawal off that model."""
+    before = (_aliases(client, name) or {}).get(CHAMPION)
+    if before != version:
+        if before is not None:
+            client.set_registered_model_alias(name, PREVIOUS, before)
+        client.set_registered_model_alias(name, CHAMPION, version)
+        client.set_model_version_tag(name, version, "champion_since", _now())
+    versions = _versions(client, name)
+    own = next(v.bundle_hash for v in versions if v.version == version)
+    for same in versions:
+        if same.withdrawn and (same.version == version or (own and same.bundle_hash == own)):
+            client.delete_model_version_tag(name, same.version, "withdrawn")
+            client.delete_model_version_tag(name, same.version, "withdrawn_at")
+
+
+def _now():
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _versions(client, name):
+    """All versions of a registered name, the newest first -> [store.Version]."""
+    found = client.search_model_versions(f"name = '{name}'")
+    versions = [store.Version(name, str(v.version), dict(v.tags)) for v in found]
+    return sorted(versions, key=lambda v: int(v.version), reverse=True)
+
+
+def _hash(client, version):
+    """The bundle hash of a version; of one that is older than the tag it is computed from the files and noted.
+
+    Empty where the files can't be read: nothing is then known of the model, and no candidate is taken for it.
+    """
+    if version.bundle_hash:
+        return version.bundle_hash
+    present = _present(client, version)
+    if present.lost:
+        return ""
+    found = bundle.bundle_hash(present.folder)
+    client.set_model_version_tag(version.name, version.version, "bundle_hash", found)
+    return found
+
+
+def _whole_version(client, name, bundle_hash):
+    """The newest version that is this model and whose files are whole; None without one."""
+    for version in _versions(client, name):
+        if _hash(client, version) == bundle_hash and not _present(client, version).lost:
+            return version.version
+    return None
+
+
+@in_a_sentence
+def withdrawn(name):
+    """The models that were rolled back from -> {bundle hash: clause}, for the gate."""
+    client, _ = _client()
+    marked = [version for version in _versions(client, name) if version.withdrawn]
+    return {_hash(client, v): f"version {v.version} was withdrawn: {v.withdrawn}" for v in marked}
+
+
+@in_a_sentence
+def serving(name, alias=CHAMPION):
+    """What the registry knows of the version behind an alias -> store.Version; None without one.
+
+    No artifact is read. Of a SQLite store `lib.store.champion` says the same without MLflow's import.
+    """
+    client, _ = _client()
+    version = (_aliases(client, name) or {}).get(alias)
+    return next((v for v in _versions(client, name) if v.version == version), None)
 
 
 def _aliases(client, name):
@@ -197,22 +281,29 @@ def _aliases(client, name):
     return {alias: str(version) for alias, version in found[0].aliases.items()} if found else None
 
 
+class FilesLost(TrackingError):  # noqa: N818 - reads as what happened
+    """The registry names a version whose files are not there any more."""
+
+
 @in_a_sentence
 def fetch(name, alias, folder):
     """Put the files of the version behind an alias into `folder`, whole or not at all -> version; None without one."""
+    version = (_aliases(_client()[0], name) or {}).get(alias)
+    if version is not None:
+        _download(name, version, Path(folder))
+    return version
+
+
+def _download(name, version, folder):
     import mlflow
 
-    version, folder = (_aliases(_client()[0], name) or {}).get(alias), Path(folder)
-    if version is None:
-        return None
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetch-") as temporary:
         whole = Path(mlflow.artifacts.download_artifacts(f"models:/{name}/{version}", dst_path=temporary))
         if not (whole / "manifest.json").is_file():  # MLflow says nothing of files that are gone
-            raise TrackingError(f"The files of {name}, version {version}, are gone from MLflow's store.")
+            raise FilesLost(f"The files of {name}, version {version}, are gone from MLflow's store.")
         shutil.rmtree(folder, ignore_errors=True)
         whole.replace(folder)
-    return version
 
 
 @functools.cache
@@ -222,24 +313,49 @@ def _scratch():
 
 @in_a_sentence
 def champion(name):
-    """The version behind the alias `champion` -> Champion, or None if there is none."""
+    """The version behind the alias `champion` -> Champion, or None if there is none.
+
+    One whose files are gone, or are not as they were written, has the sentence that says so as its `lost`.
+    """
+    found = serving(name)
+    return found and _present(_client()[0], found)
+
+
+def _present(client, version):
+    """A version with a copy of its files, or with the sentence that says why there is none -> Champion."""
+    run_id = client.get_model_version(version.name, version.version).run_id or ""
     folder = Path(tempfile.mkdtemp(dir=_scratch().name)) / "model"
-    version = fetch(name, CHAMPION, folder)
-    if version is None:
-        return None
-    run_id = _client()[0].get_model_version(name, version).run_id or ""
-    return Champion(name, version, run_id, read_json(folder / "manifest.json"), folder)
+    try:
+        _download(version.name, version.version, folder)
+        manifest = bundle.verify(folder)
+    except (FilesLost, BundleError) as error:
+        why = str(error) if isinstance(error, FilesLost) else f"The files of {version.name} are damaged: {error}"
+        return Champion(version.name, version.version, run_id, notes.known(version), None, why)
+    return Champion(version.name, version.version, run_id, manifest, folder)
 
 
 @in_a_sentence
-def rollback(name):
-    """Swap `champion` and `previous` -> version that is champion now; TrackingError if there is no previous one."""
+def rollback(name, why=""):
+    """Swap `champion` and `previous`, and mark the version that was champion as withdrawn -> the version that is now.
+
+    why : the reason that is kept with the mark; the time by default
+
+    Raises
+    ------
+    TrackingError
+        There is no previous version, or its files are gone; nothing has changed.
+    """
     client, _ = _client()
     aliases = _aliases(client, name) or {}
     if PREVIOUS not in aliases:
         raise TrackingError(f"{name} has no previous champion to go back to.")
-    client.set_registered_model_alias(name, CHAMPION, aliases[PREVIOUS])
-    client.set_registered_model_alias(name, PREVIOUS, aliases[CHAMPION])
-    now = champion(name)
-    client.update_registered_model(name, notes.registered(now.manifest, now.folder))
-    return now.version
+    leaves, returns = aliases[CHAMPION], serving(name, PREVIOUS)
+    present = _present(client, returns)
+    if present.lost:
+        raise TrackingError(f"{present.lost} There is nothing to go back to.")
+    now = _now()
+    client.set_model_version_tag(name, leaves, "withdrawn", why or f"rolled back at {now}")
+    client.set_model_version_tag(name, leaves, "withdrawn_at", now)
+    _crown(client, name, returns.version)
+    client.update_registered_model(name, notes.registered(present.manifest, present.folder))
+    return returns.version

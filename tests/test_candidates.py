@@ -6,10 +6,11 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from lib import bundle, candidates, challengers, comparison, export, metrics, splits
+from lib import bundle, candidates, challengers, comparison, export, gate, metrics, splits
 from lib.datasets import DataError, load_description, prepare
-from lib.detectors import registry
+from lib.detectors import baselines, registry
 from lib.few_labels import known_labels
+from lib.store import Champion
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +93,7 @@ def test_parity_holds_for_the_estimator_and_refuses_another_model(tmp_path, spli
 
 def test_champion_of_other_features_cannot_be_scored(split, folder, capsys):
     class Present:
-        version, folder = "4", None
+        version, folder, lost = "4", None, ""
 
     Present.folder = folder
     X = split.arrays("validation").X
@@ -170,3 +171,46 @@ def whole(split, monkeypatch):
     monkeypatch.undo()
     detector, training, _ = candidates.fit(registry.make("isolation_forest", n_trees=2), split)
     return detector, split, training
+
+
+def held(split, folder, present=None, data=None, **terms):
+    """The gate's verdict on one candidate, by everything that the comparison notebook hands over."""
+    data = data or split.arrays("validation")
+    scores = baselines.naive_scores(data, split.arrays("reference"))
+    scores["isolation_forest"] = bundle.load(folder).raw_score(data.X)
+    scores |= comparison.score_champion(present, data.X, split.dataset.features)
+    compared = metrics.compare(data.y, scores, data.weight, data.time_s, data.amount, n_resamples=50)
+    folders = {"isolation_forest": folder}
+    return comparison.judge(folders, compared, data, present=present, terms=gate.Terms(**terms))
+
+
+def test_the_gate_is_told_what_the_comparison_knows(split, folder):
+    manifest = bundle.verify(folder)
+    same = Champion("name", "4", "", manifest, folder)
+    assert held(split, folder).promote == "isolation_forest"
+    assert "identical" in held(split, folder, same).reasons[-1]
+    lost = Champion("name", "4", "", {}, None, "The files of name, version 4, are gone.")
+    assert held(split, folder, lost).action == "keep"
+    assert held(split, folder, lost, accept=True).action == "promote"
+    assert "prevalence" in held(split, folder, alert_budget=1e-4).remarks[-1]
+    with pytest.raises(DataError, match="nominee is 'fusion'"):
+        held(split, folder, nominee="fusion")
+
+
+@pytest.mark.parametrize("label", [-1, 0])
+def test_where_no_fraud_is_known_nobody_judges(split, folder, label):
+    data = split.arrays("validation")
+    verdict = held(split, folder, data=data._replace(y=np.full_like(data.y, label)))
+    assert verdict.promote == "isolation_forest"
+    assert "Nobody has judged" in verdict.remarks[0]
+
+
+def test_a_champion_of_other_features_or_without_files_is_not_exported(split, folder):
+    present, features = Champion("name", "4", "", bundle.verify(folder), folder), split.dataset.features
+    assert export.obstacle(present, features, "name") == ""
+    assert features[0] in export.obstacle(present, features[1:], "name")
+    assert "another order" in export.obstacle(present, features[::-1], "name")
+    assert "no champion" in export.obstacle(None, features, "name")
+    assert (
+        export.obstacle(Champion("name", "4", "", {}, None, "Files are gone."), features, "name") == "Files are gone."
+    )

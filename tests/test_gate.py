@@ -1,13 +1,14 @@
 """The gate, case by case."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
-from lib.gate import Candidate, Champion, decide
+from lib.gate import AtBudget, Candidate, Champion, Naive, Terms, Validation, decide
 
-VALIDATION_S = (1000.0, 2000.0)
-NAIVE = {"random": 0.002, "amount": 0.01, "max_abs_z": 0.1}
+VALIDATION = Validation(1000.0, 2000.0, 40, 0.001)
+NAIVE = {"random": Naive(0.002), "amount": Naive(0.01), "max_abs_z": Naive(0.1)}
 
 
 def figure(value, spread=0.02):
@@ -25,10 +26,13 @@ def champion(value=0.4, **more):
     return Champion(**known | more)
 
 
+ACCEPT, CLEAR = {"accept": True}, {"promote": "clearly_better"}
+BETTER = candidate(difference=0.01)
 FOREST, MIXTURE = candidate(), candidate("mixture", 0.5)
 BOOSTING = candidate("boosting", 0.8, supervised=True)
 OVERLAPPING = champion(fit_end_s=1000.0)
 UNSCORED = champion(figure=None)
+LOST = champion(bundle_hash="", figure=None, lost="The files of x, version 3, are gone.")
 
 CASES = {
     "no champion yet": ([FOREST, MIXTURE], None, {}, "mixture", "promote", "there was no champion before it"),
@@ -40,13 +44,20 @@ CASES = {
         {},
         "forest",
         "promote",
-        "of 1 candidates",
+        "of 1 candidate:",
     ),
     "nobody has a value": ([candidate("a", None)], None, {}, None, "none", "no candidate has a value"),
-    "no candidate at all": ([], champion(), {}, None, "none", "no candidate has a value"),
+    "no candidate at all": ([], champion(), {}, None, "keep", "no candidate has a value"),
     "a naive rule wins": ([candidate(value=0.05)], None, {}, None, "none", r"naive rule max_abs_z \(0.1000\)"),
     "a naive rule draws": ([candidate(value=0.1)], None, {}, None, "none", "does not beat"),
-    "a naive rule wins, champion or not": ([candidate(value=0.05)], champion(), {}, None, "none", "does not beat"),
+    "a naive rule wins over all but the champion": (
+        [candidate(value=0.05)],
+        champion(),
+        {},
+        None,
+        "keep",
+        "does not beat",
+    ),
     "supervised takes no part": ([BOOSTING, FOREST], None, {}, "forest", "promote", "boosting was fitted with labels"),
     "supervised alone": ([BOOSTING], None, {}, None, "none", "boosting was fitted with labels"),
     "supervised allowed": ([BOOSTING, FOREST], None, {"allow_supervised": True}, "boosting", "promote", "best"),
@@ -54,59 +65,161 @@ CASES = {
     "identical, accept or not": (
         [FOREST],
         champion(bundle_hash="hash of forest", fit_end_s=1500.0),
-        {"accept": True},
+        ACCEPT,
         None,
         "keep",
         "identical",
     ),
-    "clearly better": ([candidate(difference=0.1)], champion(), {}, "forest", "promote", "does not lose"),
-    "a little worse, within the noise": (
-        [candidate(difference=-0.01)],
+    "clearly better": ([candidate(difference=0.1)], champion(), {}, "forest", "promote", "is better than the champion"),
+    "better, within the noise": (
+        [candidate(difference=0.01)],
         champion(),
         {},
         "forest",
         "promote",
-        "not lose",
+        "40 labelled frauds",
     ),
-    "interval touches 0": ([candidate(difference=-0.02)], champion(), {}, "forest", "promote", "does not lose"),
-    "clearly worse": ([candidate(difference=-0.03)], champion(), {}, None, "keep", "it loses to the champion"),
-    "clearly worse, accept or not": (
-        [candidate(difference=-0.03)],
-        champion(),
-        {"accept": True},
-        None,
-        "keep",
-        "loses",
-    ),
+    "lower bound is 0": ([candidate(difference=0.02)], champion(), {}, "forest", "promote", "chance"),
+    "a draw": ([candidate(difference=0.0)], champion(), {}, None, "keep", "scores as well.*--accept"),
+    "a draw but for rounding": ([candidate(difference=1e-17)], champion(), {}, None, "keep", "scores as well"),
+    "a draw, accepted": ([candidate(difference=0.0)], champion(), ACCEPT, "forest", "promote", "accepted"),
+    "a little worse": ([candidate(difference=-0.01)], champion(), {}, None, "keep", "not better"),
+    "worse by as much as chance": ([candidate(difference=-0.12)], champion(), {}, None, "keep", "not better"),
+    "worse, accept or not": ([candidate(difference=-0.03)], champion(), ACCEPT, None, "keep", "not better"),
+    "has to be clear, is": ([candidate(difference=0.1)], champion(), CLEAR, "forest", "promote", "is better"),
+    "has to be clear, may be chance": ([candidate(difference=0.01)], champion(), CLEAR, None, "keep", "not clearly"),
+    "has to be clear, bound is 0": ([candidate(difference=0.02)], champion(), CLEAR, None, "keep", "not clearly"),
     "fitted on validation": ([FOREST], OVERLAPPING, {}, None, "keep", "overlaps this validation.*--accept"),
-    "fitted on validation, accepted": ([FOREST], OVERLAPPING, {"accept": True}, "forest", "promote", "accepted"),
-    "fitted after validation": ([FOREST], champion(fit_start_s=2001.0, fit_end_s=9e9), {}, "forest", "promote", "lose"),
+    "fitted on validation, accepted": ([FOREST], OVERLAPPING, ACCEPT, "forest", "promote", "accepted"),
+    "fitted after validation": (
+        [BETTER],
+        champion(fit_start_s=2001.0, fit_end_s=9e9),
+        {},
+        "forest",
+        "promote",
+        "better",
+    ),
     "champion cannot be scored": ([FOREST], UNSCORED, {}, None, "keep", "could not be scored.*--accept"),
-    "champion cannot be scored, accepted": ([FOREST], UNSCORED, {"accept": True}, "forest", "promote", "accepted"),
+    "champion cannot be scored, accepted": ([FOREST], UNSCORED, ACCEPT, "forest", "promote", "accepted"),
+    "champion's files are gone": ([FOREST], LOST, {}, None, "keep", "files of x, version 3, are gone.*--accept"),
+    "champion's files are gone, accepted": ([FOREST], LOST, ACCEPT, "forest", "promote", "accepted"),
     "no difference given": ([candidate(difference=None)], champion(), {}, None, "keep", "could not be scored"),
 }
 
 
+def verdict_of(candidates, holder=None, validation=VALIDATION, naive=NAIVE, withdrawn=None, **terms):
+    given = {"naive": naive, "withdrawn": withdrawn, "terms": Terms(alert_budget=0.01, **terms)}
+    return decide(candidates, holder, validation, **given)
+
+
 @pytest.mark.parametrize(("candidates", "holder", "options", "promote", "action", "reason"), CASES.values(), ids=CASES)
 def test_decision(candidates, holder, options, promote, action, reason):
-    verdict = decide(candidates, NAIVE, holder, metric="average_precision", validation_s=VALIDATION_S, **options)
+    verdict = verdict_of(candidates, holder, **options)
     assert (verdict.promote, verdict.action) == (promote, action)
     assert re.search(reason, "; ".join(verdict.reasons))
+    assert verdict.remarks == (["The files of x, version 3, are gone. --accept lets a candidate replace it."]
+                               if holder is LOST and not promote else [])  # fmt: skip
 
 
-@pytest.mark.parametrize(("value", "promote"), [(-0.001, None), (0.0, "forest"), (0.1, "forest")])
+@pytest.mark.parametrize(("value", "promote"), [(-0.001, None), (0.0, None), (0.1, "forest")])
 def test_without_an_interval_the_difference_itself_decides(value, promote):
     between = {"value": value, "low": None, "high": None}
-    verdict = decide(
-        [Candidate("forest", figure(0.4), difference=between)],
-        NAIVE,
-        champion(),
-        metric="average_precision",
-        validation_s=VALIDATION_S,
-    )
+    verdict = verdict_of([Candidate("forest", figure(0.4), difference=between)], champion())
     assert verdict.promote == promote
+    assert ("no interval: this may be chance" in "; ".join(verdict.reasons)) == bool(promote)
+    assert verdict_of([Candidate("forest", figure(0.4), difference=between)], champion(), **CLEAR).promote is None
 
 
 def test_a_naive_rule_without_a_value_beats_nobody():
-    verdict = decide([FOREST], {"amount": None}, None, metric="average_precision", validation_s=VALIDATION_S)
+    assert verdict_of([FOREST], naive={"amount": Naive(None)}).promote == "forest"
+
+
+@pytest.mark.parametrize(
+    ("rule", "own", "promote"),
+    [
+        (AtBudget(1.0, 0.4), AtBudget(0.55, 0.22), None),
+        (AtBudget(0.55, 0.22), AtBudget(0.55, 0.22), "forest"),  # a draw
+        (AtBudget(0.1, 0.04), AtBudget(0.55, 0.22), "forest"),
+        (AtBudget(), AtBudget(0.55, 0.22), "forest"),
+        (AtBudget(1.0, 0.4), AtBudget(), "forest"),
+    ],
+)
+def test_a_naive_rule_counts_at_the_alert_budget_too(rule, own, promote):
+    verdict = verdict_of([replace(FOREST, at_budget=own)], naive={"amount": Naive(0.01, rule)})
+    assert verdict.promote == promote
+    if promote is None:
+        assert re.search(r"precision 0.55.*amount \(precision 1.00", verdict.reasons[-1])
+
+
+@pytest.mark.parametrize(("accept", "promote"), [(False, None), (True, "forest")])
+@pytest.mark.parametrize("n_frauds", [1, 9])
+def test_few_frauds_replace_no_champion(n_frauds, accept, promote):
+    few = replace(VALIDATION, n_frauds=n_frauds)
+    for difference in (0.1, -0.1):
+        verdict = verdict_of([candidate(difference=difference)], champion(), few, accept=accept)
+        assert verdict.promote == promote
+        assert re.search(rf"only {n_frauds} labelled fraud.*min_frauds \(10\)", verdict.reasons[-1])
+    assert verdict_of([BETTER], champion(), few, min_frauds=n_frauds).promote == "forest"
+
+
+def test_few_frauds_choose_a_first_champion_with_a_remark():
+    verdict = verdict_of([FOREST], None, replace(VALIDATION, n_frauds=9))
     assert verdict.promote == "forest"
+    assert re.search("Only 9 labelled frauds .*decide little", verdict.remarks[0])
+    assert verdict_of([FOREST]).remarks == []
+
+
+UNJUDGED = replace(VALIDATION, n_frauds=0, prevalence=None)
+NOBODY = {"value": None, "low": None, "high": None}
+
+
+def unjudged(*names):
+    return [Candidate(name, NOBODY, label_free="train_on=all" in name) for name in names]
+
+
+@pytest.mark.parametrize(
+    ("names", "nominee", "promote"),
+    [
+        (["autoencoder", "fusion", "fusion@train_on=all"], "", "fusion"),
+        (["gaussian_mixture@train_on=all", "autoencoder@train_on=all", "fusion@train_on=all"], "",
+         "fusion@train_on=all"),
+        (["autoencoder", "isolation_forest@train_on=all", "gaussian_mixture@train_on=all"], "",
+         "gaussian_mixture@train_on=all"),
+        (["isolation_forest", "autoencoder"], "", "autoencoder"),
+        (["fusion", "isolation_forest"], "isolation_forest", "isolation_forest"),
+        (["mine"], "", "mine"),
+    ],
+)  # fmt: skip
+def test_where_nobody_can_judge_the_nominee_is_the_first_champion(names, nominee, promote):
+    verdict = verdict_of(unjudged(*names), None, UNJUDGED, nominee=nominee)
+    assert (verdict.promote, verdict.action) == (promote, "promote")
+    assert verdict.remarks == [f"Nobody has judged {promote}: validation holds no labelled fraud."]
+    stays = verdict_of(unjudged(*names), champion(figure=None), UNJUDGED, nominee=nominee)
+    assert (stays.promote, stays.action) == (None, "keep")
+    assert "--accept" in stays.reasons[-1]
+    assert verdict_of(unjudged(*names), UNSCORED, UNJUDGED, nominee=nominee, accept=True).promote == promote
+
+
+def test_what_may_not_be_promoted_is_no_nominee():
+    verdict = verdict_of([replace(BOOSTING, figure=NOBODY)], None, UNJUDGED)
+    assert (verdict.promote, verdict.action) == (None, "none")
+    with pytest.raises(ValueError, match="nominee is 'fusoin'; the candidates are forest"):
+        verdict_of([FOREST], nominee="fusoin")
+    with pytest.raises(ValueError, match="'best'; it is better or clearly_better"):
+        verdict_of([FOREST], promote="best")
+
+
+def test_a_withdrawn_model_does_not_return_without_accept():
+    gone = {"hash of forest": "version 2 was withdrawn: too many alerts"}
+    for holder in (champion(), OVERLAPPING, None):
+        verdict = verdict_of([candidate(difference=0.1)], holder, withdrawn=gone)
+        assert (verdict.promote, verdict.action) == (None, "keep" if holder else "none")
+        assert re.search("too many alerts.*--accept", verdict.reasons[-1])
+        assert verdict_of([candidate(difference=0.1)], holder, withdrawn=gone, accept=True).promote == "forest"
+    assert verdict_of([candidate("other", difference=0.1)], champion(), withdrawn=gone).promote == "other"
+
+
+def test_a_budget_below_the_prevalence_is_a_remark():
+    verdict = verdict_of([FOREST], None, replace(VALIDATION, prevalence=0.04))
+    assert re.search(r"budget 0.01 is below the prevalence 0.04.* 0.25 \(budget / prevalence\)", verdict.remarks[0])
+    assert verdict_of([FOREST], None, replace(VALIDATION, prevalence=0.01)).remarks == []

@@ -100,7 +100,7 @@ def test_the_champions_figures_are_found_by_what_the_gate_did():
     own, new = figures(0.3), figures(0.5)
 
     def name(validation, action="keep"):
-        verdict = SimpleNamespace(action=action, promote="autoencoder", reasons=[])
+        verdict = SimpleNamespace(action=action, promote="autoencoder", reasons=[], remarks=[])
         found = comparison.run_metrics("run", split, 0, {}, validation, {}, champion, verdict, 0.002)
         return found["champion"]["figures"]
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -236,6 +237,113 @@ def test_champion_previous_and_rollback(home, tmp_path):
     assert client().get_run(now.run_id).info.status == "FINISHED"
 
 
+def since(version):
+    return client().get_model_version(NAME, version).tags["champion_since"]
+
+
+def test_a_model_that_the_registry_has_makes_no_new_version(home, tmp_path, monkeypatch):
+    folders = [candidate(tmp_path / str(i), f"model {i}", i) for i in range(3)]
+    times = iter("abcdefgh")
+    monkeypatch.setattr(tracking, "_now", lambda: next(times))
+    assert [tracking.register(folder, NAME) for folder in folders] == ["1", "2", "3"]
+    assert tracking.register(folders[0], NAME, ["it is better"]) == "1"
+    assert (store.champion_version(NAME), store.champion_version(NAME, "previous")) == ("1", "3")
+    assert client().get_model_version(NAME, "1").description.endswith("- It is better")
+    assert "model 0" in tracking.champion(NAME).manifest["model"]
+    assert (since("1"), since("2"), since("3")) == ("d", "b", "c")
+    assert tracking.register(folders[0], NAME) == "1"  # it is the champion already
+    assert (store.champion_version(NAME, "previous"), since("1")) == ("3", "d")
+
+
+def test_a_version_without_a_hash_is_recognised_by_its_files(home, tmp_path):
+    first, second = (candidate(tmp_path / str(i), shift=i) for i in range(2))
+    tracking.register(first, NAME)
+    tracking.register(second, NAME)
+    for version in "12":
+        client().delete_model_version_tag(NAME, version, "bundle_hash")
+    assert tracking.register(first, NAME) == "1"
+    assert client().get_model_version(NAME, "1").tags["bundle_hash"] == bundle.bundle_hash(first)
+
+
+def test_the_registry_says_what_is_served_and_since_when(home, tmp_path):
+    assert (store.champion(NAME), tracking.serving(NAME)) == (None, None)
+    folder, other = candidate(tmp_path / "c"), candidate(tmp_path / "d", shift=1)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    threshold = {"anomaly_score": 0.998, "alert_budget": 0.002}
+    bundle.write(folder, {"model.onnx": (folder / "model.onnx").read_bytes()}, manifest | {"threshold": threshold})
+    tracking.register(other, NAME)
+    tracking.register(folder, NAME)
+    for found in (store.champion(NAME), tracking.serving(NAME)):
+        assert (found.version, found.model) == ("2", "autoencoder")
+        assert (found.threshold, found.alert_budget) == (0.998, 0.002)
+        assert found.bundle_hash == bundle.bundle_hash(folder)
+        assert abs((datetime.now(UTC) - datetime.fromisoformat(found.since)).total_seconds()) < 60
+        assert (found.withdrawn, found.withdrawn_at) == ("", "")
+    before = store.champion(NAME, "previous")
+    assert (before.version, before.threshold, before.alert_budget) == ("1", None, None)
+    assert tracking.serving(NAME, "previous") == before
+
+
+def test_a_rollback_withdraws_the_version_that_it_leaves(home, tmp_path):
+    first, second = (candidate(tmp_path / str(i), shift=i) for i in range(2))
+    tracking.register(first, NAME)
+    tracking.register(second, NAME)
+    assert tracking.withdrawn(NAME) == {}
+    tracking.rollback(NAME, "too many alerts")
+    assert tracking.withdrawn(NAME) == {bundle.bundle_hash(second): "version 2 was withdrawn: too many alerts"}
+    left = store.champion(NAME, "previous")
+    assert (left.version, left.withdrawn) == ("2", "too many alerts")
+    assert datetime.fromisoformat(left.withdrawn_at) <= datetime.fromisoformat(store.champion(NAME).since)
+    tracking.rollback(NAME)  # forth again: whoever comes back is not withdrawn any more
+    assert list(tracking.withdrawn(NAME)) == [bundle.bundle_hash(first)]
+    assert str(datetime.now(UTC).year) in store.champion(NAME, "previous").withdrawn
+    tracking.register(first, NAME)
+    assert (tracking.withdrawn(NAME), store.champion(NAME).withdrawn_at) == ({}, "")
+
+
+def test_a_champion_whose_files_are_gone_says_so_and_can_be_replaced(home, tmp_path):
+    folder = candidate(tmp_path / "c")
+    tracking.register(folder, NAME)
+    shutil.rmtree(home / "mlartifacts")
+    lost = tracking.champion(NAME)
+    assert lost.folder is None
+    assert "version 1, are gone" in lost.lost
+    assert (lost.version, lost.manifest["model"]) == ("1", "autoencoder")
+    assert tracking.register(folder, NAME) == "2"  # the same model once more: the old version has no files
+    assert (tracking.champion(NAME).lost, store.champion_version(NAME, "previous")) == ("", "1")
+    with pytest.raises(TrackingError, match=r"version 1, are gone.*nothing to go back to"):
+        tracking.rollback(NAME)
+    assert (store.champion_version(NAME), tracking.withdrawn(NAME)) == ("2", {})
+
+
+def test_a_champion_whose_files_were_changed_says_so(home, tmp_path):
+    tracking.register(candidate(tmp_path / "c"), NAME)
+    (graph,) = (home / "mlartifacts").rglob("model.onnx")
+    graph.write_bytes(graph.read_bytes() + b"x")
+    assert "damaged" in tracking.champion(NAME).lost
+    client().delete_model_version_tag(NAME, "1", "bundle_hash")
+    assert tracking.register(candidate(tmp_path / "d"), NAME) == "2"
+
+
+def test_the_registry_may_be_another_store(home, empty, tmp_path, monkeypatch):
+    shutil.copytree(empty, tmp_path / "registry")
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", f"sqlite:///{tmp_path}/registry/mlflow.db")
+    tracking.register(candidate(tmp_path / "c"), NAME)
+    assert (store.champion_version(NAME), tracking.champion(NAME).version) == ("1", "1")
+    monkeypatch.delenv("MLFLOW_REGISTRY_URI")
+    assert store.champion_version(NAME) is None
+
+
+def test_a_registry_that_does_not_answer_is_found_out_at_once(home, monkeypatch):
+    port = free_port()
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", f"http://me:secret@127.0.0.1:{port}")
+    start = time.monotonic()
+    with pytest.raises(TrackingError, match=f"127.0.0.1:{port}.* does not answer .*MLFLOW_REGISTRY_URI") as caught:
+        tracking.champion(NAME)
+    assert time.monotonic() - start < 10
+    assert "secret" not in str(caught.value)
+
+
 def test_the_champions_card_describes_the_registered_model_after_a_rollback_too(home, tmp_path):
     folders = [candidate(tmp_path / str(i), f"model {i}", i) for i in range(2)]
     for i, folder in enumerate(folders):
@@ -298,7 +406,7 @@ def test_moved_folder_keeps_registry_runs_and_export(home, tmp_path, monkeypatch
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store.sqlite_uri(moved / "mlflow.db"))
     assert sha256(tracking.champion(NAME).folder / "model.onnx") == sha256(folder / "model.onnx")
     assert Path(client().download_artifacts(run_id, "figures/figure.png")).read_bytes() == b"png"
-    tracking.register(folder, NAME)
+    tracking.register(candidate(tmp_path / "other", shift=1), NAME)
     assert tracking.champion(NAME).version == "2"
     assert not home.exists(), "nothing is written to the old place"
     assert list(moved.parent.iterdir()) == [moved], "nor to one that is called as the URI is written"
@@ -409,7 +517,7 @@ def test_through_a_server(empty, tmp_path, monkeypatch):
         tracking.log_stage(parent, "03_isolation_forest", metrics={"n": 1}, candidates=[folder])
         assert tracking.champion(NAME) is None
         tracking.register(folder, NAME, ["first"])
-        tracking.register(folder, NAME, ["second"])
+        tracking.register(candidate(tmp_path / "d", shift=1), NAME, ["second"])
         assert tracking.rollback(NAME) == "1"
         assert sha256(tracking.champion(NAME).folder / "model.onnx") == sha256(folder / "model.onnx")
     finally:

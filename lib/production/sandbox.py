@@ -10,13 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-from lib import bundle, candidates, challengers, comparison, metrics, periods, replay, splits, tracking
+from lib import bundle, candidates, challengers, comparison, gate, metrics, periods, replay, splits, tracking
 from lib.calibration import threshold_for_budget
 from lib.datasets import ROOT, DataError
 from lib.detectors import baselines
@@ -31,7 +30,7 @@ from lib.splits import MANIFEST
 from lib.store import sqlite_uri
 
 URI = "MLFLOW_TRACKING_URI"
-VALIDATING_FRAUDS = 3  # a challenger's validation reaches back until it holds so many
+VALIDATING_FRAUDS = gate.MIN_FRAUDS  # a challenger's validation reaches back until it holds so many
 CHALLENGER = "challenger"
 
 
@@ -220,9 +219,8 @@ def judge(challenger, present, history, n_known, metric, **options):
     scores = naive | {CHALLENGER: bundle.load(challenger.folder, features=features).raw_score(data.X)}
     scores |= comparison.score_champion(present, data.X, features)
     compared = metrics.compare(data.y, scores, data.weight, data.time_s, data.amount, budgets=(), **options)
-    period = {"validation": {"start_s": data.time_s[0], "end_s": data.time_s[-1]}}
-    held_out = SimpleNamespace(manifest={"periods": period})
-    return comparison.judge({CHALLENGER: challenger.folder}, compared, naive, present, held_out, metric=metric)
+    terms = gate.Terms(metric=metric, alert_budget=options["headline_budget"])
+    return comparison.judge({CHALLENGER: challenger.folder}, compared, data, present=present, terms=terms)
 
 
 def drill(history, start, folder, batch, alert_budget=0.002, seconds=4.0):
