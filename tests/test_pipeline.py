@@ -116,6 +116,7 @@ def test_the_reasons_name_the_notebook_the_lock_the_output_and_the_champion(done
     with contextlib.closing(sqlite3.connect(done.folder / "mlflow.db")) as registry, registry:
         registry.execute("CREATE TABLE experiments (name)")
         registry.execute("CREATE TABLE registered_model_aliases (name, alias, version)")
+        registry.execute("CREATE TABLE model_version_tags (name, version, key, value)")
         registry.execute("INSERT INTO experiments VALUES ('fraud-pipeline')")
         registry.execute("INSERT INTO registered_model_aliases VALUES ('fraud-detector-simulated', 'champion', 4)")
     assert done.planned(*SMALL)["06"] == ("to run", "registry, champion: None → 4")
@@ -369,6 +370,9 @@ def test_without_a_terminal_a_line_tells_now_and_then_how_far_it_is(monkeypatch)
 
 
 def test_the_champion_can_be_rolled_back(done):
-    _, said = done.run("--rollback")
+    assert "--why" in done.run("--why", "too many alerts", code=2)[1]
+    _, said = done.run("--rollback", "--why", "too many alerts")
     assert "fraud-detector-simulated: version 1 is the champion again" in said
-    assert done.logged("rollback") == [{"what": "rollback", "name": "fraud-detector-simulated"}]
+    assert done.logged("rollback") == [
+        {"what": "rollback", "name": "fraud-detector-simulated", "why": "too many alerts"}
+    ]
