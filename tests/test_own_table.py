@@ -125,6 +125,9 @@ def test_pipeline_takes_any_names_and_a_feature_that_is_recorded_from_later_on(p
     assert " - -" not in done.stdout
 
     latest = folder / "reports" / "latest"
+    intervals = json.loads((latest / "metrics.json").read_text())["intervals"]
+    assert intervals["block_s"] < 600, "hourly steps taken for seconds"
+    assert intervals["no_interval"] == ""
     manifest = json.loads((folder / "serve" / "model" / "manifest.json").read_text())
     assert manifest["empty_features"] == ["_later"]
     production = json.loads((latest / "stages" / "08_production" / "metrics.json").read_text())
