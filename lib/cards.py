@@ -87,7 +87,7 @@ def data(split):
     simulated = manifest["source"] == "simulated"
     made = f"; seed {manifest['seed']}" if simulated else f"; published at {raw.url}" if raw.url else ""
     columns = {
-        "time": f"{code(dataset.time)}: orders the rows, no feature",
+        "time": f"{_time(dataset)}: orders the rows, no feature",
         "label": f"{code(dataset.label)}: 1 = fraud, 0 = genuine" if dataset.label else "no labels",
         "amount": code(dataset.amount) if dataset.amount else "no amounts: figures in money are missing",
         "weight": f"{code(dataset.weight)}: how many transactions a row stands for" if dataset.weight else "1 a row",
@@ -118,6 +118,11 @@ def data(split):
         f"- raw data `{manifest['raw_sha256']}`\n- splits.json `{split.fingerprint}`",
     ]
     return "\n\n".join(lines) + "\n"
+
+
+def _time(dataset):
+    """The columns that tell the time, as Markdown."""
+    return " and ".join(map(code, dataset.time_columns)) or "the order of the rows"
 
 
 def write(path, text):

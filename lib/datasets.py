@@ -1,248 +1,299 @@
-"""A table of transactions: its description (YAML), where its raw file comes from, how it is read."""
+"""A table of transactions: what its columns mean, and what models and metrics see of its rows."""
 
 from __future__ import annotations
 
-import difflib
 import hashlib
-import re
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import yaml
 
-from lib import rawfile, rows
-from lib.rawfile import DataError, RawFileMissing
+from lib import description, rawfile, rows
+from lib.description import BUDGET, BUDGETS, ROOT, LabelWords, Raw
+from lib.errors import DataError, RawFileMissing, did_you_mean
+from lib.names import free_name
+from lib.rawfile import Format
 from lib.rows import check, iter_transactions, prepare, read_transactions  # noqa: F401 - this is their door
 
-ROOT = Path(__file__).resolve().parents[1]
-CHOICES = {"missing": ("refuse", "median"), "negative_amount": ("refuse", "allow")}
-
-
-@dataclass(frozen=True)
-class Raw:
-    """Where the raw file comes from, and what a download of it must hold (`fingerprint`: see there)."""
-
-    path: str | None = None
-    url: str | None = None
-    rows: int | None = None
-    frauds: int | None = None
-    fingerprint: str | None = None
+UNLABELLED = -1  # y of a transaction whose label is not known yet
 
 
 class Arrays(NamedTuple):
     """What models and metrics see of n transactions, in time order."""
 
     X: np.ndarray  # (n, d) float32, in the order of Dataset.features; NaN where missing
-    y: np.ndarray | None  # (n,) int8, 1 = fraud; None without labels
+    y: np.ndarray  # (n,) int8, 1 = fraud, 0 = genuine, -1 = not known
     weight: np.ndarray  # (n,) float64, inverse sampling probability
-    time_s: np.ndarray  # (n,) float64, the time column's numbers, or seconds since 1970-01-01 UTC
+    time_s: np.ndarray  # (n,) float64, seconds; since 1970-01-01 UTC where time is a date
     amount: np.ndarray | None  # (n,) float64, 0 where missing; None if the dataset has no amount
 
     def take(self, rows: np.ndarray) -> Arrays:
-        """The same arrays for some rows: a boolean mask or positions."""
+        """Return the same arrays for some rows: a boolean mask or positions."""
         return Arrays(*(None if values is None else values[rows] for values in self))
 
     def training(self, train_on: str) -> Arrays:
-        """The rows to fit on: 'genuine' leaves out known frauds (needs labels), 'all' uses no label."""
+        """Return the rows to fit on.
+
+        'genuine' keeps those that are known to be genuine; 'all' keeps all and uses no label.
+        Raises DataError for another word, or for 'genuine' where nothing is labelled.
+        """
         if train_on not in ("genuine", "all"):
             raise DataError(f"train_on is {train_on!r}; it is 'genuine' or 'all'")
         if train_on == "all":
             return self
-        if self.y is None:
+        if not np.any(self.y != UNLABELLED):
             raise DataError("train_on 'genuine' needs labels and there are none; use train_on 'all'")
         return self.take(self.y == 0)
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """What a table's columns mean. Everything downstream takes features and names from here."""
+    """What a table's columns mean. Everything downstream takes features and names from here.
+
+    The keys are those of `lib.description.Description`; `label` is the column, `label_words` its words
+    for fraud and genuine where it has its own.
+    """
 
     name: str
-    time: str
+    time: str | tuple[str, str] | None
     features: tuple[str, ...]
     label: str | None = None
     amount: str | None = None
-    weight: str | None = None  # inverse sampling probability; the column may be absent from a file
+    weight: str | None = None
     ids: tuple[str, ...] = ()
     missing: str = "refuse"
     negative_amount: str = "refuse"
-    alert_budgets: tuple[float, ...] = (0.001, 0.002, 0.005, 0.01)
-    raw: Raw = Raw()
+    alert_budgets: tuple[float, ...] = BUDGETS
+    raw: Raw = field(default_factory=Raw)
     simulation: dict | None = None
-    folder: Path | None = field(default=None, compare=False, repr=False)  # of the YAML: raw.path starts there
+    alert_budget: float | None = None
+    label_words: LabelWords | None = None
+    time_format: str | None = None
+    time_unit: str | None = None
+    separator: str | None = None
+    decimal: str | None = None
+    encoding: str | None = None
+    folder: Path | None = field(default=None, compare=False, repr=False)  # raw.path starts there
+
+    def __post_init__(self) -> None:
+        if self.alert_budget is None:
+            budget = BUDGET if BUDGET in self.alert_budgets else self.alert_budgets[0]
+            object.__setattr__(self, "alert_budget", budget)
+
+    @property
+    def time_columns(self) -> tuple[str, ...]:
+        """The columns that tell the time: none, one, or date and time."""
+        if self.time is None:
+            return ()
+        return (self.time,) if isinstance(self.time, str) else self.time
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns in use: time, features, amount, weight, ids, label; each once."""
+        """The table's columns in use: time, features, amount, weight, ids, label; each once."""
         single = (self.amount, self.weight, *self.ids, self.label)
-        return tuple(dict.fromkeys(c for c in (self.time, *self.features, *single) if c))
+        named = (*self.time_columns, *self.features, *single)
+        return tuple(dict.fromkeys(column for column in named if column is not None))
+
+    @property
+    def time_column(self) -> str:
+        """The one column of a checked frame that holds the time.
+
+        The table's own where it has one; else a name that none of its columns has.
+        """
+        if isinstance(self.time, str):
+            return self.time
+        return free_name("time", self.columns)
+
+    @property
+    def format(self) -> Format:
+        """How its CSV files are written, as far as the description says."""
+        return Format(self.separator, self.decimal, self.encoding)
 
     @property
     def raw_path(self) -> Path | None:
         """Where the raw file lies if no other is named."""
-        return (self.folder or ROOT / "data") / self.raw.path if self.raw.path else None
+        if not self.raw.path:
+            return None
+        return (self.folder or ROOT / "data") / Path(self.raw.path).expanduser()
 
     def arrays(self, frame: pd.DataFrame) -> Arrays:
-        """Arrays of a checked frame (`read_transactions`, `prepare` or a split's)."""
+        """Return the Arrays of a checked frame (`read_transactions`, `prepare` or a split's)."""
         X = np.empty((len(frame), len(self.features)), np.float32)
         for i, feature in enumerate(self.features):
             X[:, i] = frame[feature].to_numpy()
-        y = frame[self.label].to_numpy(np.int8) if self.label in frame.columns else None
-        weight = frame[self.weight].to_numpy(np.float64) if self.weight else np.ones(len(frame))
-        time = frame[self.time]
-        if not pd.api.types.is_numeric_dtype(time):
-            time = rows.ticks(time) / {"s": 1, "ms": 1e3, "us": 1e6, "ns": 1e9}[time.dt.unit]
-        amount = np.nan_to_num(frame[self.amount].to_numpy(np.float64)) if self.amount else None
-        return Arrays(X, y, weight, np.asarray(time, np.float64), amount)
+        if self.label is not None and self.label in frame.columns:
+            y = frame[self.label].to_numpy(np.int8)
+        else:
+            y = np.full(len(frame), UNLABELLED, np.int8)
+        weight = np.ones(len(frame))
+        if self.weight is not None:
+            weight = frame[self.weight].to_numpy(np.float64)
+        amount = None
+        if self.amount is not None:
+            amount = np.nan_to_num(frame[self.amount].to_numpy(np.float64))
+        return Arrays(X, y, weight, _seconds(frame[self.time_column]), amount)
 
-    def to_dict(self) -> dict:
-        """JSON-able; `from_dict` is its inverse."""
-        plain = asdict(self)
-        del plain["folder"]
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in plain.items()}
+    def to_dict(self) -> dict[str, Any]:
+        """Return the description as JSON has it; `from_dict` is its inverse.
+
+        Keys that came later are left out where they have their defaults, so that the folders of
+        splits that were made before are found again.
+        """
+        label = self.label
+        if self.label_words is not None:
+            label = self.label_words.model_dump(mode="json")
+        plain = {
+            "name": self.name,
+            "time": list(self.time) if isinstance(self.time, tuple) else self.time,
+            "features": list(self.features),
+            "label": label,
+            "amount": self.amount,
+            "weight": self.weight,
+            "ids": list(self.ids),
+            "missing": self.missing,
+            "negative_amount": self.negative_amount,
+            "alert_budgets": list(self.alert_budgets),
+            "raw": self.raw.model_dump(),
+            "simulation": self.simulation,
+        }
+        for key in ("time_format", "time_unit", "separator", "decimal", "encoding"):
+            if getattr(self, key) is not None:
+                plain[key] = getattr(self, key)
+        by_default = Dataset("x", None, (), alert_budgets=self.alert_budgets).alert_budget
+        if self.alert_budget != by_default:
+            plain["alert_budget"] = self.alert_budget
+        return plain
 
     @classmethod
-    def from_dict(cls, mapping: dict, where: str = "the description", folder: Path | None = None) -> Dataset:
-        """Build and check a description; DataError names the key, the value and, for a typo, the nearest key."""
-        given = _known(mapping, [f.name for f in fields(cls) if f.name != "folder"], where)
-        for key in ("name", "time", "features"):
-            if not given.get(key):
-                raise DataError(f"{where}: the key {key!r} is missing")
-        for key in {"name", "time", "label", "amount", "weight"} & given.keys():
-            given[key] = given[key] if given[key] is None else _column_name(given[key], key, where)
-        for key in ("features", "ids"):
-            names = given.get(key) or []
-            if not isinstance(names, list | tuple):
-                raise DataError(f"{where}: {key} is {names!r}; it is a list of column names")
-            given[key] = tuple(_column_name(name, key, where) for name in names)
-        for key, choices in CHOICES.items():
-            if given.setdefault(key, choices[0]) not in choices:
-                raise DataError(f"{where}: {key} is {given[key]!r}; it is {' or '.join(choices)}")
-        given["alert_budgets"] = _budgets(given.get("alert_budgets", cls.alert_budgets), where)
-        given["raw"] = Raw(**_known(given.get("raw") or {}, [f.name for f in fields(Raw)], f"{where}, raw"))
-        for key, value in asdict(given["raw"]).items():
-            if not isinstance(value, int if key in ("rows", "frauds") else str) and value is not None:
-                raise DataError(f"{where}, raw: {key} is {value!r}; put quotes around text, none around numbers")
-        if given.get("simulation") is not None:
-            given["simulation"] = _known(given["simulation"], ["rows", "seed", "drift"], f"{where}, simulation")
-        return cls(**given, folder=folder)._with_roles_checked(where)
+    def from_dict(
+        cls, mapping: dict, where: str = "the description", folder: Path | None = None
+    ) -> Dataset:
+        """Build and check a dataset.
 
-    def _with_roles_checked(self, where):
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", self.name):
-            raise DataError(f"{where}: name is {self.name!r}; it is made of letters, digits, '-' and '_'")
-        roles = {}
-        single = {"time": self.time, "label": self.label, "weight": self.weight, "amount": self.amount}
-        listed = [*(("feature", column) for column in self.features), *(("id", column) for column in self.ids)]
-        for role, column in [*single.items(), *listed]:
-            roles.setdefault(column, []).append(role)
-        for column, has in roles.items():
-            if column and len(has) > 1 and has != ["amount", "feature"]:
-                raise DataError(f"{where}: column {column!r} is {' and '.join(has)}; it can be one of them, once")
+        Raises DataError naming the key, the value and, for a typo, the nearest key.
+        """
+        checked = description.validated(mapping, where)
+        values = {key: getattr(checked, key) for key in type(checked).model_fields}
+        if isinstance(checked.label, LabelWords):
+            values["label"] = checked.label.column
+            values["label_words"] = checked.label
+        if checked.simulation is not None:
+            values["simulation"] = checked.simulation.model_dump(exclude_unset=True)
+        return cls(**values, folder=folder)._with_roles_checked(where)
+
+    def _with_roles_checked(self, where: str) -> Dataset:
+        """Refuse a column that has two roles; an amount may be a feature as well."""
+        roles = [("time", column) for column in self.time_columns]
+        roles += [("label", self.label), ("weight", self.weight), ("amount", self.amount)]
+        roles += [("feature", column) for column in self.features]
+        roles += [("id", column) for column in self.ids]
+        has: dict[str, list[str]] = {}
+        for role, column in roles:
+            if column is not None:
+                has.setdefault(column, []).append(role)
+        for column, its in has.items():
+            if len(its) > 1 and its != ["amount", "feature"]:
+                raise DataError(
+                    f"{where}: column {column!r} is {' and '.join(its)}; it can be one of them, once"
+                )
         return self
 
 
+def _seconds(time: pd.Series) -> np.ndarray:
+    """Return a frame's time (n,) as float64 seconds; since 1970-01-01 UTC where it is a date."""
+    if pd.api.types.is_numeric_dtype(time):
+        return np.asarray(time, np.float64)
+    per_second = {"s": 1, "ms": 1e3, "us": 1e6, "ns": 1e9}[time.dt.unit]
+    return rows.ticks(time) / per_second
+
+
 def load_description(name_or_path: str | Path) -> Dataset:
-    """A dataset by name ('creditcard': data/creditcard.yaml) or by the path of a YAML file."""
+    """Return a dataset by name ('creditcard': data/creditcard.yaml) or by the path of a YAML file."""
     path = ROOT / "data" / f"{name_or_path}.yaml"
     if not path.is_file():
         path = Path(name_or_path).expanduser()
     if not path.is_file():
         known = sorted(p.stem for p in (ROOT / "data").glob("*.yaml"))
         raise DataError(
-            f"dataset {str(name_or_path)!r} is unknown{_nearest(str(name_or_path), known)}; "
-            f"there are {', '.join(known)}, or name a YAML file that describes yours"
+            f"dataset {str(name_or_path)!r} is unknown; {did_you_mean(str(name_or_path), known)} "
+            f"There are {', '.join(known)}, or name a YAML file that describes yours"
         )
-    try:
-        mapping = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise DataError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from error
-    return Dataset.from_dict(mapping, str(path), path.resolve().parent)
-
-
-def _known(mapping, keys: list[str], where: str) -> dict:
-    if not isinstance(mapping, dict):
-        raise DataError(f"{where}: holds {mapping!r}; it has to be `key: value` lines")
-    for key in mapping:
-        if key not in keys:
-            raise DataError(f"{where}: the key {key!r} is unknown{_nearest(str(key), keys)}")
-    return dict(mapping)
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name.lower(), known, n=1)
-    return f" (did you mean {near[0]!r}?)" if near else f" (known: {', '.join(known)})"
-
-
-def _column_name(value, key: str, where: str) -> str:
-    if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
-        raise DataError(f"{where}: {key} holds {value!r}; a name belongs there")
-    return str(value)
-
-
-def _budgets(values, where: str) -> tuple[float, ...]:
-    values = values if isinstance(values, list | tuple) else [values]
-    if not values or not all(isinstance(v, int | float) and 0 < v < 1 for v in values):
-        raise DataError(f"{where}: alert_budgets is {values!r}; it lists shares between 0 and 1, such as 0.002")
-    return tuple(map(float, values))
+    return Dataset.from_dict(description.read(path), str(path), path.resolve().parent)
 
 
 def fingerprint(dataset: Dataset, frame: pd.DataFrame) -> str:
-    """Hex sha256 of what identifies the raw rows, in the file's order and whatever the file's format.
+    """Return the hex SHA-256 of what identifies raw rows, in the file's order, in any file format.
 
-    Over time_s (float64), amount in cents (int64) and label (int8), as far as there are such columns, little
-    endian, column after column; weights take no part.
+    Over time_s (float64), amount in cents (int64) and label (int8), as far as there are such columns,
+    little endian, column after column; weights take no part.
     """
-    _, y, _, time_s, amount = dataset.arrays(frame)
-    cents = None if amount is None else np.rint(amount * 100).astype("<i8")
-    columns = (time_s.astype("<f8"), cents, y)
-    return hashlib.sha256(b"".join(c.tobytes() for c in columns if c is not None)).hexdigest()
+    arrays = dataset.arrays(frame)
+    columns = [arrays.time_s.astype("<f8")]
+    if arrays.amount is not None:
+        columns.append(np.rint(arrays.amount * 100).astype("<i8"))
+    if dataset.label is not None:
+        columns.append(arrays.y)
+    return hashlib.sha256(b"".join(column.tobytes() for column in columns)).hexdigest()
 
 
 def _contents(dataset: Dataset, path: Path) -> Raw:
-    """Rows, frauds and fingerprint of a raw file."""
+    """Return rows, frauds and fingerprint of a raw file."""
+    from dataclasses import replace
+
     slim = replace(dataset, features=(), weight=None, ids=())
     frame = pd.concat([part for part, _ in rows.cleaned_parts(slim, path, None, True)])
-    frauds = int(frame[dataset.label].sum()) if dataset.label else None
+    frauds = int((frame[dataset.label] == 1).sum()) if dataset.label is not None else None
     return Raw(rows=len(frame), frauds=frauds, fingerprint=fingerprint(slim, frame))
 
 
-def find_raw(dataset: Dataset, raw: str | Path = "", download: bool = True, progress=None) -> tuple[Path, str]:
-    """The raw file or folder, and its source: 'full' where the fingerprint is the description's, else 'custom'.
+def find_raw(
+    dataset: Dataset, raw: str | Path = "", download: bool = True, progress=None
+) -> tuple[Path, str]:
+    """Return the raw file or folder, and its source.
 
-    `raw` if given; else the description's raw.path; else it is downloaded there from raw.url and kept only if its
-    rows, frauds and fingerprint are the description's. `progress`: see `lib.rawfile.download`.
+    The source is 'full' where the fingerprint is the description's, else 'custom'. The file is `raw` if
+    that is given; else the description's raw.path; else it is downloaded there from raw.url, and kept
+    only if its rows, frauds and fingerprint are the description's.
+
     Raises RawFileMissing where nothing is there and nothing can be had; the message says what to do.
     """
     path = Path(raw).expanduser().resolve() if raw else dataset.raw_path
     if raw and not path.exists():
         raise DataError(f"raw file {path}: there is no such file or folder")
     if path is None:
-        raise RawFileMissing(f"{dataset.name}: its description names no raw.path; name the file with --raw FILE")
+        raise RawFileMissing(
+            f"{dataset.name}: its description names no raw.path; name the file with --raw FILE"
+        )
     if not path.exists():
         advice = "put it there, or name it with --raw FILE"
+        missing = f"{dataset.name}: there is no raw file {path}; {advice}"
         if not (download and dataset.raw.url):
-            raise RawFileMissing(f"{dataset.name}: there is no raw file {path}; {advice}")
+            raise RawFileMissing(missing)
         try:
-            rawfile.download(dataset.raw.url, path, lambda part: _verify(dataset, part), progress)
+            rawfile.download(
+                dataset.raw.url, path, lambda part: _verify(dataset, part), progress
+            )
         except RawFileMissing as error:
-            raise RawFileMissing(f"{dataset.name}: there is no raw file {path}; {advice}. {error}") from error
+            raise RawFileMissing(f"{missing}. {error}") from error
     return path, _source(dataset, path)
 
 
-def _verify(dataset, path):
+def _verify(dataset: Dataset, path: Path) -> None:
     there = _contents(dataset, path)
     for key in ("rows", "frauds", "fingerprint"):
-        if (asked := getattr(dataset.raw, key)) not in (None, found := getattr(there, key)):
+        asked = getattr(dataset.raw, key)
+        found = getattr(there, key)
+        if asked is not None and asked != found:
             raise DataError(f"its {key} should be {asked} and is {found}")
 
 
-def _source(dataset, path) -> str:
+def _source(dataset: Dataset, path: Path) -> str:
     if not dataset.raw.fingerprint:
         return "custom"
     try:
-        return "full" if _contents(dataset, path).fingerprint == dataset.raw.fingerprint else "custom"
+        is_full = _contents(dataset, path).fingerprint == dataset.raw.fingerprint
     except DataError:
         return "custom"  # what is wrong with the file is said where it is read as a whole
+    return "full" if is_full else "custom"

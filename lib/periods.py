@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from lib import rows
-from lib.datasets import DataError, Dataset
+from lib.datasets import UNLABELLED, Dataset
+from lib.errors import DataError
 
 
 def cut(dataset: Dataset, frame: pd.DataFrame, reference: float, validation: float, n_batches: int) -> dict:
@@ -19,7 +20,7 @@ def cut(dataset: Dataset, frame: pd.DataFrame, reference: float, validation: flo
         )
     if n_batches < 1:
         raise DataError(f"n_batches is {n_batches}; it is 1 or more")
-    time = rows.ticks(frame[dataset.time])
+    time = rows.ticks(frame[dataset.time_column])
     weight = frame[dataset.weight].to_numpy() if dataset.weight else np.ones(len(frame))
     instants = np.flatnonzero(np.r_[True, time[1:] != time[:-1], True])  # first row of each instant, and the end
     ahead = np.r_[0, np.cumsum(weight)][instants]  # weight that lies before it
@@ -48,12 +49,14 @@ def cut(dataset: Dataset, frame: pd.DataFrame, reference: float, validation: flo
 def summary(dataset: Dataset, frame: pd.DataFrame) -> dict:
     """What splits.json says of one period; frauds are None without labels."""
     arrays = dataset.arrays(frame)
-    fraud = None if arrays.y is None else arrays.y == 1
+    fraud, known = arrays.y == 1, arrays.y != UNLABELLED
     return {
         "n": len(frame),
-        "n_frauds": None if fraud is None else int(fraud.sum()),
+        "n_labelled": int(known.sum()),
+        "n_frauds": int(fraud.sum()) if known.any() else None,
         "weight": float(arrays.weight.sum()),
-        "fraud_weight": None if fraud is None else float(arrays.weight[fraud].sum()),
+        "labelled_weight": float(arrays.weight[known].sum()),
+        "fraud_weight": float(arrays.weight[fraud].sum()) if known.any() else None,
         "start_s": float(arrays.time_s[0]),
         "end_s": float(arrays.time_s[-1]),
     }
@@ -67,25 +70,42 @@ def remarks(periods: dict) -> list[str]:
 
 def table(manifest: dict) -> pd.DataFrame:
     """One row a period of splits.json, as text for people; shares and fraud rate are weighted."""
-    periods, is_number = manifest["periods"], manifest["time"] == "seconds"
+    periods = manifest["periods"]
     total = sum(p["weight"] for name, p in periods.items() if not name.startswith("batch_"))
-
-    def time(seconds):
-        return f"{seconds:,.0f} s" if is_number else pd.Timestamp(seconds, unit="s").strftime("%Y-%m-%d %H:%M:%S")
-
-    def row(name, n, n_frauds, weight, fraud_weight, start_s, end_s):
-        return {
+    has_unlabelled = any(p["n_labelled"] < p["n"] for p in periods.values())
+    rows_of_table = []
+    for name, period in periods.items():
+        row = {
             "period": name,
-            "from": time(start_s),
-            "to": time(end_s),
-            "transactions": f"{n:,}",
-            "frauds": "unknown" if n_frauds is None else f"{n_frauds:,}",
-            "weight": f"{weight:,.0f}",
-            "share": f"{weight / total:.1%}",
-            "fraud rate": "unknown" if n_frauds is None else f"{fraud_weight / weight:.3%}",
+            "from": _instant(period["start_s"], manifest["time"]),
+            "to": _instant(period["end_s"], manifest["time"]),
+            "transactions": f"{period['n']:,}",
         }
+        if has_unlabelled:
+            row["labelled"] = f"{period['n_labelled']:,}"
+        is_known = period["n_frauds"] is not None
+        row |= {
+            "frauds": f"{period['n_frauds']:,}" if is_known else "unknown",
+            "weight": f"{period['weight']:,.0f}",
+            "share": f"{period['weight'] / total:.1%}",
+            "fraud rate": _fraud_rate(period) if is_known else "unknown",
+        }
+        rows_of_table.append(row)
+    return pd.DataFrame(rows_of_table)
 
-    return pd.DataFrame([row(name, **period) for name, period in periods.items()])
+
+def _fraud_rate(period: dict) -> str:
+    """Share of the labelled weight that is fraud, as text."""
+    return f"{period['fraud_weight'] / (period['labelled_weight'] or 1):.3%}"
+
+
+def _instant(seconds: float, kind: str) -> str:
+    """A time of a split as people read it; kind: `seconds`, `datetime`, or `rows` for a table without one."""
+    if kind == "rows":
+        return f"row {seconds:,.0f}"
+    if kind == "seconds":
+        return f"{seconds:,.0f} s"
+    return pd.Timestamp(seconds, unit="s").strftime("%Y-%m-%d %H:%M:%S")
 
 
 def digest(frame: pd.DataFrame) -> str:

@@ -73,9 +73,9 @@ def score_table(dataset, path, model, folder, reference=None, seed=0):
 
 def _table(dataset, frame, first, score, alert):
     """Ours first and last, the user's in between: their own names, unless one of ours is called like that."""
-    time = beside(COLUMNS, (dataset.time, *dataset.ids), "time.")[dataset.time]
+    time = beside(COLUMNS, (dataset.time_column, *dataset.ids), "time.")[dataset.time_column]
     ids = beside(COLUMNS, (*dataset.ids, time))
-    columns = {"position": np.arange(first, first + len(frame)), time: frame[dataset.time]}
+    columns = {"position": np.arange(first, first + len(frame)), time: frame[dataset.time_column]}
     columns |= {ids[column]: frame[column] for column in dataset.ids}
     columns |= {"anomaly_score": score, "alert": alert}
     return pa.table({name: pa.array(values) for name, values in columns.items()})

@@ -174,7 +174,7 @@ def make(
         "raw_sha256": raw_sha256,
         "seed": seed,
         "shares": {"reference": reference, "validation": validation, "n_batches": n_batches},
-        "time": "seconds" if pd.api.types.is_numeric_dtype(frame[dataset.time]) else "datetime",
+        "time": _kind_of_time(dataset, frame),
         "periods": {name: periods.summary(dataset, frame.iloc[part]) for name, part in parts.items()},
     }
     manifest["remarks"] = [*frame.attrs.get("remarks", []), *periods.remarks(manifest["periods"])]
@@ -189,6 +189,13 @@ def make(
     except OSError as error:
         raise DataError(f"{folder}: cannot be written ({error})") from error
     return Split(Path(folder), manifest)
+
+
+def _kind_of_time(dataset: Dataset, frame: pd.DataFrame) -> str:
+    """`rows` for a table without a time, else `seconds` or `datetime`."""
+    if dataset.time is None:
+        return "rows"
+    return "seconds" if pd.api.types.is_numeric_dtype(frame[dataset.time_column]) else "datetime"
 
 
 def open_split(folder: str | Path) -> Split:

@@ -107,7 +107,7 @@ def worst(split, period, anomaly_score, n=5):
     if not any(map(len, kinds.values())):
         kinds = {"highest score": order[::-1][:n]}
     dataset = split.dataset
-    shown = dict.fromkeys(filter(None, (dataset.time, dataset.amount, *dataset.features)))
+    shown = dict.fromkeys(filter(None, (dataset.time_column, dataset.amount, *dataset.features)))
     ours = free_name("anomaly score", shown)
     rows = np.concatenate(list(kinds.values()))
     table = frame.iloc[rows][list(shown)]

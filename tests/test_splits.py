@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from lib import datasets, periods, splits
-from lib.datasets import DataError, Dataset
+from lib.datasets import UNLABELLED, DataError, Dataset
 
 SHOP = Dataset("shop", "when", ("eur", "age"), label="fraud", amount="eur", weight="w", ids=("card",))
 SHARES = {"reference": 0.5, "validation": 0.2, "n_batches": 10}
@@ -40,8 +40,10 @@ def test_shares_by_hand(tmp_path):
     assert sizes == {"reference": 100, "validation": 40, "untouched": 60} | dict.fromkeys(BATCHES, 6)
     assert split.manifest["periods"]["validation"] == {
         "n": 40,
+        "n_labelled": 40,
         "n_frauds": 8,
         "weight": 40.0,
+        "labelled_weight": 40.0,
         "fraud_weight": 8.0,
         "start_s": 100.0,
         "end_s": 139.0,
@@ -101,7 +103,7 @@ def test_dates_and_unlabelled_data_split_and_print(tmp_path):
     assert split.manifest["periods"]["reference"]["n_frauds"] is None
     assert split.manifest["periods"]["validation"]["start_s"] == when[100].timestamp()
     assert "2024-03-01 00:01:40" in str(split)
-    assert split.arrays("batch_01").y is None
+    assert set(split.arrays("batch_01").y) == {UNLABELLED}
 
 
 def test_it_prints_itself_as_a_table(tmp_path):

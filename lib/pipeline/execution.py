@@ -170,10 +170,7 @@ class Pipeline:
         """Return all parameters of a job's notebook: its own, and those that the pipeline sets."""
         served = self.plan.root / "serve" / "model"
         has_bundle = (served / "manifest.json").is_file()
-        if "serve/model" in job.stage.reads and not has_bundle:  # there has been no champion yet
-            bundle_dir = ""
-        else:
-            bundle_dir = str(served)
+        is_lacking = "serve/model" in job.stage.reads and not has_bundle  # no champion yet
         ours = {
             "dataset": self.data.argument,
             "raw": self.data.raw,
@@ -182,7 +179,7 @@ class Pipeline:
             "track": False,
             "candidate": job.candidate,
         }
-        unless_given = {"registered_name": self.data.registered_name, "bundle_dir": bundle_dir}
+        unless_given = {"registered_name": self.data.registered_name, "bundle_dir": "" if is_lacking else str(served)}
         for name, value in unless_given.items():
             if not job.parameters.get(name):
                 ours[name] = value

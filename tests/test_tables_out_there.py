@@ -1,0 +1,416 @@
+"""Tables in the shapes that other programs write: what is read as it is meant, and what is refused in a sentence."""
+
+import gzip
+import io
+import json
+import sqlite3
+import tarfile
+import uuid
+import zipfile
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from lib import datasets, description, splits
+from lib.datasets import Dataset
+from lib.description import SCHEMA, LabelWords
+from lib.errors import DataError
+
+N = 40
+ROWS = [f"{i},{i / 4},{i % 3}.5,id{i},{int(i % 8 == 0)}" for i in range(N)]
+TEXT = "ts,a,eur,who,fraud\n" + "\n".join(ROWS) + "\n"
+
+
+def table(**changes):
+    """The description of TEXT."""
+    plain = {"time": "ts", "label": "fraud", "amount": "eur", "features": ("a", "eur"), "ids": ("who",)}
+    return Dataset("t", **(plain | changes))
+
+
+def read(tmp_path, content, name="t.csv", **changes):
+    path = tmp_path / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return datasets.read_transactions(table(**changes), path)
+
+
+def refused(tmp_path, content, name="t.csv", **changes):
+    with pytest.raises(DataError) as error:
+        read(tmp_path, content, name, **changes)
+    message = str(error.value)
+    assert message.isprintable()
+    return message
+
+
+@pytest.fixture
+def expected(tmp_path):
+    return read(tmp_path, TEXT, "expected.csv")
+
+
+# --- CSV as other programs write it ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        (TEXT.replace(",", ";"), "t.csv"),
+        (TEXT.replace(",", "\t"), "t.csv"),
+        (TEXT.replace(",", "|"), "t.csv"),
+        (TEXT.replace(",", ";").replace(".", ","), "t.csv"),
+        ("sep=;\n" + TEXT.replace(",", ";"), "t.csv"),
+        ("sep=,\n" + TEXT, "t.csv"),
+        ("\ufeff" + TEXT, "t.csv"),
+        (TEXT.encode("utf-16"), "t.csv"),
+        (TEXT.encode("utf-16-le"), "t.csv"),
+        (TEXT.replace(",", "\t").encode("utf-16"), "t.csv"),
+        (gzip.compress(TEXT.replace(",", ";").encode("utf-16")), "t.csv.gz"),
+        (TEXT.replace("ts,a,eur,who,fraud", " ts , a,eur ,\twho, fraud "), "t.csv"),
+        (TEXT.replace("\n", "\r\n"), "t.csv"),
+        (TEXT, "T.CSV"),
+    ],
+)
+def test_the_same_table_is_read_from_every_way_of_writing_csv(tmp_path, expected, content, name):
+    pd.testing.assert_frame_equal(read(tmp_path, content, name), expected)
+
+
+def test_keys_say_how_a_csv_file_is_written(tmp_path, expected):
+    odd = TEXT.replace(",", ":").replace(".", ",").replace("id1:", "ï1:")
+    frame = read(tmp_path, odd.encode("latin-1"), separator=":", decimal=",", encoding="latin-1")
+    assert frame["who"][1] == "ï1"
+    np.testing.assert_array_equal(frame[["a", "eur"]], expected[["a", "eur"]])
+
+
+def test_a_folder_finds_files_whatever_the_case_of_their_suffix(tmp_path, expected):
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    read(folder, TEXT, "PART.CSV")
+    pd.testing.assert_frame_equal(datasets.read_transactions(table(), folder), expected)
+
+
+@pytest.mark.parametrize("cell", ["None", "<NA>", "na", r"\N", "-", "NULL", "n/a", "  ", "NaN"])
+@pytest.mark.parametrize("row", [0, 5])
+def test_missing_values_are_missing_however_they_are_written(tmp_path, cell, row):
+    lines = TEXT.splitlines()
+    cells = lines[row + 1].split(",")
+    cells[1] = cell
+    lines[row + 1] = ",".join(cells)
+    frame = read(tmp_path, "\n".join(lines), missing="median")
+    assert np.flatnonzero(frame["a"].isna()).tolist() == [row]
+    assert "'a'" in refused(tmp_path, "\n".join(lines))
+
+
+def test_text_of_another_encoding_is_named_with_its_cell(tmp_path):
+    message = refused(tmp_path, TEXT.replace("id7,", "Müller,").encode("latin-1"))
+    assert "row 8 (line 9)" in message
+    assert "'who'" in message
+    assert "`encoding: cp1252`" in message
+    assert read(tmp_path, TEXT.replace("id7,", "Müller,").encode("latin-1"), encoding="cp1252")["who"][7] == "Müller"
+
+
+def test_all_columns_of_text_are_refused_at_once_with_some_of_their_values(tmp_path):
+    words = ["food", "fuel", "rent", "toys"]
+    lines = [f"{line},{words[i % 4]},x{i % 2}" for i, line in enumerate(ROWS)]
+    content = "ts,a,eur,who,fraud,kind,shop\n" + "\n".join(lines)
+    message = refused(tmp_path, content, features=("a", "kind", "shop"), amount=None)
+    assert "2 columns" in message
+    assert "'kind' ('food', 'fuel', 'rent')" in message
+    assert "'shop' ('x0', 'x1')" in message
+    one = refused(tmp_path, content, features=("a", "kind"), amount=None)
+    assert "row 1 (line 2)" in one
+
+
+# --- files that are no tables --------------------------------------------------------------------------------------
+
+
+def packed(kind):
+    buffer = io.BytesIO()
+    if kind == "xlsx":
+        with zipfile.ZipFile(buffer, "w") as file:
+            file.writestr("[Content_Types].xml", "<Types/>")
+            file.writestr("xl/workbook.xml", "<workbook/>")
+    elif kind == "zip":
+        with zipfile.ZipFile(buffer, "w") as file:
+            file.writestr("t.csv", TEXT)
+    else:
+        with tarfile.open(fileobj=buffer, mode="w") as file:
+            info = tarfile.TarInfo("t.csv")
+            info.size = len(TEXT)
+            file.addfile(info, io.BytesIO(TEXT.encode()))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (packed("xlsx"), ["Excel", "save it as CSV"]),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600), ["Excel", "save it as CSV"]),
+        (packed("zip"), ["zip", "unpack"]),
+        (packed("tar"), ["tar", "unpack"]),
+        (gzip.compress(packed("tar")), ["tar", "unpack"]),
+        (b"BZh91AY&SY" + bytes(99), ["bzip2", "unpack"]),
+        (b"\xfd7zXZ\x00" + bytes(99), ["xz", "unpack"]),
+        (b"\x28\xb5\x2f\xfd" + bytes(99), ["zstd", "unpack"]),
+        (b"\x80\x04\x95\x10\x00\x00" + bytes(99), ["pickle", "CSV"]),
+        (b"<!DOCTYPE html>\n<html><body>Log in</body></html>", ["HTML page", "download the file itself"]),
+        (b"\n <html lang='en'>", ["HTML page"]),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 9\n", ["Git LFS pointer", "git lfs pull"]),
+        (b'[{"ts": 1}]', ["JSON", "CSV"]),
+        (b"%PDF-1.7\n" + bytes(99), ["PDF"]),
+        (b"ARROW1\x00\x00" + bytes(99), ["Arrow", "Parquet"]),
+        (b"\x7fELF" + bytes(99), ["binary"]),
+        (b"\n\n \n", ["empty"]),
+        (b"", ["empty"]),
+    ],
+)
+@pytest.mark.parametrize("name", ["t.csv", "t.parquet", "t.xlsx"])
+def test_what_is_no_table_is_named_with_what_to_do(tmp_path, content, words, name):
+    message = refused(tmp_path, content, name)
+    assert [word for word in words if word not in message] == []
+
+
+def test_a_database_is_no_table(tmp_path):
+    with sqlite3.connect(tmp_path / "t.db") as connection:
+        connection.execute("CREATE TABLE t (a)")
+    with pytest.raises(DataError, match="SQLite database"):
+        datasets.read_transactions(table(), tmp_path / "t.db")
+
+
+# --- Parquet --------------------------------------------------------------------------------------------------------
+
+
+def test_an_index_of_pandas_is_a_column(tmp_path, expected):
+    path = tmp_path / "t.parquet"
+    frame = pd.read_csv(io.StringIO(TEXT)).set_index("ts")
+    frame.to_parquet(path)
+    pd.testing.assert_frame_equal(datasets.read_transactions(table(), path), expected)
+    dated = frame.set_axis(pd.date_range("2024-01-01", periods=N, freq="h", name="ts"))
+    dated.to_parquet(path)
+    assert datasets.read_transactions(table(), path)["ts"].iloc[-1] == pd.Timestamp("2024-01-02 15:00")
+
+
+def parquet(tmp_path, **columns):
+    path = tmp_path / "t.parquet"
+    plain = pa.Table.from_pandas(pd.read_csv(io.StringIO(TEXT)))
+    for name, values in columns.items():
+        plain = plain.set_column(plain.schema.get_field_index(name), name, values)
+    pq.write_table(plain, path)
+    return datasets.read_transactions(table(), path)
+
+
+def test_ids_are_text_as_people_write_them(tmp_path):
+    numbers = [12345678901.0, *range(N - 2), None]
+    assert parquet(tmp_path, who=pa.array(numbers, pa.float64()))["who"][:2].tolist() == ["12345678901", "0"]
+    ids = [uuid.UUID(int=i) for i in range(N)]
+    raw = pa.array([each.bytes for each in ids], pa.binary(16))
+    assert parquet(tmp_path, who=raw)["who"].tolist() == [str(each) for each in ids]
+    assert parquet(tmp_path, who=pa.ExtensionArray.from_storage(pa.uuid(), raw))["who"][3] == str(ids[3])
+    assert parquet(tmp_path, who=pa.array([f"c{i % 3}" for i in range(N)]).dictionary_encode())["who"][4] == "c1"
+
+
+@pytest.mark.parametrize("column", ["a", "who"])
+def test_lists_are_refused_by_column(tmp_path, column):
+    with pytest.raises(DataError, match=f"{column!r} .*list"):
+        parquet(tmp_path, **{column: pa.array([[1.0, 2.0]] * N)})
+
+
+# --- labels ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", ["0 1", "false true", "f t", "no yes", "n y", "N Y", "FALSE True", "0.0 1.0"])
+def test_labels_are_read_as_what_they_say(tmp_path, expected, words):
+    genuine, fraud = words.split()
+    lines = [line[:-1] + (fraud if line[-1] == "1" else genuine) for line in ROWS]
+    frame = read(tmp_path, "ts,a,eur,who,fraud\n" + "\n".join(lines))
+    assert frame["fraud"].tolist() == expected["fraud"].tolist()
+
+
+def test_labels_may_be_unknown(tmp_path):
+    lines = [line if i < N - 5 else line[:-1] for i, line in enumerate(ROWS)]
+    frame = read(tmp_path, "ts,a,eur,who,fraud\n" + "\n".join(lines))
+    assert (frame["fraud"] == datasets.UNLABELLED).tolist() == [False] * (N - 5) + [True] * 5
+    assert any("unlabelled" in remark for remark in frame.attrs["remarks"])
+    arrays = table().arrays(frame)
+    assert len(arrays.training("genuine").X) == (frame["fraud"] == 0).sum()
+    assert len(arrays.training("all").X) == N
+
+
+def test_labels_in_words_of_the_table(tmp_path, expected):
+    lines = [line[:-1] + ("Chargeback " if line[-1] == "1" else "ok") for line in ROWS]
+    lines[1] = lines[1][: -len("ok")] + "pending"
+    content = "ts,a,eur,who,fraud\n" + "\n".join(lines)
+    words = LabelWords(column="fraud", fraud=("fraud", "chargeback"), genuine=("ok",), unknown=("pending",))
+    frame = read(tmp_path, content, label_words=words)
+    assert frame["fraud"].tolist() == [1, datasets.UNLABELLED, *expected["fraud"][2:]]
+    few = words.model_copy(update={"unknown": ()})
+    assert "'pending' is in none of the label's lists" in refused(tmp_path, content, label_words=few)
+    assert "label: {column" in refused(tmp_path, content)
+
+
+def test_a_table_without_any_label_is_split(tmp_path):
+    frame = read(tmp_path, TEXT, label=None)
+    split = splits.make(table(label=None), frame, tmp_path / "split", source="custom", raw_sha256="", n_batches=2)
+    assert split.manifest["periods"]["validation"]["n_frauds"] is None
+    assert "unknown" in str(split)
+
+
+# --- time -----------------------------------------------------------------------------------------------------------
+
+
+def times(tmp_path, texts, **changes):
+    lines = [",".join([text, *line.split(",")[1:]]) for text, line in zip(texts, ROWS, strict=False)]
+    frame = read(tmp_path, "ts,a,eur,who,fraud\n" + "\n".join(lines), **changes)
+    return table(**changes).arrays(frame).time_s, frame.attrs["remarks"]
+
+
+def test_a_table_without_a_time_keeps_the_order_of_its_rows(tmp_path):
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    for i in range(2):
+        (folder / f"{i}.csv").write_text("a,eur,who,fraud\n" + "\n".join(line.partition(",")[2] for line in ROWS))
+    frame = datasets.read_transactions(table(time=None), folder)
+    assert table(time=None).arrays(frame).time_s.tolist() == list(range(2 * N))
+    assert any("order of the rows" in remark for remark in frame.attrs["remarks"])
+
+
+def test_a_column_called_time_does_not_collide_with_the_order_of_the_rows(tmp_path):
+    changes = {"time": None, "features": ("a", "time", "TIME_")}
+    frame = read(tmp_path, TEXT.replace("ts,a,eur,who", "time,a,eur,TIME_").replace("id", ""), ids=(), **changes)
+    assert table(ids=(), **changes).arrays(frame).X[3].tolist() == [0.75, 3.0, 3.0]
+
+
+def test_date_and_time_in_two_columns(tmp_path):
+    lines = [f"2024-01-0{1 + i // 24},{i % 24:02d}:30,{line}" for i, line in enumerate(ROWS)]
+    content = "day,clock,n,a,eur,who,fraud\n" + "\n".join(lines)
+    changes = {"time": ("day", "clock")}
+    frame = read(tmp_path, content, **changes)
+    time_s = table(**changes).arrays(frame).time_s
+    assert pd.Timestamp(time_s[25], unit="s") == pd.Timestamp("2024-01-02 01:30")
+    american = content.replace("2024-01-0", "01/0").replace(",", "/2024,", 1)
+    lines = [f"01/0{1 + i // 24}/2024,{i % 24:02d}:30,{line}" for i, line in enumerate(ROWS)]
+    american = "day,clock,n,a,eur,who,fraud\n" + "\n".join(lines)
+    with_format = changes | {"time_format": "%m/%d/%Y %H:%M"}
+    same = table(**with_format).arrays(read(tmp_path, american, **with_format)).time_s
+    np.testing.assert_array_equal(same, time_s)
+    assert "time_format" in refused(tmp_path, american, **changes)
+
+
+def test_a_format_of_dates(tmp_path):
+    texts = [f"0{1 + i // 24}.02.2024 {i % 24:02d}h" for i in range(N)]
+    time_s, _ = times(tmp_path, texts, time_format="%d.%m.%Y %Hh")
+    assert pd.Timestamp(time_s[-1], unit="s") == pd.Timestamp("2024-02-02 15:00")
+    texts[9] = "2024-02-30"
+    with pytest.raises(DataError, match="row 10"):
+        times(tmp_path, texts, time_format="%d.%m.%Y %Hh")
+
+
+def test_whole_numbers_are_dates_where_a_format_says_so(tmp_path):
+    time_s, _ = times(tmp_path, [f"202401{i + 1:02d}" for i in range(31)], time_format="%Y%m%d")
+    assert pd.Timestamp(time_s[30], unit="s") == pd.Timestamp("2024-01-31")
+
+
+@pytest.mark.parametrize("zone", [" UTC", "Z", "+00:00", " utc", ""])
+def test_a_zone_may_follow(tmp_path, zone):
+    time_s, _ = times(tmp_path, [f"2024-01-31 13:{i:02d}:00{zone}" for i in range(N)])
+    assert pd.Timestamp(time_s[7], unit="s") == pd.Timestamp("2024-01-31 13:07")
+
+
+UNITS = {"s": 1, "ms": 1e-3, "us": 1e-6, "ns": 1e-9, "min": 60, "h": 3600, "d": 86_400}
+
+
+@pytest.mark.parametrize(("unit", "seconds"), UNITS.items())
+def test_a_unit_of_time(tmp_path, unit, seconds):
+    time_s, remarks = times(tmp_path, [str(7 * i) for i in range(N)], time_unit=unit)
+    np.testing.assert_allclose(time_s, np.arange(N) * 7 * seconds)
+    assert not any("time_unit" in remark for remark in remarks)
+
+
+IMPLAUSIBLE = {
+    "milliseconds": [str(1_711_800_000_000 + 137 * i) for i in range(N)],
+    "a long span": [str(i * 50_000_000) for i in range(N)],
+    "whole thousands": [str(i * 1000) for i in range(N)],
+    "few an hour": [str(i * 777) for i in range(N)],
+    "many at one": [str(i // 30) for i in range(N)],
+}
+
+
+@pytest.mark.parametrize("what", [name for name in IMPLAUSIBLE if name != "milliseconds"])
+def test_an_implausible_unit_is_remarked(tmp_path, what):
+    _, remarks = times(tmp_path, IMPLAUSIBLE[what])
+    assert any("time_unit" in remark for remark in remarks)
+
+
+def test_a_plausible_unit_is_not_remarked(tmp_path):
+    _, remarks = times(tmp_path, [str(i * 31) for i in range(N)])
+    assert not any("time_unit" in remark for remark in remarks)
+
+
+# --- the description ------------------------------------------------------------------------------------------------
+
+PLAIN = {"name": "t", "time": "ts", "features": ["a"]}
+
+
+def test_names_that_yaml_reads_as_something_else(tmp_path):
+    path = tmp_path / "t.yaml"
+    path.write_text("name: t\ntime: ts\nlabel: fraud\nfeatures: [on, no, eur]\nraw: {path: t.csv}\n")
+    with pytest.raises(DataError, match="put quotes around"):
+        datasets.load_description(path)
+    path.write_text("name: t\ntime: ts\nlabel: fraud\nfeatures: ['on', 'no', eur]\nraw: {path: ~/t.csv}\n")
+    found = datasets.load_description(path)
+    assert found.features == ("on", "no", "eur")
+    assert "~" not in str(found.raw_path)
+
+
+@pytest.mark.parametrize(
+    ("given", "budget"),
+    [
+        ({}, 0.002),
+        ({"alert_budgets": [0.005, 0.01, 0.02]}, 0.005),
+        ({"alert_budgets": [0.01, 0.002]}, 0.002),
+        ({"alert_budgets": [0.005, 0.01], "alert_budget": 0.03}, 0.03),
+    ],
+)
+def test_the_budget_that_decides(given, budget):
+    found = Dataset.from_dict(PLAIN | given)
+    assert found.alert_budget == budget
+    assert Dataset.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"label": {"column": "fraud", "fraud": ["x"]}}, ["genuine", "missing"]),
+        ({"label": {"column": "fraud", "frauds": ["x"], "genuine": ["y"]}}, ["'frauds'", "'fraud'"]),
+        ({"time": ["a", "b", "c"]}, ["time"]),
+        ({"time_unit": "weeks"}, ["time_unit", "'weeks'"]),
+        ({"time_format": "yyyy"}, ["time_format", "'yyyy'"]),
+        ({"separator": ";;"}, ["separator", "';;'"]),
+        ({"decimal": "x"}, ["decimal", "'x'"]),
+        ({"encoding": "utf-9"}, ["encoding", "'utf-9'"]),
+        ({"alert_budget": 2}, ["alert_budget", "2", "between 0 and 1"]),
+        ({True: "x"}, ["quotes"]),
+    ],
+)
+def test_a_wrong_key_is_named_with_its_value(given, words):
+    with pytest.raises(DataError) as error:
+        Dataset.from_dict(PLAIN | given)
+    assert [word for word in words if word not in str(error.value)] == []
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"label": {"column": "s", "fraud": ["a"], "genuine": ["b"], "unknown": ["c"]}},
+        {"time": None},
+        {"time": ["a", "b"], "time_format": "%d/%m/%Y %H:%M", "features": ["x"]},
+        {"time_unit": "ms", "separator": "tab", "decimal": ",", "encoding": "latin-1"},
+    ],
+)
+def test_a_description_survives_json(given):
+    found = Dataset.from_dict(PLAIN | given)
+    assert Dataset.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+
+
+def test_the_schema_for_editors_is_that_of_the_code():
+    assert SCHEMA.read_text(encoding="utf-8") == description.schema(), "run python -m lib.description"
