@@ -94,14 +94,14 @@ def speed(exported, folder, n_rows=100_000, repeats=200):
     return {"one_row_ms": median_ms(1), "hundred_rows_ms": median_ms(100), "rows_per_s": round(in_bulk)}
 
 
-def register_forest(run_dir, dataset, registered_name, seed=0, alert_budget=0.002):
+def register_forest(run_dir, dataset, registered_name, seed=0):
     """Give a registered name its first champion, an isolation forest, so that the export can be tried on its own."""
     split = splits.open_split(splits.ensure(dataset, seed=seed))
     regime = candidates.regimes("both", split)[0]
     detector, training, seconds = candidates.fit(IsolationForest(seed=seed), split, regime)
     name = candidates.variant("isolation_forest", regime)
     folder = candidates.write(run_dir, name, detector, split, training, regime, seconds)
-    data = split.arrays("validation")
+    data, alert_budget = split.arrays("validation"), split.dataset.alert_budget
     raw = bundle.load(folder).raw_score(data.X)
     threshold = threshold_for_budget(raw, data.weight, alert_budget)
     challengers.calibrate(folder, raw, data.weight, threshold, "alert_budget", alert_budget, {}, registered_name)
