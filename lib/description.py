@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from lib.errors import DataError, did_you_mean
+from lib.files import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 SCHEMA = ROOT / "data" / "description.schema.json"
@@ -251,5 +252,10 @@ def schema() -> str:
     return json.dumps(document, indent=1) + "\n"
 
 
+def main() -> None:
+    """Write the schema beside the descriptions."""
+    write_text(SCHEMA, schema())
+
+
 if __name__ == "__main__":
-    SCHEMA.write_text(schema(), encoding="utf-8")
+    main()
