@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from pipelines import FIXTURES, NOTEBOOKS, SMALL, Here, Project
 
-from lib.pipeline.console import PULSE_S, Progress
+from lib.pipeline.console import PULSE_S, Progress, summary, told
 from lib.pipeline.dependencies import imported_files, made_from
 from lib.pipeline.settings import Job
 from lib.pipeline.stages import Stage
@@ -376,3 +376,13 @@ def test_the_champion_can_be_rolled_back(done):
     assert done.logged("rollback") == [
         {"what": "rollback", "name": "fraud-detector-simulated", "why": "too many alerts"}
     ]
+
+
+def test_remarks_and_the_reason_of_no_champion_are_told(tmp_path):
+    verdict = {"action": "none", "promote": None, "reasons": ["best of 2", "it does not beat the naive rule amount"]}
+    metrics = {"verdict": verdict, "champion": None, "remarks": ["The alert budget is below the prevalence."]}
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    run = SimpleNamespace(folder=tmp_path, name="run", info={"dataset": "shop"})
+    lines = told(summary(run, [], "done", ["SIMULATED"])).splitlines()
+    assert "No champion: it does not beat the naive rule amount." in lines
+    assert {"The alert budget is below the prevalence.", "SIMULATED"} <= set(lines)

@@ -83,7 +83,7 @@ def summary(run, tasks, status, remarks=()):
         "verdict": (metrics.get("verdict", {}).get("reasons") or [""])[-1],
         "champion": champion and champion | {"validation": {name: figures[name] for name in SHOWN if name in figures}},
         "no_interval": (metrics.get("intervals") or {}).get("no_interval", ""),
-        "remarks": list(remarks),
+        "remarks": [*metrics.get("remarks", []), *remarks],
     }
 
 
@@ -100,7 +100,7 @@ def told(summary):
         lines += [f"  nobody has judged it: {why or 'no fraud is known'}"] if figures and not known else []
         lines += [] if champion["validation"] else [f"  not comparable: {summary['verdict']}"]
     elif summary["status"] == "done":
-        lines.append("No champion.")
+        lines.append(f"No champion: {summary['verdict']}." if summary["verdict"] else "No champion.")
     folder = f"reports/{summary['run']}"
     lines += ["", f"Report      {folder}/index.html", f"Notebooks   {folder}/notebooks/"]
     return "\n".join([*lines, "Tracking    make mlflow", "Server      make serve", *summary["remarks"]])
