@@ -140,3 +140,40 @@ def test_pipeline_takes_any_names_and_a_feature_that_is_recorded_from_later_on(p
     assert set(log["status"]) == {200}
     assert set(log["id.status"]) == {"declined"}
     assert set(log["id.Request"]) == {"r"}
+
+
+@pytest.mark.parametrize("label", ["none", "recent"])
+def test_pipeline_takes_a_table_without_or_with_late_labels(project, label):
+    """Without any label detectors learn from all rows and nobody judges; rows that lack theirs are left out."""
+    folder, _ = project
+    frame, features = awkward(n=2_000)
+    frame["is"] = frame["is"].astype(object)
+    frame.loc[frame.index > 1_300, "is"] = ""  # a part of validation, and all that comes later
+    frame.to_csv(folder / "late.csv", index=False)
+    description = {"name": "late", "time": "step", "features": features, "missing": "median"}
+    description |= {"raw": {"path": "late.csv"}} | ({"label": "is"} if label == "recent" else {})
+    (folder / "late.yaml").write_text(yaml.safe_dump(description))
+    quick = [parameter for parameter in QUICK if not parameter.startswith("train_on")]
+    parameters = [word for parameter in quick for word in ("-p", *parameter.split())]
+    done = run(project, "--dataset", "late.yaml", *parameters)
+    assert done.returncode == 0, done.stdout + done.stderr
+    latest = folder / "reports" / "latest"
+    metrics = json.loads((latest / "metrics.json").read_text())
+    models = {name for name in metrics["models"] if "train_on" in metrics["models"][name]}
+    regimes = {metrics["models"][name]["train_on"] for name in models}
+    figure = metrics["models"]["autoencoder@train_on=all"]["validation"]["average_precision"]["value"]
+    production = json.loads((latest / "stages" / "08_production" / "metrics.json").read_text())
+    steps = production["policies"]["frozen"]["steps"]
+    assert all(step["realised"]["n_labelled"] == 0 for step in steps)
+    assert all(step["realised"]["recall"]["value"] is None for step in steps)
+    period = metrics["splits"]["validation"]
+    if label == "none":
+        assert regimes == {"all"}
+        assert figure is None
+        assert period["n_frauds"] is None
+        assert metrics["intervals"]["n_labelled"] == 0
+    else:
+        assert regimes == {"genuine", "all", "labels"}
+        assert figure > 0.1
+        assert 0 < period["n_labelled"] < period["n"]
+        assert metrics["intervals"]["n_labelled"] == period["n_labelled"]
