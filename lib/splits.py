@@ -204,6 +204,8 @@ def open_split(folder: str | Path) -> Split:
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         for name, period in manifest["periods"].items():
+            if "n_labelled" not in period:  # made by an older version, which did not count them
+                raise DataError(f"{folder}: {MANIFEST} does not count the labels of {name}; {MAKER}")
             if name != "untouched" and pq.read_metadata(_file(folder, name)).num_rows != period["n"]:
                 raise DataError(f"{folder}: {name} does not hold the rows that {MANIFEST} says; {MAKER}")
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -265,3 +265,15 @@ def test_two_processes_at_once_make_one_whole_split(root):
     (folder,) = folders
     assert splits.open_split(folder).source == "simulated"
     assert sorted(path.name for path in (root / "data" / "simulated").iterdir())[0] == ".lock"
+
+
+def test_a_split_of_an_older_version_is_made_anew(tmp_path):
+    split = made(tmp_path)
+    path = split.path / splits.MANIFEST
+    manifest = json.loads(path.read_text())
+    for period in manifest["periods"].values():
+        del period["n_labelled"]
+    path.write_text(json.dumps(manifest))
+    assert not splits.is_whole(split.path)
+    with pytest.raises(DataError, match="does not count the labels"):
+        splits.open_split(split.path)
