@@ -12,6 +12,7 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
+from lib import serving
 from lib.datasets import load_description
 from lib.errors import PipelineError, Refused
 from lib.files import read_json
@@ -49,6 +50,7 @@ def arguments(argv):
     data("--sweep", nargs="+", **many, metavar=("STAGE.NAME", "VALUE"), help="a candidate for each value")
     data("--config", metavar="FILE", help="all of these from a file, such as reports/<run>/run.yaml")
     data("--accept", action="store_true", help="promote though the champion cannot be compared fairly")
+    data("--replace", action="store_true", help="export over a bundle of another registered name")
     stages("--only", **many, metavar="STAGE", help="this one, on what the newest run has; again for more")
     stages("--from", dest="first", metavar="STAGE", help="this one and all after it, on what the newest run has")
     stages("--until", dest="last", metavar="STAGE", help="none after this one")
@@ -82,6 +84,7 @@ def asked_for(args, stages, chosen):
         if "." in key and find(key.rpartition(".")[0], stages) not in chosen:
             raise Refused(f"-p {key}: that stage is not among the chosen ones: {', '.join(s.name for s in chosen)}.")
     parameters = dict(args.p) | ({"06_comparison.accept": True} if args.accept else {})
+    parameters |= {"07_export.replace": True} if args.replace else {}
     asked = Settings(args.dataset, args.raw, parameters, {key: values for key, *values in args.sweep})
     jobs(ROOT, asked, chosen)  # refuses what only other notebooks have
     if args.config:
@@ -97,7 +100,15 @@ def planned(args, asked, stages, chosen):
     split = next((job.parameters for job in found if job.stage.short == "split"), {})
     shares = {name: split[name] for name in ("reference", "validation", "n_batches") if name in split}
     force = [name if name == "all" else find(name, stages).name for name in args.force]
-    data = prepare(asked.dataset, asked.raw, split.get("rows", 0), split.get("seed", 0), shares, not args.dry_run)
+    data = prepare(
+        asked.dataset,
+        asked.raw,
+        rows=split.get("rows", 0),
+        seed=split.get("seed", 0),
+        shares=shares,
+        write=not args.dry_run,
+        root=ROOT,
+    )
     return Plan(ROOT, data, found, chosen=chosen, force=force, champion=champion_version)
 
 
@@ -117,11 +128,14 @@ def run(args, say):
             return 0
         if finished := plan.unchanged():
             say(f"Nothing has changed since reports/{finished.name}.")
-            result = summary(finished, plan.tasks, "done", remarks)
+            now = serving.now(plan.data.registered_name, ROOT / "serve" / "model")
+            result = summary(finished, plan.tasks, "done", now=now, remarks=remarks)
+            if finished.info.get("serving_as_of") != now.fixed():
+                write_page(finished, result, "done", now)  # something was served or withdrawn since
         else:
-            result = execute(args, plan, asked, remarks, lock)
-    print(json.dumps(result, indent=1) if args.json else told(result))
-    return 0 if result["status"] == "done" else 1
+            result, now = execute(args, plan, asked, remarks, lock)
+    print(json.dumps(result, indent=1) if args.json else told(result, now))
+    return 0 if result["status"].startswith("done") else 1
 
 
 def execute(args, plan, asked, remarks, lock):
@@ -145,13 +159,20 @@ def execute(args, plan, asked, remarks, lock):
             status, remarks = "failed", [*remarks, error]
         if status == "interrupted":
             current.note(status=status)
-    from lib import report  # imports matplotlib, which kernels did not have to wait for
-
-    result = summary(current, tasks, status, remarks)
-    report.write(current.folder, result["stages"], status)
+    now = serving.now(plan.data.registered_name, ROOT / "serve" / "model")
+    result = summary(current, tasks, status, now=now, remarks=remarks)
+    write_page(current, result, status, now)
     current.publish()
     current.note(status=status)  # last: a run that is done has a page and is the latest
-    return result
+    return result, now
+
+
+def write_page(current, result, status, now):
+    """Write a run's page and the list of runs, with what is served now."""
+    from lib import report  # imports matplotlib, which kernels did not have to wait for
+
+    current.note(stages=result["stages"], serving_as_of=now.fixed())
+    report.write(current.folder, result["stages"], result["status"] if status == "done" else status, now)
 
 
 def rollback(args, say):
@@ -163,11 +184,24 @@ def rollback(args, say):
     dataset = dataset if dataset in runs else load_description(dataset).name
     name = registered_name(dataset)
     version = tracking.rollback(name, args.why)
+    rewrite_pages(name)
     say(
         f"{name}: version {version} is the champion again and the version before is withdrawn: it is not promoted "
         "again without --accept. run_pipeline.py --only 07_export exports the champion."
     )
     return 0
+
+
+def rewrite_pages(name):
+    """Write the pages of a registered name's runs again, after what is served has changed."""
+    from lib import report
+
+    now = serving.now(name, ROOT / "serve" / "model")
+    for current in Run.all(ROOT / "reports"):
+        decided = (read_json(current.folder / "metrics.json") or {}).get("champion") or {}
+        if decided.get("name") == name and (current.folder / "index.html").is_file():
+            current.note(serving_as_of=now.fixed())
+            report.write(current.folder, current.info.get("stages", []), current.info["status"], now)
 
 
 def main(argv=None):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import spearmanr
 
-from lib import bundle, candidates, challengers, splits, tracking
+from lib import bundle, candidates, challengers, serving, splits, tracking
 from lib.bundle import BundleError
 from lib.calibration import threshold_for_budget
 from lib.detectors.isolation_forest import IsolationForest
@@ -43,6 +43,21 @@ def obstacle(present, features, name):
     odd = [f for f in theirs if f not in ours] + [f for f in ours if f not in theirs]
     why = f"differ in {', '.join(odd[:5])}" if odd else "have another order"
     return f"{name} version {present.version} is not exported: its features and those of the description {why}."
+
+
+def held_back(bundle_dir, registered_name, replace):
+    """The sentence that says why a bundle is left where it is; empty where it may be replaced.
+
+    A bundle of another registered name is another model for other transactions: a server would answer with it to
+    whoever asks for the first. A damaged bundle serves nobody and is replaced.
+    """
+    there, _ = serving.exported(bundle_dir)
+    if there is None or replace or there.name in ("", registered_name):
+        return ""
+    return (
+        f"Not exported: {bundle_dir.name} holds {there} for {there.dataset}, which goes on being served; "
+        f"--only 07_export --replace puts {registered_name} in its place."
+    )
 
 
 def parity(exported, folder):

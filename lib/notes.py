@@ -35,7 +35,7 @@ def pipeline(name, metrics):
         cells = (_cell(entry.get(period)) for period in ("validation", "untouched"))
         seen = words.LABELS_SEEN.get(entry.get("train_on"), "none")
         rows.append(f"| {words.label(model).replace('|', chr(92) + '|')} | {seen} | {' | '.join(cells)} |")
-    parts = [*head, f"**{words.headline(metrics)}**", "\n".join(reasons), "\n".join(rows), *lines]
+    parts = [*head, f"**As this run decided: {words.headline(metrics)}**", "\n".join(reasons), "\n".join(rows), *lines]
     return "\n\n".join(parts)
 
 

@@ -36,11 +36,12 @@ TIMELINE = (
 )
 
 
-def write(run_dir, stages=(), status=""):
+def write(run_dir, stages=(), status="", now=None):
     """Write `index.html` into a run's folder, and the list of runs beside it -> path of the run's page.
 
     stages : list of {"stage", "status", "seconds", "peak_mb"}, as the runner's summary has them
     status : of the run that is ending; empty: what its run.json says
+    now : lib.serving.Now, what is served at this moment; None: nothing is said of it
     """
     run_dir = Path(run_dir)
     metrics, about = _read(run_dir / "metrics.json"), _read(run_dir / "run.json")
@@ -52,7 +53,8 @@ def write(run_dir, stages=(), status=""):
         "when": _when(run_dir.name),
         "status": status,
         "simulated": words.SIMULATED if metrics.get("source") == "simulated" else "",
-        "verdict": _verdict(metrics),
+        "verdict": _verdict(metrics, now),
+        "serving": {"as_of": now.as_of, "sentences": now.sentences()} if now else None,
         "facts": _facts(metrics, stages),
         "tables": _tables(metrics),
         "figures": shown,
@@ -64,14 +66,15 @@ def write(run_dir, stages=(), status=""):
         "files": [name for name in ("metrics.json", "run.yaml") if (run_dir / name).is_file()],
     }
     _render("run.html.j2", run_dir / "index.html", content)
-    write_index(run_dir.parent, {run_dir.name: status} if status else {})
+    write_index(run_dir.parent, {run_dir.name: status} if status else {}, now)
     return run_dir / "index.html"
 
 
-def write_index(reports, ending=None):
+def write_index(reports, ending=None, now=None):
     """Write `reports/index.html`, the list of all runs that have a page, newest first -> its path.
 
     ending : {name: status} of runs whose run.json does not say yet how they ended
+    now : lib.serving.Now, what is served at this moment
     """
     pages = sorted(Path(reports).glob("*/index.html"), key=lambda p: p.parent.name, reverse=True)
     runs = []
@@ -87,11 +90,23 @@ def write_index(reports, ending=None):
                 "simulated": "simulated" in (metrics.get("source"), _read(folder / "run.json").get("dataset")),
                 "status": (ending or {}).get(folder.name) or _read(folder / "run.json").get("status", ""),
                 "champion": f"{label(champion['model'])}, version {champion['version']}" if champion else "none",
+                "fate": _fate(champion, now),
                 "figures": [_cell(figures.get(period, {}).get("average_precision")) for period in NOTES],
             }
         )
     content = {"title": "All runs", "runs": runs, "periods": list(NOTES)}
+    content["serving"] = {"as_of": now.as_of, "sentences": now.sentences()} if now else None
     return _render("index.html.j2", Path(reports) / "index.html", content)
+
+
+def _fate(champion, now):
+    """What a run's champion is now: the champion, withdrawn, or nothing that anybody has said."""
+    if champion is None or now is None or champion["name"] != now.name:
+        return ""
+    version = str(champion["version"])
+    if now.champion is not None and now.champion.version == version:
+        return "champion now"
+    return "withdrawn" if version in (now.withdrawn or {}) else ""
 
 
 def _render(template, path, content):
@@ -168,7 +183,7 @@ def _row(model, entry, period, champion):
     return {"label": label(model), "seen": seen, "colour": colour(model), "champion": champion, "cells": cells}
 
 
-def _verdict(metrics):
+def _verdict(metrics, now=None):
     models = metrics.get("models", {})
     said = [*metrics.get("verdict", {}).get("reasons", []), *metrics.get("remarks", [])]
     reasons = [words.plain(sentence, models) for sentence in said]
@@ -177,7 +192,7 @@ def _verdict(metrics):
     shown = ["average_precision", *SHARES] if period else []
     figures = [{"name": HEADLINE[metric]} | _cell(entry[period].get(metric), 2) for metric in shown]
     budget = metrics.get("alert_budget", 0)
-    return {"headline": words.headline(metrics), "reasons": reasons, "period": period, "figures": figures} | {
+    return {"headline": words.headline(metrics, now), "reasons": reasons, "period": period, "figures": figures} | {
         "budget": f"one transaction in {1 / budget:,.0f}" if budget else ""
     }
 

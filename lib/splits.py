@@ -91,6 +91,7 @@ class Table(NamedTuple):
     dataset: Dataset
     source: str  # 'full', 'custom' or 'simulated'
     source_id: str  # identifies the transactions without reading them
+    path: Path | None  # the raw file or folder; None for simulated transactions
     read: Callable[[], pd.DataFrame]  # the transactions, checked and in time order; DataError if a row is not right
 
 
@@ -103,7 +104,7 @@ def find(dataset_name="simulated", rows=20_000, seed=0, raw="", *, download=True
     if dataset.simulation is None:
         path, source = find_raw(dataset, raw, download, progress)
         check_header(dataset, path)  # also where nobody will read the rows: in a dry run
-        return Table(dataset, source, rawfile.sha256(path), lambda: read_transactions(dataset, path))
+        return Table(dataset, source, rawfile.sha256(path), path, lambda: read_transactions(dataset, path))
     if raw:
         raise DataError(f"{dataset.name} is simulated and takes no raw file ({raw}); name another dataset with it")
     from lib import simulation  # only here: real data do not need it
@@ -113,9 +114,11 @@ def find(dataset_name="simulated", rows=20_000, seed=0, raw="", *, download=True
     code = rawfile.sha256(Path(simulation.__file__))[:12]  # another simulator, other transactions
     where = f"{dataset.name} (rows={rows}, seed={seed})"
     source_id = f"simulated-{rows}-{seed}-{drift}-{code}"
-    return Table(
-        dataset, "simulated", source_id, lambda: prepare(dataset, simulation.simulate(rows, seed, drift=drift), where)
-    )
+
+    def simulated() -> pd.DataFrame:
+        return prepare(dataset, simulation.simulate(rows, seed, drift=drift), where)
+
+    return Table(dataset, "simulated", source_id, None, simulated)
 
 
 def ensure(

@@ -259,6 +259,20 @@ def champion(name, alias="champion"):
         return Version(name, str(row[0]), dict(connection.execute(query, (name, row[0]))))
 
 
+def withdrawn(name):
+    """Why versions of a SQLite registry were rolled back from -> {version: reason}; TrackingError for other stores."""
+    path = database(registry_uri())
+    if path is None:
+        raise TrackingError(f"{shown(registry_uri())} is no SQLite store; ask lib.tracking.")
+    if not path.is_file():
+        return {}
+    with _open(path) as connection:
+        if _first(connection, "SELECT 1 FROM model_version_tags WHERE key = 'withdrawn'") is None:
+            return {}
+        query = "SELECT version, value FROM model_version_tags WHERE name = ? AND key = 'withdrawn'"
+        return {str(number): why for number, why in connection.execute(query, (name,))}
+
+
 @contextlib.contextmanager
 def _open(path):
     with contextlib.closing(sqlite3.connect(path, timeout=20)) as connection, connection:

@@ -32,13 +32,32 @@ def champion_entry(metrics):
     return champion.get("figures", champion.get("model"))
 
 
-def headline(metrics):
-    """What a run decided, in a sentence; `metrics`: the run's metrics.json."""
+def headline(metrics, now=None):
+    """What a run decided, in a sentence, and what has become of it since.
+
+    metrics : the run's metrics.json; now : lib.serving.Now, what is served at this moment; None: nobody has looked
+    """
     champion, verdict = metrics.get("champion"), metrics.get("verdict", {})
     if champion is None:
         return "No champion: nothing is served from this run."
-    did = "was promoted to" if verdict.get("action") == "promote" else "remains"
-    return f"{label(champion['model'])} {did} champion, {champion['name']} version {champion['version']}."
+    is_promotion = verdict.get("action") == "promote"
+    model, version = label(champion["model"]), f"{champion['name']} version {champion['version']}"
+    since = _since(champion, now)
+    if since:
+        did = "This run promoted" if is_promotion else "This run kept"
+        return f"{did} {model}, {version}; since then {since}."
+    return f"{model} {'was promoted to' if is_promotion else 'remains'} champion, {version}."
+
+
+def _since(champion, now):
+    """What has become of a run's champion since; empty where it still is the champion, or nobody knows."""
+    if now is None or now.champion is None or now.champion.name != champion["name"]:
+        return ""
+    if now.champion.version == str(champion["version"]):
+        return ""
+    why = (now.withdrawn or {}).get(str(champion["version"]))
+    what = f"it was withdrawn ({why})" if why else "another has taken its place"
+    return f"{what}, and version {now.champion.version} is the champion"
 
 
 def plain(reason, models=()):

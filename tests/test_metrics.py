@@ -12,6 +12,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from lib import metrics
 from lib.pipeline import console
+from lib.serving import Now
 
 # Ten transactions, best score first: fraud, genuine, fraud, then seven genuine ones.
 Y = np.array([1, 0, 1, 0, 0, 0, 0, 0, 0, 0])
@@ -423,9 +424,11 @@ def test_a_champion_that_nobody_judged_gets_one_line_and_no_dashes():
     champion = {"model": "fusion", "name": "fraud-detector-x", "version": "1"}
     summary = {"stages": [], "status": "done", "run": "r", "remarks": [], "verdict": "", "no_interval": "no label"}
     summary["champion"] = champion | {"validation": dict.fromkeys(console.SHOWN, nothing)}
-    text = console.told(summary)
+    now = Now("2026-01-02T03:04:05+00:00", "fraud-detector-x", champion=None, bundle=None)
+    summary |= {"headline": "", "not_exported": ""}
+    text = console.told(summary, now)
     assert "nobody has judged it: no label" in text
     assert "recall_at_budget" not in text
     figures = {"average_precision": {"value": 0.5, "low": 0.4, "high": 0.6}, "amount_recall_at_budget": nothing}
     summary["champion"] = champion | {"validation": figures}
-    assert "amount_recall_at_budget" not in console.told(summary)
+    assert "amount_recall_at_budget" not in console.told(summary, now)

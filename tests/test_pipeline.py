@@ -15,6 +15,7 @@ from lib.pipeline.console import PULSE_S, Progress, summary, told
 from lib.pipeline.dependencies import imported_files, made_from
 from lib.pipeline.settings import Job
 from lib.pipeline.stages import Stage
+from lib.serving import Now
 
 
 @pytest.fixture(scope="session")
@@ -383,6 +384,7 @@ def test_remarks_and_the_reason_of_no_champion_are_told(tmp_path):
     metrics = {"verdict": verdict, "champion": None, "remarks": ["The alert budget is below the prevalence."]}
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
     run = SimpleNamespace(folder=tmp_path, name="run", info={"dataset": "shop"})
-    lines = told(summary(run, [], "done", ["SIMULATED"])).splitlines()
+    now = Now("2026-01-02T03:04:05+00:00", "fraud-detector", champion=None, bundle=None)
+    lines = told(summary(run, [], "done", now=now, remarks=["SIMULATED"]), now).splitlines()
     assert "No champion: it does not beat the naive rule amount." in lines
     assert {"The alert budget is below the prevalence.", "SIMULATED"} <= set(lines)

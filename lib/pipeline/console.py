@@ -1,12 +1,22 @@
 """What a run shows: a line when a notebook starts and one when it ends, and a summary."""
 
+from __future__ import annotations
+
 import sys
 import time
+from collections.abc import Sequence
 from textwrap import shorten
+from typing import TYPE_CHECKING, Any
 
 from lib.files import read_json
-from lib.words import champion_entry
+from lib.serving import Now
+from lib.words import champion_entry, headline
 
+if TYPE_CHECKING:
+    from lib.pipeline.plan import Task
+    from lib.pipeline.runs import Run
+
+NOT_EXPORTED = "done, not exported"
 FIGURES = ("seconds", "peak_mb")
 PULSE_S = 20  # between the lines that tell how far notebooks are, where there is no terminal
 SHOWN = ("average_precision", "recall_at_budget", "precision_at_budget", "amount_recall_at_budget")
@@ -65,45 +75,91 @@ def _text(cell):
     return "" if cell is None else cell if isinstance(cell, str) else f"{cell:,}"
 
 
-def summary(run, tasks, status, remarks=()):
-    """What a run came to, as plain data for scripts; `remarks` are sentences that must not be overlooked."""
-    metrics = read_json(run.folder / "metrics.json") or {}
-    champion = metrics.get("champion")
-    figures = metrics.get("models", {}).get(champion_entry(metrics), {}).get("validation", {})
+def summary(
+    run: Run,
+    tasks: Sequence[Task],
+    status: str,
+    *,
+    now: Now,
+    remarks: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Return what a run came to, as plain data for scripts.
+
+    Parameters
+    ----------
+    now : what is served at this moment, see `lib.serving`
+    remarks : sentences that must not be overlooked
+    """
+    metrics = read_json(run.folder / "metrics.json", {})
+    decided = metrics.get("champion")
+    if decided:
+        entry = metrics.get("models", {}).get(champion_entry(metrics), {})
+        figures = entry.get("validation", {})
+        shown = {name: figures[name] for name in SHOWN if name in figures}
+        decided = decided | {"validation": shown}
+    export = next((task for task in tasks if task.job.stage.short == "export"), None)
+    withheld = ""
+    if export is not None and export.is_whole:
+        said = read_json(run.folder / "stages" / export.name / "metrics.json", {})
+        withheld = said.get("not_exported") or ""
     return {
         "run": run.name,
         "folder": str(run.folder),
         "dataset": run.info["dataset"],
         "source": metrics.get("source"),
-        "status": status,
-        "stages": [
-            {"stage": t.name, "status": t.status, "why": t.why} | {key: t.record.get(key) for key in FIGURES}
-            for t in tasks
-        ],
+        "status": NOT_EXPORTED if status == "done" and withheld else status,
+        "stages": [_stage(task) for task in tasks],
         "verdict": (metrics.get("verdict", {}).get("reasons") or [""])[-1],
-        "champion": champion and champion | {"validation": {name: figures[name] for name in SHOWN if name in figures}},
+        "champion": decided,
+        "serving": now.to_dict(),
+        "headline": headline(metrics, now) if metrics else "",
+        "not_exported": withheld,
         "no_interval": (metrics.get("intervals") or {}).get("no_interval", ""),
         "remarks": [*metrics.get("remarks", []), *remarks],
     }
 
 
-def told(summary):
-    """The summary for people."""
+def _stage(task: Task) -> dict[str, Any]:
+    figures = {key: task.record.get(key) for key in FIGURES}
+    return {"stage": task.name, "status": task.status, "why": task.why} | figures
+
+
+def told(summary: dict[str, Any], now: Now) -> str:
+    """Return the summary for people."""
     rows = [(s["stage"], s["status"], s["seconds"], s["peak_mb"]) for s in summary["stages"]]
     lines = [table(["stage", "status", "seconds", "peak MB"], rows), ""]
-    lines += [f"{s['stage']} failed: {s['why']}" for s in summary["stages"] if s["status"] == "failed"]
-    if champion := summary["champion"]:
-        lines.append(f"Champion: {champion['model']}, {champion['name']} version {champion['version']}. On validation:")
-        why, figures = summary["no_interval"], champion["validation"]
-        known = {name: figure for name, figure in figures.items() if figure["value"] is not None}
-        lines += [f"  {name:<25}{_interval(figure, why)}" for name, figure in known.items()]
-        lines += [f"  nobody has judged it: {why or 'no fraud is known'}"] if figures and not known else []
-        lines += [] if champion["validation"] else [f"  not comparable: {summary['verdict']}"]
-    elif summary["status"] == "done":
-        lines.append(f"No champion: {summary['verdict']}." if summary["verdict"] else "No champion.")
+    for stage in summary["stages"]:
+        if stage["status"] == "failed":
+            lines.append(f"{stage['stage']} failed: {stage['why']}")
+    if summary["champion"]:
+        lines += _decided(summary)
+    elif summary["status"].startswith("done") and summary["verdict"]:
+        lines.append(f"No champion: {summary['verdict']}.")
+    elif summary["status"].startswith("done"):
+        lines.append("No champion.")
+    lines += ["", *now.sentences()]
+    if summary["not_exported"]:
+        lines.append(f"{NOT_EXPORTED.capitalize()}. {summary['not_exported']}")
     folder = f"reports/{summary['run']}"
     lines += ["", f"Report      {folder}/index.html", f"Notebooks   {folder}/notebooks/"]
-    return "\n".join([*lines, "Tracking    make mlflow", "Server      make serve", *summary["remarks"]])
+    lines.append("Tracking    make mlflow")
+    if now.bundle is not None:
+        lines.append("Server      make serve")
+    return "\n".join([*lines, *summary["remarks"]])
+
+
+def _decided(summary: dict[str, Any]) -> list[str]:
+    """Return the champion of this run with its figures."""
+    champion, why = summary["champion"], summary["no_interval"]
+    figures = champion["validation"]
+    known = {name: figure for name, figure in figures.items() if figure["value"] is not None}
+    lines = [summary["headline"], f"Champion: {champion['model']}, on validation:"]
+    lines += [f"  {name:<25}{_interval(figure, why)}" for name, figure in known.items()]
+    if figures and not known:
+        lines.append(f"  nobody has judged it: {why or 'no fraud is known'}")
+    if not figures:
+        lines.append(f"  not comparable: {summary['verdict']}")
+    return lines
 
 
 def _interval(figure, why=""):

@@ -8,6 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
 
+from lib.files import read_json
 from lib.pipeline.console import Progress
 from lib.pipeline.logbook import Logbook
 from lib.pipeline.plan import Plan, Task
@@ -61,7 +62,7 @@ class Pipeline:
         jobs = [task.job for task in self.tasks]
         settings = resolved(asked, jobs, self.data.argument, self.data.raw)
         settings.write(self.run.folder / "run.yaml")
-        self.run.note(status="running")
+        self.run.note(status="running", raw_file=str(self.data.file) if self.data.file else "")
         self._adopt([task for task in self.tasks if task.is_whole])
 
     def _fits(self, run: Run) -> bool:
@@ -169,6 +170,9 @@ class Pipeline:
     def parameters(self, job: Job) -> dict[str, Any]:
         """Return all parameters of a job's notebook: its own, and those that the pipeline sets."""
         served = self.plan.root / "serve" / "model"
+        withheld = self.run.folder / "bundle"  # the champion where serve/model holds another name's
+        if "serve/model" in job.stage.reads and (withheld / "manifest.json").is_file():
+            served = withheld
         has_bundle = (served / "manifest.json").is_file()
         is_lacking = "serve/model" in job.stage.reads and not has_bundle  # no champion yet
         ours = {
@@ -186,6 +190,11 @@ class Pipeline:
         accepted = {name: value for name, value in ours.items() if name in job.accepts}
         return job.parameters | accepted
 
+    def _withheld(self, task: Task) -> list[str]:
+        """Return the places that a stage has left as they were, by its own metrics.json."""
+        said = read_json(self.places.path(f"run/stages/{task.name}/metrics.json"), {})
+        return said.get("withheld", [])
+
     def _end(self, task: Task, outcome: Outcome) -> None:
         """Put on record how a task has ended."""
         figures = {"seconds": round(outcome.seconds, 1), "peak_mb": round(outcome.peak_mb)}
@@ -194,9 +203,9 @@ class Pipeline:
         task.record = figures
         if outcome.message:
             return
-        task.made["registry"] |= self.plan.registry(task, "writes")
+        task.made["registry"] = self.plan.registry(task)  # as the task itself has left it
         try:
-            task.record = task.state.keep(task.made, **figures)
+            task.record = task.state.keep(task.made, without=self._withheld(task), **figures)
             task.status = "done"
         except OSError as error:
             task.why = f"what it wrote could not be kept: {error}"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lib import serving
 from lib.errors import Refused
 from lib.files import sha256
 from lib.pipeline.dependencies import made_from, reasons
@@ -130,7 +131,7 @@ class Plan:
         task.why = "it has not run yet"
         if not self.data.is_split:
             return
-        task.made = made_from(task.job, self.root, self._inputs(task), self.registry(task, "reads"))
+        task.made = made_from(task.job, self.root, self._inputs(task), self.registry(task))
         is_forced = bool(self.force & {"all", task.job.stage.name})
         is_newest = True
         for state, record in self._found(task):
@@ -151,12 +152,17 @@ class Plan:
             found.append(f"{damaged} is not as it was written")
         return found
 
-    def registry(self, task: Task, kind: str) -> dict[str, str | None]:
-        """Return the registry's state, for tasks that have it among what they "reads" or "writes"."""
-        if "registry" not in getattr(task.job.stage, kind):
+    def registry(self, task: Task) -> dict[str, str | None]:
+        """Return what is registered and served now, for tasks that read the registry."""
+        stage = task.job.stage
+        if "registry" not in stage.reads:
             return {}
         name = task.job.parameters.get("registered_name") or self.data.registered_name
-        return {"champion": self.champion(name)}
+        found = {"champion": self.champion(name)}
+        if "serve/model" in stage.writes:  # who is in the way of an export
+            there, _ = serving.exported(self.root / "serve" / "model")
+            found["serve/model"] = there.name if there and there.name != name else ""
+        return found
 
     def unchanged(self) -> Run | None:
         """Return the finished run in which all tasks are up to date, its files put back.

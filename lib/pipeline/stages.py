@@ -62,10 +62,10 @@ STAGES = (
         reads=("splits", "run/models", "registry"),
         writes=("run/models", "run/metrics.json", "run/model_card.md", "registry"),
     ),
-    Stage("07_export", reads=("run/models", "registry"), writes=("serve/model",)),
+    Stage("07_export", reads=("run/models", "registry"), writes=("serve/model", "run/bundle")),
     Stage(
         "08_production",
-        reads=("splits", "serve/model"),
+        reads=("splits", "serve/model", "run/bundle"),
         writes=("run/production",),
         starts=("serve/*.py", "notebooks/0[345]_*.ipynb"),
     ),

@@ -64,16 +64,21 @@ class State:
         """{"made_from", "outputs": {key: stamp}, "run", …}; None if the job has not finished here."""
         return read_json(self.folder / "state.json")
 
-    def keep(self, made: dict, **figures: Any) -> dict[str, Any]:
+    def keep(
+        self, made: dict, *, without: Sequence[str] = (), **figures: Any
+    ) -> dict[str, Any]:
         """Note that the job has finished with the files that are there now; return the record.
 
         Parameters
         ----------
         made : what it was made from, see `lib.pipeline.dependencies.made_from`
+        without : places that the job has left as they were
         figures : such as seconds and peak_mb
         """
         outputs = {}
         for pattern in self.job.outputs:
+            if pattern in without:
+                continue
             for key, path in self.places.files(pattern).items():
                 outputs[key] = _stamp(path)
                 if key.startswith("run/"):
