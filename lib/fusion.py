@@ -91,7 +91,7 @@ class Fusion(Detector):
 
     def graph_score(self, graph):
         """See :meth:`lib.detectors.base.Detector.graph_score`; the graphs of all members side by side."""
-        total = reduce(lambda a, b: graph.add("Add", a, b), self._graph_strangeness(graph))
+        total = reduce(lambda a, b: graph.add("Add", a, b), self._graph_surprise(graph))
         return graph.single(graph.add("Div", total, graph.constant(len(self.members_), np.float64)))
 
     def graph_contributions(self, graph):
@@ -103,16 +103,16 @@ class Fusion(Detector):
         if None in found:
             return None
         terms = []
-        for contributions, strange in zip(found, self._graph_strangeness(graph), strict=True):
+        for contributions, strange in zip(found, self._graph_surprise(graph), strict=True):
             size = graph.add("ReduceSum", graph.add("Abs", contributions), graph.constant([1], np.int64), keepdims=1)
             share = graph.add("Div", contributions, graph.add("Max", size, 1e-30))
             column = graph.add("Reshape", graph.single(strange), graph.constant([-1, 1], np.int64))
             terms.append(graph.add("Mul", share, column))
         return graph.add("Mean", *terms)
 
-    def _graph_strangeness(self, graph):
+    def _graph_surprise(self, graph):
         pairs = zip(self.members_, self.calibrations_, strict=True)
-        return [graph.strangeness(each.graph_score(graph), calibration) for each, calibration in pairs]
+        return [graph.surprise(each.graph_score(graph), calibration) for each, calibration in pairs]
 
 
 def fuse(run_dir, split, folders, threads=1):

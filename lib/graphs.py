@@ -1,14 +1,20 @@
 """ONNX graphs written by hand: a builder, the scaling in front of every detector, tree ensembles.
 
-Every graph maps ``features`` float32 [n, d], raw, to one output; the same calls give the same bytes.
+Every graph maps ``features`` float32 [n, d], in raw units, to one output. The same calls give the
+same bytes. A converter of whole estimators takes far longer and gives larger, slower graphs.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 from onnx import ModelProto, TensorProto, checker, helper, numpy_helper
 
-from lib.scaling import CLIP
-from lib.trees import ensemble_attributes
+from lib.calibration import Calibration
+from lib.scaling import CLIP, Scaler
+from lib.trees import Tree, ensemble_attributes
 
+FEATURES = "features"
 OPSETS = (("", 17), ("ai.onnx.ml", 3))
 IR_VERSION = 9
 
@@ -24,112 +30,198 @@ class Graph:
     Examples
     --------
     >>> graph = Graph(2)
-    >>> total = graph.add("ReduceSum", "features", graph.constant([1], np.int64), keepdims=0)
+    >>> total = graph.sum_columns("features")
     >>> model = graph.finish(total)
     """
 
-    def __init__(self, n_features):
+    def __init__(self, n_features: int) -> None:
         self.n_features = n_features
-        self._nodes, self._constants = [], {}
+        self._nodes = []
+        self._constants = {}
 
-    def constant(self, values, dtype=np.float32):
+    def constant(self, values: ArrayLike, dtype: DTypeLike = np.float32) -> str:
         """Store an array and return its name; equal arrays share one."""
-        array = np.ascontiguousarray(np.asarray(values, dtype=dtype))
+        array = np.asarray(values, dtype=dtype)
+        array = np.ascontiguousarray(array)
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._constants:
-            self._constants[key] = (f"c{len(self._constants)}", array)
-        return self._constants[key][0]
+            name = f"c{len(self._constants)}"
+            self._constants[key] = (name, array)
+        name, _ = self._constants[key]
+        return name
 
-    def add(self, op, *inputs, domain="", **attributes):
+    def add(self, op: str, *inputs: str | ArrayLike, domain: str = "", **attributes) -> str:
         """Add a node and return the name of its only output.
 
-        Inputs are names; arrays and numbers become float32 constants.
+        Parameters
+        ----------
+        op : str
+            An operator of ONNX, "MatMul".
+        inputs : str or array-like
+            Names; arrays and numbers become float32 constants.
+        domain : str
+            Whose operator it is; empty for ONNX itself.
+        attributes
+            Of the node, as ONNX names them.
         """
         names = [each if isinstance(each, str) else self.constant(each) for each in inputs]
         output = f"{op.lower()}_{len(self._nodes)}"
-        self._nodes.append(helper.make_node(op, names, [output], name=output, domain=domain, **attributes))
+        node = helper.make_node(
+            op,
+            names,
+            [output],
+            name=output,
+            domain=domain,
+            **attributes,
+        )
+        self._nodes.append(node)
         return output
 
-    def imputed(self, median, features="features"):
-        """``features`` with NaN replaced by median (d,)."""
-        return self.add("Where", self.add("IsNaN", features), np.asarray(median)[None, :], features)
+    def reshape(self, values: str, shape: Sequence[int]) -> str:
+        """Reshape as numpy does, -1 for the length that follows from the others."""
+        return self.add("Reshape", values, self.constant(shape, np.int64))
 
-    def scaled(self, scaler, features="features"):
-        """What :meth:`lib.scaling.Scaler.transform` returns, float32 [n, d]."""
-        x = self.imputed(scaler.median_, features)
-        t = self.add("Mul", self.add("Sub", x, scaler.shift_), 1 / scaler.unit_)
-        if scaler.logged_.any():
-            size = self.add("Log", self.add("Add", self.add("Abs", t), 1.0))
-            logged = self.add("Mul", self.add("Sign", t), size)
-            t = self.add("Where", self.constant(scaler.logged_, bool), logged, t)
-        z = self.add("Mul", self.add("Sub", t, scaler.centre_), 1 / scaler.scale_)
-        return self.add("Clip", z, -CLIP, CLIP)
-
-    def flat(self, values):
+    def flat(self, values: str) -> str:
         """Reshape [n, 1] to [n]."""
-        return self.add("Reshape", values, self.constant([-1], np.int64))
+        return self.reshape(values, [-1])
 
-    def single(self, values):
-        """float64 as float32."""
+    def sum_columns(self, values: str, keepdims: int = 0) -> str:
+        """Add up the second axis: [n, d, …] to [n, …], or [n, 1, …] with keepdims=1."""
+        axes = self.constant([1], np.int64)
+        return self.add("ReduceSum", values, axes, keepdims=keepdims)
+
+    def single(self, values: str) -> str:
+        """Convert to float32."""
         return self.add("Cast", values, to=TensorProto.FLOAT)
 
-    def strangeness(self, raw, calibration):
-        """What :meth:`lib.calibration.Calibration.strangeness` returns for raw scores [n], float64 [n]."""
-        q, share, slope = (self.constant(each, np.float64) for each in calibration.lines)
-        last, inner = calibration.raw_score[-1], calibration.raw_score[None, 1:-1]
-        r = self.add("Cast", raw, to=TensorProto.DOUBLE)
-        column = self.add("Reshape", r, self.constant([-1, 1], np.int64))
-        passed = self.add("GreaterOrEqual", column, self.constant(inner, np.float64))
-        count = self.add(
-            "ReduceSum", self.add("Cast", passed, to=TensorProto.FLOAT), self.constant([1], np.int64), keepdims=0
-        )
-        at = self.add("Cast", count, to=TensorProto.INT64)
-        inside = self.add("Clip", r, *(self.constant(each, np.float64) for each in calibration.raw_score[[0, -1]]))
-        along = self.add("Mul", self.add("Sub", inside, self.add("Gather", q, at)), self.add("Gather", slope, at))
-        left = self.add("Log", self.add("Add", self.add("Gather", share, at), along))
-        beyond = self.add("Max", self.add("Sub", r, self.constant(last, np.float64)), self.constant(0, np.float64))
-        tail = self.add("Div", beyond, self.constant(calibration.tail_scale, np.float64))
-        return self.add("Sub", self.add("Log", self.add("Add", tail, self.constant(1, np.float64))), left)
+    def double(self, values: str) -> str:
+        """Convert to float64."""
+        return self.add("Cast", values, to=TensorProto.DOUBLE)
 
-    def include(self, model):
-        """Add all nodes of another graph, its bytes, over the same ``features``; returns the name of its output."""
+    def imputed(self, median: ArrayLike, features: str = FEATURES) -> str:
+        """Replace NaN by median (d,)."""
+        row = np.asarray(median)[None, :]
+        missing = self.add("IsNaN", features)
+        return self.add("Where", missing, row, features)
+
+    def scaled(self, scaler: Scaler, features: str = FEATURES) -> str:
+        """Compute what :meth:`lib.scaling.Scaler.transform` returns, float32 [n, d]."""
+        x = self.imputed(scaler.median_, features)
+        shifted = self.add("Sub", x, scaler.shift_)
+        t = self.add("Mul", shifted, 1 / scaler.unit_)
+        if scaler.logged_.any():
+            t = self._log_some(t, scaler.logged_)
+        centred = self.add("Sub", t, scaler.centre_)
+        z = self.add("Mul", centred, 1 / scaler.scale_)
+        return self.add("Clip", z, -CLIP, CLIP)
+
+    def _log_some(self, t, logged):
+        """Apply :func:`lib.scaling.signed_log` to the columns marked in `logged` (d,) bool."""
+        size = self.add("Abs", t)
+        size = self.add("Add", size, 1.0)
+        size = self.add("Log", size)
+        sign = self.add("Sign", t)
+        signed = self.add("Mul", sign, size)
+        return self.add("Where", self.constant(logged, bool), signed, t)
+
+    def surprise(self, raw: str, calibration: Calibration) -> str:
+        """Compute the surprise of raw scores [n], float64 [n].
+
+        It is -log of the fraction of validation transactions with an equal or higher score, as
+        :meth:`lib.calibration.Calibration.strangeness` computes it: the fraction falls along
+        straight lines between knots, and along a Lomax tail beyond the last one.
+        """
+        line_start, line_share, line_slope = (
+            self.constant(each, np.float64) for each in calibration.lines
+        )
+        first = calibration.raw_score[0]
+        last = calibration.raw_score[-1]
+        inner = calibration.raw_score[None, 1:-1]
+
+        # The number of inner knots that a score has passed tells on which line it lies.
+        r = self.double(raw)
+        column = self.reshape(r, [-1, 1])
+        passed = self.add("GreaterOrEqual", column, self.constant(inner, np.float64))
+        count = self.sum_columns(self.single(passed))
+        line = self.add("Cast", count, to=TensorProto.INT64)
+
+        bounds = [self.constant(each, np.float64) for each in (first, last)]
+        inside = self.add("Clip", r, *bounds)
+        along = self.add("Sub", inside, self.add("Gather", line_start, line))
+        fall = self.add("Mul", along, self.add("Gather", line_slope, line))
+        share = self.add("Add", self.add("Gather", line_share, line), fall)
+        log_share = self.add("Log", share)
+
+        beyond = self.add("Sub", r, self.constant(last, np.float64))
+        beyond = self.add("Max", beyond, self.constant(0, np.float64))
+        tail = self.add("Div", beyond, self.constant(calibration.tail_scale, np.float64))
+        tail = self.add("Add", tail, self.constant(1, np.float64))
+        return self.add("Sub", self.add("Log", tail), log_share)
+
+    def include(self, model: bytes) -> str:
+        """Add all nodes of another graph over the same ``features``; return its output's name.
+
+        Parameters
+        ----------
+        model : bytes
+            What :meth:`finish` returned for the other graph.
+        """
         inner = ModelProto.FromString(model).graph
-        names = {"": "", "features": "features"}
+        # both graphs number their nodes and constants from 0: those of the other get new names
+        renamed = {"": "", FEATURES: FEATURES}
         for tensor in inner.initializer:
             array = numpy_helper.to_array(tensor)
-            names[tensor.name] = self.constant(array, array.dtype)
+            renamed[tensor.name] = self.constant(array, array.dtype)
         for node in inner.node:
+            name = f"{node.op_type.lower()}_{len(self._nodes)}"
             copied = type(node)()
             copied.CopyFrom(node)
-            copied.name = names[node.output[0]] = f"{node.op_type.lower()}_{len(self._nodes)}"
-            copied.input[:] = [names[each] for each in node.input]
-            copied.output[:] = [copied.name]
+            copied.name = name
+            copied.input[:] = [renamed[each] for each in node.input]
+            copied.output[:] = [name]
+            renamed[node.output[0]] = name
             self._nodes.append(copied)
-        return names[inner.output[0].name]
+        output = inner.output[0]
+        return renamed[output.name]
 
-    def tree_sum(self, trees, features="features"):
-        """Sum over trees of the value of the leaf that each row reaches, float32 [n, 1].
+    def tree_sum(self, trees: Sequence[Tree], features: str = FEATURES) -> str:
+        """Sum over trees the value of the leaf that each row reaches, float32 [n, 1].
 
         Parameters
         ----------
         trees : list of dict
-            Arrays of one length per tree: ``left``, ``right`` (child positions, -1 at a leaf), ``feature``,
-            ``threshold`` (a row goes left if x <= threshold; float64) and ``value`` (at leaves).
+            Arrays as :mod:`lib.trees` describes them.
         """
-        return self.add("TreeEnsembleRegressor", features, domain="ai.onnx.ml", **ensemble_attributes(trees))
+        attributes = ensemble_attributes(trees)
+        return self.add("TreeEnsembleRegressor", features, domain="ai.onnx.ml", **attributes)
 
-    def finish(self, output, name="raw_score"):
-        """Close the graph with `output` under the name ``raw_score`` [n] or ``contributions`` [n, d]; return bytes."""
-        self._nodes.append(helper.make_node("Identity", [output], [name], name=name))
-        shape = ["n", self.n_features] if name == "contributions" else ["n"]
+    def finish(self, output: str, name: str = "raw_score") -> bytes:
+        """Close the graph with `output` under `name` and return its bytes.
+
+        Parameters
+        ----------
+        output : str
+            Name of what the graph returns.
+        name : {"raw_score", "contributions"}
+            Tells the shape as well: [n] or [n, d].
+        """
+        last = helper.make_node("Identity", [output], [name], name=name)
+        self._nodes.append(last)
+        rows = ["n", self.n_features]
+        shape = rows if name == "contributions" else ["n"]
         graph = helper.make_graph(
             self._nodes,
             "detector",
-            [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", self.n_features])],
+            [helper.make_tensor_value_info(FEATURES, TensorProto.FLOAT, rows)],
             [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)],
             [numpy_helper.from_array(array, key) for key, array in self._constants.values()],
         )
-        opsets = [helper.make_opsetid(domain, version) for domain, version in OPSETS]
-        model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="fraud-pipeline")
+        model = helper.make_model(
+            graph,
+            opset_imports=[helper.make_opsetid(*each) for each in OPSETS],
+            ir_version=IR_VERSION,
+            producer_name="fraud-pipeline",
+        )
         checker.check_model(model)
+        # protobuf promises no order of its fields unless it is asked for one
         return model.SerializeToString(deterministic=True)

@@ -1,155 +1,352 @@
-"""One scaling for every detector: median imputation, signed logarithms of skewed columns, standard units; weights.
+"""Scale columns for every detector: impute medians, take logarithms, standardise.
 
-Labels are never seen and every statistic is weighted. :meth:`lib.graphs.Graph.scaled` writes the same steps in ONNX.
+No statistic sees a label, and every statistic is weighted. :meth:`lib.graphs.Graph.scaled` writes
+the same steps in ONNX. How rows are drawn by weight is here, too.
 """
 
+from dataclasses import dataclass
+from typing import Self
+
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 CLIP = 1e4  # standard units; keeps squares and sums finite in float32 for any finite transaction
-SKEW = 0.8  # |quantile skewness| above which a column is logged; 0 is symmetric, 1 the largest possible
+SKEW = 0.8  # |quantile skewness| above which a column is logged; 0 is symmetric, 1 the maximum
 RARE = 0.01  # a column whose most common value leaves less than this share is a rare flag
+RARE_REACH = 10  # standard units from a rare flag's common value to its typical exception
+ROUNDING = 1e-12  # relative error that the sum of many weights may carry
 
 
 class Scaler(TransformerMixin, BaseEstimator):
-    """Impute, unskew and standardise each column.
+    """A transformer that imputes, unskews and standardises each column.
 
-    ``z = clip((g(t) - centre_) / scale_)`` with ``t = (x - shift_) / unit_`` and, for the columns of ``logged_``,
-    ``g(t) = sign(t) log(1 + |t|)``, otherwise ``g(t) = t``. NaN is replaced by the column's median first.
+    ``z = clip((g(t) - centre_) / scale_)`` with ``t = (x - shift_) / unit_`` and, for the columns
+    of ``logged_``, ``g(t) = sign(t) log(1 + |t|)``, otherwise ``g(t) = t``. NaN is replaced by the
+    column's median first.
 
-    A column is logged if its quantile skewness (q99 + q01 - 2 q50) / (q99 - q01) exceeds 0.8 in size (Groeneveld and
-    Meeden 1984); `unit_` is then the one that makes the logged quantiles symmetric. A constant column becomes 0. So
-    does a column without any value, now and later: nothing is known of its scale, so that a value says nothing. In a
-    column that keeps one value in over 99 % of the weight, a typical exception lies at most 10 units from it, where the
-    standard deviation alone would put one in a million at 1,000.
+    A column is logged if its quantile skewness (q99 + q01 - 2 q50) / (q99 - q01) exceeds 0.8 in
+    size (Groeneveld and Meeden, *Measuring skewness and kurtosis*, The Statistician 1984);
+    ``unit_`` is then the one that makes the logged quantiles symmetric. A constant column becomes
+    0. So does a column without any value, now and later: nothing is known of its scale, so that a
+    value says nothing. In a column that keeps one value in over 99 % of the weight, a typical
+    exception lies at most 10 units from it, where the standard deviation alone would put one in a
+    million at 1,000.
 
     Attributes
     ----------
-    median_, shift_, unit_, centre_, scale_ : ndarray of shape (n_features,), float64 holding float32 values
+    median_, shift_, unit_, centre_, scale_ : ndarray of shape (n_features,), float64
+        They hold float32 values, so that an ONNX graph has exactly the same.
     logged_ : ndarray of shape (n_features,), bool
+    n_features_in_ : int
     """
 
-    def fit(self, X, weight=None):
-        """Learn from X (n, n_features) float32, NaN allowed, and weight (n,); returns self."""
+    def fit(
+        self,
+        X: ArrayLike,
+        weight: ArrayLike | None = None,
+    ) -> Self:
+        """Learn the scale of each column.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_features), float32, NaN where a value is missing
+        weight : array-like of shape (n,), not negative; None: every row counts once
+
+        Raises
+        ------
+        ValueError
+            If `weight` has another length, a negative or non-finite number, or only zeros.
+        """
         X = np.asarray(X, dtype=np.float64)
         weight = check_weight(weight, len(X))
-        learned = [_learn(column, weight) for column in X.T]
-        names = ("median_", "shift_", "unit_", "centre_", "scale_")
-        for name, values in zip(names, np.array(learned, dtype=np.float64).T[:5], strict=True):
-            setattr(self, name, values.astype(np.float32).astype(np.float64))  # what the float32 graph holds
-        self.logged_ = np.array([row[5] for row in learned], dtype=bool)
+        columns = [_learn(column, weight) for column in X.T]
+        self.median_ = _gather(columns, "median")
+        self.shift_ = _gather(columns, "shift")
+        self.unit_ = _gather(columns, "unit")
+        self.centre_ = _gather(columns, "centre")
+        self.scale_ = _gather(columns, "scale")
+        self.logged_ = _gather(columns, "logged").astype(bool)
         self.n_features_in_ = X.shape[1]
         return self
 
-    def impute(self, X):
-        """Return X (n, n_features) float32 with NaN replaced by the medians; the same array if there is none."""
+    def impute(self, X: ArrayLike) -> NDArray[np.float32]:
+        """Return X (n, n_features) float32 with NaN replaced by the medians.
+
+        Without any NaN the array itself is returned, not a copy.
+        """
         X = np.asarray(X, dtype=np.float32)
         missing = np.isnan(X)
-        return np.where(missing, self.median_.astype(np.float32), X) if missing.any() else X
+        if not missing.any():
+            return X
+        median = self.median_.astype(np.float32)
+        return np.where(missing, median, X)
 
-    def transform(self, X):
+    def transform(self, X: ArrayLike) -> NDArray[np.float64]:
         """Return z (n, n_features) float64, in standard units, for X (n, n_features) float32."""
         check_is_fitted(self)
-        t = (self.impute(X).astype(np.float64) - self.shift_) / self.unit_
-        t[:, self.logged_] = signed_log(t[:, self.logged_])
-        return np.clip((t - self.centre_) / self.scale_, -CLIP, CLIP)
+        x = self.impute(X).astype(np.float64)
+        t = (x - self.shift_) / self.unit_
+        skewed = t[:, self.logged_]
+        t[:, self.logged_] = signed_log(skewed)
+        z = (t - self.centre_) / self.scale_
+        return np.clip(z, -CLIP, CLIP)
 
 
-def signed_log(t):
-    """sign(t) log(1 + |t|): odd, increasing, the identity near 0."""
-    return np.sign(t) * np.log1p(np.abs(t))
+def signed_log(t: NDArray) -> NDArray:
+    """Return sign(t) log(1 + |t|): odd, increasing, close to t near 0."""
+    size = np.log1p(np.abs(t))
+    return np.sign(t) * size
 
 
-def check_weight(weight, n):
-    """Return weight as (n,) float64, ones if None; ValueError if its length, sign or sum is wrong."""
+def check_weight(weight: ArrayLike | None, n: int) -> NDArray:
+    """Return `weight` as (n,) float64, ones if it is None.
+
+    Raises
+    ------
+    ValueError
+        If it has another length, a negative or non-finite number, or only zeros.
+    """
     if weight is None:
         return np.ones(n)
     weight = np.asarray(weight, dtype=np.float64)
     if weight.shape != (n,):
-        raise ValueError(f"weight has shape {weight.shape}, but there are {n} rows: give one number a row.")
-    if not (np.isfinite(weight).all() and (weight >= 0).all() and weight.sum() > 0):
-        raise ValueError("weight holds a negative or non-finite number, or only zeros: give weights >= 0, not all 0.")
+        raise ValueError(
+            f"weight has shape {weight.shape}, but there are {n} rows: give one number a row."
+        )
+    each_usable = np.isfinite(weight) & (weight >= 0)
+    if not each_usable.all() or weight.sum() == 0:
+        raise ValueError(
+            "weight holds a negative or non-finite number, or only zeros: "
+            "give weights >= 0, not all 0."
+        )
     return weight
 
 
-def weighted_quantile(x, weight, q):
-    """Smallest x whose cumulative share of the weight is at least q; x (n,), weight (n,), q scalar or (k,)."""
+def weighted_quantile(
+    x: ArrayLike,
+    weight: NDArray,
+    q: ArrayLike,
+) -> NDArray:
+    """Return the smallest x whose cumulative share of the weight is at least q.
+
+    Parameters
+    ----------
+    x : array-like of shape (n,)
+    weight : ndarray of shape (n,)
+    q : float or array-like of shape (k,), in [0, 1]
+
+    Returns
+    -------
+    scalar or ndarray of shape (k,), elements of x
+    """
+    x = np.asarray(x)
     order = np.argsort(x, kind="stable")
     cumulative = np.cumsum(weight[order])
-    where = np.searchsorted(cumulative, np.asarray(q) * cumulative[-1] * (1 - 1e-12))
-    return np.asarray(x)[order][np.minimum(where, len(order) - 1)]
+    total = cumulative[-1]
+    # a share that is reached exactly must not be missed because of how the sum was rounded
+    wanted = np.asarray(q) * total * (1 - ROUNDING)
+    places = np.searchsorted(cumulative, wanted)
+    places = np.minimum(places, len(x) - 1)
+    return x[order][places]
 
 
-def draw(rng, weight, n):
-    """Positions (n,) of rows drawn with replacement in proportion to weight, ascending.
+def draw(
+    rng: np.random.Generator,
+    weight: NDArray,
+    n: int,
+) -> NDArray:
+    """Return positions (n,) of rows drawn with replacement in proportion to weight, ascending.
 
-    Systematic sampling: one random start, equal steps of weight, so a row of weight w comes floor or ceil(n w / sum w)
-    times and equal weights with n = len(weight) give every row once.
+    Systematic sampling: one random start and equal steps of weight. A row of weight w comes floor
+    or ceil(n w / sum w) times, and equal weights with n = len(weight) give every row once.
     """
     cumulative = np.cumsum(weight)
-    steps = (np.arange(n) + rng.random()) * (cumulative[-1] / n)
-    return np.minimum(np.searchsorted(cumulative, steps, side="right"), len(weight) - 1)
+    step = cumulative[-1] / n
+    start = rng.random()
+    steps = (np.arange(n) + start) * step
+    positions = np.searchsorted(cumulative, steps, side="right")
+    # rounding may carry the last step beyond the last row
+    return np.minimum(positions, len(weight) - 1)
 
 
-def subsample(rng, X, weight, n):
-    """X and weight as they are up to n rows; otherwise n rows drawn by weight, all of weight 1."""
+def subsample(
+    rng: np.random.Generator,
+    X: NDArray,
+    weight: NDArray,
+    n: int,
+) -> tuple[NDArray, NDArray]:
+    """Return X and weight as they are up to n rows, otherwise n rows drawn by weight.
+
+    Drawn rows count once each: their weight is already in how often they were drawn.
+    """
     if len(X) <= n:
         return X, weight
-    return X[draw(rng, weight, n)], np.ones(n)
+    drawn = draw(rng, weight, n)
+    return X[drawn], np.ones(n)
 
 
-def thin(rng, y, weight, n):
-    """Positions, ascending, and weights of all rows with y = 1, and of n others at most, drawn by weight."""
-    rare, others = np.flatnonzero(y == 1), np.flatnonzero(y != 1)
-    kept, each = others, weight[others]
+def thin(
+    rng: np.random.Generator,
+    y: NDArray,
+    weight: NDArray,
+    n: int,
+) -> tuple[NDArray, NDArray]:
+    """Keep all rows with y = 1 and at most n others, drawn by weight.
+
+    Returns
+    -------
+    positions : ndarray of shape (k,), ascending
+    weight : ndarray of shape (k,)
+        The others carry, in total, the weight that they had before.
+    """
+    rare = np.flatnonzero(y == 1)
+    others = np.flatnonzero(y != 1)
+    others_weight = weight[others]
     if len(others) > n:
-        kept, each = others[draw(rng, weight[others], n)], np.full(n, weight[others].sum() / n)
-    positions = np.concatenate([rare, kept])
+        each = others_weight.sum() / n
+        drawn = draw(rng, others_weight, n)
+        others = others[drawn]
+        others_weight = np.full(n, each)
+    positions = np.concatenate([rare, others])
+    kept_weight = np.concatenate([weight[rare], others_weight])
     order = np.argsort(positions, kind="stable")
-    return positions[order], np.concatenate([weight[rare], each])[order]
+    return positions[order], kept_weight[order]
+
+
+@dataclass(frozen=True)
+class _Quantiles:
+    """Weighted 1 %, 50 % and 99 % quantiles of a column."""
+
+    low: float
+    median: float
+    high: float
+
+    @classmethod
+    def of(cls, x, weight):
+        found = weighted_quantile(x, weight, [0.01, 0.5, 0.99])
+        return cls(*found)
+
+    @property
+    def spread(self):
+        return self.high - self.low
+
+    @property
+    def skewness(self):
+        if self.spread > 0:
+            balance = self.high + self.low - 2 * self.median
+            return balance / self.spread
+        return 1.0  # at least 98 % of the weight lies on one value: the others are its tail
+
+
+@dataclass(frozen=True)
+class _Unskewing:
+    """The first step of a column's scaling; see :class:`Scaler` for the formula."""
+
+    shift: float
+    unit: float
+    logged: bool
+
+    @classmethod
+    def rounded(cls, shift, unit, logged=False):
+        """Hold float32 numbers: centre and scale must fit those that the graph will use."""
+        shift = float(np.float32(shift))
+        unit = float(np.float32(unit))
+        return cls(shift, unit, logged)
+
+    def apply(self, x):
+        t = (x - self.shift) / self.unit
+        return signed_log(t) if self.logged else t
+
+
+@dataclass(frozen=True)
+class _Column:
+    """What is learned about one column; the defaults leave it as it is."""
+
+    median: float = 0.0
+    shift: float = 0.0
+    unit: float = 1.0
+    centre: float = 0.0
+    scale: float = 1.0
+    logged: bool = False
 
 
 def _learn(x, weight):
-    """Return (median, shift, unit, centre, scale, logged) of one column."""
+    """Return the :class:`_Column` of x (n,) float64, NaN where missing, with weight (n,)."""
     known = ~np.isnan(x) & (weight > 0)
     if not known.any():
-        return 0.0, 0.0, 1.0, 0.0, np.inf, False
-    low, median, high = weighted_quantile(x[known], weight[known], [0.01, 0.5, 0.99])
+        return _Column(scale=np.inf)  # whatever comes later is divided to 0
+    quantiles = _Quantiles.of(x[known], weight[known])
+    median = quantiles.median
     x = np.where(np.isnan(x), median, x)
-    mode, exceptions = _mode(x, weight)
-    if not exceptions.any():  # constant
-        return median, mode, 1.0, 0.0, 1.0, False
-    shift, unit, logged = _unskew(x, weight, low, median, high, exceptions)
-    shift, unit = float(np.float32(shift)), float(np.float32(unit))
-    z = (x - shift) / unit
-    z = signed_log(z) if logged else z
+    mode = _mode(x, weight)
+    exceptions = (x != mode) & (weight > 0)
+    if not exceptions.any():
+        return _Column(median=median, shift=mode)  # constant: all its values become 0
+    step = _unskew(x, weight, quantiles, exceptions)
+    z = step.apply(x)
     centre = np.average(z, weights=weight)
-    scale = np.sqrt(np.average((z - centre) ** 2, weights=weight))
-    if weight[exceptions].sum() < RARE * weight.sum():
-        at_mode = z[~exceptions][0]
-        distance = weighted_quantile(np.abs(z[exceptions] - at_mode), weight[exceptions], 0.5)
-        scale = max(scale, distance / 10)
-    return median, shift, unit, centre, scale, logged
+    variance = np.average((z - centre) ** 2, weights=weight)
+    scale = np.sqrt(variance)
+    exceptional = weight[exceptions].sum()
+    if exceptional < RARE * weight.sum():
+        z_mode = z[~exceptions][0]
+        distances = np.abs(z[exceptions] - z_mode)
+        typical = weighted_quantile(distances, weight[exceptions], 0.5)
+        scale = max(scale, typical / RARE_REACH)
+    return _Column(
+        median=median,
+        shift=step.shift,
+        unit=step.unit,
+        centre=centre,
+        scale=scale,
+        logged=step.logged,
+    )
 
 
 def _mode(x, weight):
-    """Return the value with most weight, and the mask of the rows that do not have it."""
+    """Return the value of x (n,) with most weight."""
     values, place = np.unique(x, return_inverse=True)
-    mode = values[np.argmax(np.bincount(place, weights=weight, minlength=len(values)))]
-    return mode, (x != mode) & (weight > 0)
+    mass = np.bincount(place, weights=weight)
+    return values[np.argmax(mass)]
 
 
-def _unskew(x, weight, low, median, high, exceptions):
-    """Return (shift, unit, logged): where the logarithm begins and at what scale, or a plain centring."""
-    spread = high - low
-    several = len(np.unique(x[exceptions])) > 1  # two values stay two values: nothing to unskew
-    skewness = (high + low - 2 * median) / spread if spread > 0 else 1.0
-    if not several or abs(skewness) <= SKEW:
-        return np.average(x, weights=weight), (spread if spread > 0 else 1.0), False
-    edge = low if skewness > 0 else high
-    near, far = abs(median - edge), abs((high if skewness > 0 else low) - edge)
-    if near > 0:  # log(1 + far/unit) = 2 log(1 + near/unit)
-        return edge, near**2 / (far - 2 * near), True
-    away = x != edge  # over half of the weight sits on the edge: the unit of the others is their median
-    return edge, weighted_quantile(np.abs(x[away] - edge), weight[away], 0.5), True
+def _unskew(x, weight, quantiles, exceptions):
+    """Return the :class:`_Unskewing` of a column that is not constant.
+
+    `exceptions` (n,) bool marks the rows that do not hold the most common value.
+    """
+    spread = quantiles.spread
+    # Two values stay two values after any map: there is nothing to unskew.
+    n_exceptions = len(np.unique(x[exceptions]))
+    if n_exceptions < 2 or abs(quantiles.skewness) <= SKEW:
+        mean = np.average(x, weights=weight)
+        return _Unskewing.rounded(mean, spread if spread > 0 else 1.0)
+    edge = quantiles.high
+    far_end = quantiles.low
+    if quantiles.skewness > 0:
+        edge, far_end = far_end, edge
+    near = abs(quantiles.median - edge)
+    far = abs(far_end - edge)
+    if near > 0:
+        # The logged quantiles are symmetric if log(1 + far / unit) = 2 log(1 + near / unit).
+        unit = near**2 / (far - 2 * near)
+    else:
+        # Half of the weight or more sits on the edge: the unit of the others is their median.
+        away = x != edge
+        distances = np.abs(x[away] - edge)
+        unit = weighted_quantile(distances, weight[away], 0.5)
+    return _Unskewing.rounded(edge, unit, logged=True)
+
+
+def _gather(columns, name):
+    """Return one number of each column, (d,) float64, as float32 holds it."""
+    values = [getattr(column, name) for column in columns]
+    return _as_float32(np.array(values, dtype=np.float64))
+
+
+def _as_float32(values):
+    """Round float64 to the nearest float32, and keep it as float64."""
+    single = np.float32(values)
+    return np.float64(single)

@@ -1,37 +1,62 @@
 """Fitted tree ensembles as plain arrays, and those arrays as one ONNX node.
 
-A tree is a dict of arrays of one length: ``left`` and ``right`` (positions of the children, -1 at a leaf), ``feature``,
-``threshold`` (float64; a row goes left if x <= threshold) and ``value`` (read at leaves).
+A tree is a dict of arrays of one length, one entry per node: ``left`` and ``right`` (positions of
+the children, -1 at a leaf), ``feature``, ``threshold`` (float64; a row goes left if
+x <= threshold) and ``value`` (read at leaves).
 """
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.ensemble import HistGradientBoostingClassifier, IsolationForest
+
+Tree = Mapping[str, ArrayLike]
 
 
-def isolation_trees(forest):
-    """Arrays of the trees of a fitted sklearn IsolationForest; a leaf holds its depth + c(its rows)."""
+def isolation_trees(forest: IsolationForest) -> list[Tree]:
+    """Return the trees of a fitted scikit-learn isolation forest.
+
+    The value of a leaf is the path length of a row that ends there: the leaf's depth plus the
+    expected depth of a tree grown from the rows that it holds.
+    """
     return [_isolation_tree(each.tree_) for each in forest.estimators_]
 
 
-def boosted_trees(model):
-    """Arrays of the trees of a fitted binary HistGradientBoostingClassifier without categorical columns."""
+def boosted_trees(model: HistGradientBoostingClassifier) -> list[Tree]:
+    """Return the trees of a fitted binary booster that has no categorical columns."""
+    # scikit-learn keeps its trees in private attributes and offers no public way to read them.
     return [_boosted_tree(predictor.nodes) for (predictor,) in model._predictors]
 
 
 def _isolation_tree(tree):
-    left, right = tree.children_left, tree.children_right
+    left = tree.children_left
+    right = tree.children_right
     depth = np.zeros(tree.node_count)
-    level, nodes = 0, np.array([0])
+    level = 0
+    nodes = np.array([0])
     while len(nodes):
         depth[nodes] = level
         parents = nodes[left[nodes] >= 0]
-        level, nodes = level + 1, np.concatenate([left[parents], right[parents]])
-    value = depth + average_path_length(tree.n_node_samples)
-    return {"left": left, "right": right, "feature": tree.feature, "threshold": tree.threshold, "value": value}
+        nodes = np.concatenate([left[parents], right[parents]])
+        level += 1
+    return {
+        "left": left,
+        "right": right,
+        "feature": tree.feature,
+        "threshold": tree.threshold,
+        "value": depth + average_path_length(tree.n_node_samples),
+    }
 
 
 def _boosted_tree(nodes):
+    # scikit-learn marks a leaf by its flag and leaves 0 as its children: the root's position
     leaf = nodes["is_leaf"].astype(bool)
-    left, right = (np.where(leaf, -1, nodes[side].astype(np.int64)) for side in ("left", "right"))
+    left = nodes["left"].astype(np.int64)
+    right = nodes["right"].astype(np.int64)
+    left[leaf] = -1
+    right[leaf] = -1
     return {
         "left": left,
         "right": right,
@@ -41,35 +66,48 @@ def _boosted_tree(nodes):
     }
 
 
-def average_path_length(n):
-    """c(n) of Liu, Ting and Zhou: the mean path length of an unsuccessful search among n rows."""
+def average_path_length(n: ArrayLike) -> NDArray:
+    """Return c(n) float64, the mean path length of an unsuccessful search in a tree of n rows.
+
+    Equation 1 of Liu, Ting and Zhou, *Isolation forest*, ICDM 2008, with c(1) = 0 and c(2) = 1;
+    the harmonic number H(i) is taken as log(i) + Euler's constant, as scikit-learn does.
+    """
     n = np.asarray(n, dtype=np.float64)
-    c = 2 * (np.log(np.maximum(n, 3) - 1) + np.euler_gamma) - 2 * (n - 1) / np.maximum(n, 1)
-    return np.where(n <= 1, 0.0, np.where(n == 2, 1.0, c))
+    # np.where below evaluates the formula for every n: keep it defined where it isn't used
+    at_least_3 = np.maximum(n, 3)
+    at_least_1 = np.maximum(n, 1)
+    harmonic = np.log(at_least_3 - 1) + np.euler_gamma
+    mean = 2 * harmonic - 2 * (n - 1) / at_least_1
+    mean = np.where(n == 2, 1.0, mean)
+    return np.where(n <= 1, 0.0, mean)
 
 
-def round_down(threshold):
-    """Largest float32 that is <= threshold (float64).
+def round_down(threshold: ArrayLike) -> NDArray:
+    """Return the largest float32 that is not above the threshold (float64).
 
-    For float32 x, ``x <= threshold`` and ``x <= round_down(threshold)`` are the same, so a graph branches as
-    scikit-learn does.
+    For float32 x, ``x <= threshold`` and ``x <= round_down(threshold)`` are the same, so a graph
+    branches as scikit-learn does.
     """
     threshold = np.asarray(threshold, dtype=np.float64)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore"):  # a threshold beyond float32 becomes inf and is lowered below
         rounded = threshold.astype(np.float32)
     above = rounded.astype(np.float64) > threshold
-    return np.where(above, np.nextafter(rounded, np.float32(-np.inf)), rounded).astype(np.float32)
+    lowest = np.float32(-np.inf)
+    below = np.nextafter(rounded, lowest)
+    return np.where(above, below, rounded)
 
 
-def ensemble_attributes(trees):
-    """Attributes of one TreeEnsembleRegressor that adds up the leaves of all trees."""
+def ensemble_attributes(trees: Sequence[Tree]) -> dict[str, Any]:
+    """Return the attributes of one TreeEnsembleRegressor that adds up the leaves of all trees."""
     sizes = [len(tree["left"]) for tree in trees]
-    tree_id = np.repeat(np.arange(len(trees)), sizes)
+    numbers = np.arange(len(trees))
+    tree_id = np.repeat(numbers, sizes)
     node_id = np.concatenate([np.arange(size) for size in sizes])
-    left, right, feature, threshold, value = (
-        np.concatenate([np.asarray(tree[key]) for tree in trees])
-        for key in ("left", "right", "feature", "threshold", "value")
-    )
+    left = _joined(trees, "left")
+    right = _joined(trees, "right")
+    feature = _joined(trees, "feature")
+    value = _joined(trees, "value").astype(np.float32)
+    threshold = round_down(_joined(trees, "threshold"))
     leaf = left < 0
     return {
         "n_targets": 1,
@@ -78,12 +116,18 @@ def ensemble_attributes(trees):
         "nodes_treeids": tree_id.tolist(),
         "nodes_nodeids": node_id.tolist(),
         "nodes_modes": [b"LEAF" if each else b"BRANCH_LEQ" for each in leaf],
+        # the format asks for a number in every field of a leaf as well; nothing reads it
         "nodes_featureids": np.where(leaf, 0, feature).tolist(),
-        "nodes_values": np.where(leaf, 0, round_down(threshold)).astype(np.float32).tolist(),
+        "nodes_values": np.where(leaf, np.float32(0), threshold).tolist(),
         "nodes_truenodeids": np.where(leaf, 0, left).tolist(),
         "nodes_falsenodeids": np.where(leaf, 0, right).tolist(),
         "target_treeids": tree_id[leaf].tolist(),
         "target_nodeids": node_id[leaf].tolist(),
-        "target_ids": [0] * int(leaf.sum()),
-        "target_weights": value[leaf].astype(np.float32).tolist(),
+        "target_ids": np.zeros(leaf.sum(), dtype=int).tolist(),
+        "target_weights": value[leaf].tolist(),
     }
+
+
+def _joined(trees, key):
+    parts = [np.asarray(tree[key]) for tree in trees]
+    return np.concatenate(parts)

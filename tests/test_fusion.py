@@ -51,7 +51,7 @@ def test_the_graph_of_strangeness_is_the_same_curve_even_with_one_knot():
     for known in (rng.lognormal(size=300), np.ones(5)):
         calibration = Calibration.fit(known, np.ones(len(known)))
         graph = Graph(2)
-        model = graph.finish(graph.single(graph.strangeness(Column().graph_score(graph), calibration)))
+        model = graph.finish(graph.single(graph.surprise(Column().graph_score(graph), calibration)))
         np.testing.assert_allclose(run(model, X), calibration.strangeness(X[:, 0].astype(float)), rtol=1e-6)
 
 
