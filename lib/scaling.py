@@ -124,6 +124,14 @@ def check_weight(weight: ArrayLike | None, n: int) -> NDArray:
     return weight
 
 
+def check_trim(trim: float) -> None:
+    """Raise ValueError if the share of rows to leave out is not in [0, 0.5)."""
+    if not 0 <= trim < 0.5:
+        raise ValueError(
+            f"trim is {trim:g}; give the share of rows to leave out, at least 0 and below 0.5."
+        )
+
+
 def weighted_quantile(
     x: ArrayLike,
     weight: NDArray,

@@ -1,52 +1,97 @@
-"""The contract of a detector. This file decides the sign: a higher ``raw_score`` is more anomalous, for every model."""
+"""The contract of a detector.
+
+This file decides the sign: a higher ``raw_score`` is more anomalous, for every model.
+"""
+
+from typing import Self
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from lib.graphs import Graph
 
+Rows = tuple[ArrayLike, ArrayLike | None]  # X (n, d) float32 and weight (n,) float64
+
 
 class Detector(BaseEstimator):
-    """What every detector is: scikit-learn's estimator with one score, its direction and its ONNX graph.
+    """A scikit-learn estimator with one score, its direction and its ONNX graph.
 
-    Subclasses take ``seed`` and ``threads`` (compute threads; results may depend on them, see each class), define
-    ``fit``, ``_raw_score`` and ``graph_score``, and ``graph_contributions`` if they can name their own terms.
+    Subclasses take ``seed`` and ``threads`` (compute threads; whether results depend on them is
+    said by each class). They define ``fit``, ``_raw_score`` and ``graph_score``, and
+    ``graph_contributions`` if they can name the terms of their score.
     """
 
-    def fit(self, X, weight=None, validation=None):
-        """Fit on X (n, d) float32, raw units, with weight (n,) float64; returns self.
+    def fit(
+        self,
+        X: ArrayLike,
+        weight: ArrayLike | None = None,
+        validation: Rows | None = None,
+    ) -> Self:
+        """Fit to transactions.
 
-        `validation` is an (X, weight) pair without labels, for early stopping and held-out likelihoods.
+        Parameters
+        ----------
+        X : array-like of shape (n, d), float32
+            In raw units, NaN where a value is missing.
+        weight : array-like of shape (n,), not negative
+            None: every row counts once.
+        validation : tuple of X and weight
+            Later transactions, without labels, for early stopping and held-out likelihoods.
         """
         raise NotImplementedError
 
-    def raw_score(self, X):
-        """Return (n,) float64, higher is more anomalous, for X (n, d) float32 in raw units.
+    def raw_score(self, X: ArrayLike) -> NDArray:
+        """Score transactions; higher is more anomalous.
 
-        Raises ValueError if the number of columns is not the one that was fitted.
+        Parameters
+        ----------
+        X : array-like of shape (n, d), float32
+            In raw units, NaN where a value is missing.
+
+        Returns
+        -------
+        ndarray of shape (n,), float64
+
+        Raises
+        ------
+        ValueError
+            If the number of columns is not the one that was fitted.
         """
         check_is_fitted(self)
         X = np.asarray(X, dtype=np.float32)
         if X.ndim != 2 or X.shape[1] != self.n_features_in_:
-            raise ValueError(f"X has shape {X.shape}, but this detector was fitted on {self.n_features_in_} columns.")
+            raise ValueError(
+                f"X has shape {X.shape}, "
+                f"but this detector was fitted on {self.n_features_in_} columns."
+            )
         return self._raw_score(X)
 
-    def graph_score(self, graph):
-        """Add the raw score to a :class:`lib.graphs.Graph` and return its name, float32 [n]."""
+    def graph_score(self, graph: Graph) -> str:
+        """Add the raw score to a graph and return its name, float32 [n]."""
         raise NotImplementedError
 
-    def graph_contributions(self, graph):
-        """Add what each column contributes to the raw score, float32 [n, d]; None if there is no such thing."""
+    def graph_contributions(self, graph: Graph) -> str | None:
+        """Add what each column contributes to the raw score and return its name, float32 [n, d].
+
+        None if the detector has no such terms.
+        """
         return None
 
-    def to_onnx(self):
-        """Return the graph from ``features`` float32 [n, d], raw, NaN imputed, to ``raw_score`` float32 [n]."""
+    def to_onnx(self) -> bytes:
+        """Return the graph from ``features`` float32 [n, d], raw, to ``raw_score`` float32 [n]."""
         graph = Graph(self.n_features_in_)
-        return graph.finish(self.graph_score(graph))
+        score = self.graph_score(graph)
+        return graph.finish(score)
 
-    def explain_onnx(self):
-        """Return the graph from ``features`` to ``contributions`` float32 [n, d], or None if there is no such thing."""
+    def explain_onnx(self) -> bytes | None:
+        """Return the graph from ``features`` to ``contributions``, both float32 [n, d].
+
+        None if the detector has no terms to contribute.
+        """
         graph = Graph(self.n_features_in_)
         contributions = self.graph_contributions(graph)
-        return None if contributions is None else graph.finish(contributions, "contributions")
+        if contributions is None:
+            return None
+        return graph.finish(contributions, "contributions")

@@ -1,31 +1,47 @@
 """Score by naive rules, which every model must beat."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 
-def naive_scores(arrays, reference, seed=0):
-    """Raw scores of the rules that every model must beat.
+def naive_scores(arrays, reference, seed: int = 0) -> dict[str, NDArray]:
+    """Return the raw scores of the rules that every model must beat.
 
     Parameters
     ----------
     arrays, reference : lib.datasets.Arrays
         The rows to score and the rows that models were fitted on.
-    seed : int, of `random`
+    seed : int
+        Of `random`.
 
     Returns
     -------
-    dict of str to (n,) float64
-        ``random``; ``amount``, if there is one; ``max_abs_z``, the largest distance of a column from its weighted mean,
-        in standard deviations. Columns that hold no value in `reference` are left out.
+    dict of str to (n,) float64, higher is more anomalous
+        ``random``; ``amount``, if there is one; ``max_abs_z``, the largest distance of a column
+        from its weighted mean, in standard deviations. Columns that hold no value in `reference`
+        are left out.
     """
-    there = np.isfinite(reference.X[reference.weight > 0]).any(axis=0)
-    X = np.ma.masked_invalid(reference.X.astype(np.float64))
-    mean = np.ma.average(X, axis=0, weights=reference.weight)
-    sd = np.ma.filled(np.sqrt(np.ma.average((X - mean) ** 2, axis=0, weights=reference.weight)), 0.0)
-    scores = {"random": np.random.default_rng(seed).random(len(arrays.X))}
+    rng = np.random.default_rng(seed)
+    scores = {"random": rng.random(len(arrays.X))}
     if arrays.amount is not None:
         scores["amount"] = np.asarray(arrays.amount, dtype=np.float64)
-    z = np.abs((arrays.X - np.ma.filled(mean, 0.0)) / np.where(sd > 0, sd, 1.0))
-    z[:, ~there] = 0.0
-    scores["max_abs_z"] = np.nan_to_num(z, nan=0.0).max(axis=1)  # a missing value is not strange
+    scores["max_abs_z"] = _max_abs_z(arrays.X, reference)
     return scores
+
+
+def _max_abs_z(X, reference):
+    weight = reference.weight
+    finite = np.isfinite(reference.X[weight > 0])
+    empty = ~finite.any(axis=0)
+    known = reference.X.astype(np.float64)
+    known = np.ma.masked_invalid(known)
+    mean = np.ma.average(known, axis=0, weights=weight)
+    square = (known - mean) ** 2
+    variance = np.ma.average(square, axis=0, weights=weight)
+    mean = np.ma.filled(mean, 0.0)
+    sd = np.ma.filled(np.sqrt(variance), 0.0)
+    sd[sd == 0] = 1.0  # a constant column counts in its own units
+    z = np.abs((X - mean) / sd)
+    z[:, empty] = 0.0
+    z = np.nan_to_num(z, nan=0.0)  # a missing value is not anomalous
+    return z.max(axis=1)

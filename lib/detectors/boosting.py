@@ -1,34 +1,44 @@
-"""Learn from the known frauds by gradient boosting: the reference that detectors are measured against."""
+"""Learn from the known frauds by gradient boosting: what detectors are measured against."""
+
+from typing import Self
 
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.ensemble import HistGradientBoostingClassifier
 from threadpoolctl import threadpool_limits
 
 from lib.detectors.base import Detector
+from lib.graphs import Graph
 from lib.scaling import Scaler, check_weight, thin
 from lib.trees import boosted_trees
 
 
 class SupervisedBoosting(Detector):
-    """Gradient boosting on the labelled frauds: the reference that detectors are measured against, not one of them.
+    """Gradient boosting on the labelled frauds: the reference for detectors, not one of them.
 
-    scikit-learn's histogram gradient boosting, whose page explains the parameters; raw_score is the log-odds of fraud.
-    Slow learning and strong regularisation, because frauds are few; no early stopping, because a random tenth of them
-    is too few to judge by. Of the genuine rows at most `max_rows` are drawn, by weight: beyond that, frauds are what is
-    missing.
+    scikit-learn's histogram gradient boosting, whose page explains the parameters; raw_score is
+    the log-odds of fraud. Slow learning and strong regularisation, because frauds are few; no
+    early stopping, because a random tenth of them is too few to judge by. Of the genuine rows at
+    most `max_rows` are drawn, by weight: beyond that, frauds are what is missing.
+
+    Attributes
+    ----------
+    scaler_ : Scaler
+        For its medians, which take the place of missing values.
+    model_ : sklearn.ensemble.HistGradientBoostingClassifier
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one argument for each hyper-parameter, as scikit-learn asks
         self,
-        n_trees=200,
-        learning_rate=0.05,
-        max_leaf_nodes=15,
-        min_samples_leaf=20,
-        l2_regularization=1.0,
-        max_rows=200_000,
-        seed=0,
-        threads=1,
-    ):
+        n_trees: int = 200,
+        learning_rate: float = 0.05,
+        max_leaf_nodes: int = 15,
+        min_samples_leaf: int = 20,
+        l2_regularization: float = 1.0,
+        max_rows: int = 200_000,
+        seed: int = 0,
+        threads: int = 1,
+    ) -> None:
         self.n_trees = n_trees
         self.learning_rate = learning_rate
         self.max_leaf_nodes = max_leaf_nodes
@@ -38,14 +48,38 @@ class SupervisedBoosting(Detector):
         self.seed = seed
         self.threads = threads
 
-    def fit(self, X, y, weight=None):
-        """Fit on X (n, d) float32 with y (n,), 1 = fraud, and weight (n,); ValueError if one class is missing."""
+    def fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        weight: ArrayLike | None = None,
+    ) -> Self:
+        """Fit to labelled transactions.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d), float32
+        y : array-like of shape (n,)
+            1 for fraud.
+        weight : array-like of shape (n,), not negative
+
+        Raises
+        ------
+        ValueError
+            If one of the two classes is missing.
+        """
         X = np.asarray(X, dtype=np.float32)
+        y = np.asarray(y)
         if len(np.unique(y)) != 2:
-            raise ValueError("Boosting needs frauds and genuine transactions to learn from; these rows hold one class.")
+            raise ValueError(
+                "Boosting needs frauds and genuine transactions to learn from; "
+                "these rows hold one class."
+            )
         weight = check_weight(weight, len(X))
         self.scaler_ = Scaler().fit(X, weight)
-        used, w = thin(np.random.default_rng(self.seed), np.asarray(y), weight, self.max_rows)
+        rng = np.random.default_rng(self.seed)
+        used, used_weight = thin(rng, y, weight, self.max_rows)
+        columns = self.scaler_.impute(X[used])
         self.model_ = HistGradientBoostingClassifier(
             max_iter=self.n_trees,
             learning_rate=self.learning_rate,
@@ -56,15 +90,20 @@ class SupervisedBoosting(Detector):
             random_state=self.seed,
         )
         with threadpool_limits(self.threads, "openmp"):
-            self.model_.fit(self.scaler_.impute(X[used]), np.asarray(y)[used], sample_weight=w)
+            self.model_.fit(columns, y[used], sample_weight=used_weight)
         self.n_features_in_ = X.shape[1]
         return self
 
     def _raw_score(self, X):
+        columns = self.scaler_.impute(X)
         with threadpool_limits(self.threads, "openmp"):
-            return self.model_.decision_function(self.scaler_.impute(X))
+            return self.model_.decision_function(columns)
 
-    def graph_score(self, graph):
-        """See :meth:`Detector.graph_score`; the trees of the model plus its prior log-odds."""
-        total = graph.tree_sum(boosted_trees(self.model_), graph.imputed(self.scaler_.median_))
-        return graph.flat(graph.add("Add", total, self.model_._baseline_prediction.reshape(1, 1)))
+    def graph_score(self, graph: Graph) -> str:
+        """Add the trees of the model and its prior log-odds."""
+        trees = boosted_trees(self.model_)
+        columns = graph.imputed(self.scaler_.median_)
+        total = graph.tree_sum(trees, columns)
+        prior = self.model_._baseline_prediction.reshape(1, 1)
+        log_odds = graph.add("Add", total, prior)
+        return graph.flat(log_odds)

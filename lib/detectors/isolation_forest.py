@@ -1,9 +1,13 @@
-"""Isolate outliers by random splits: scikit-learn's forest as a detector, with oblique splits where wanted."""
+"""Isolate outliers by random splits: scikit-learn's forest as a detector."""
+
+from typing import Self
 
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.ensemble import IsolationForest as SklearnForest
 
-from lib.detectors.base import Detector
+from lib.detectors.base import Detector, Rows
+from lib.graphs import Graph
 from lib.scaling import Scaler, check_weight, draw
 from lib.trees import average_path_length, isolation_trees
 
@@ -11,46 +15,69 @@ MAX_DRAWN = 200_000  # rows handed to scikit-learn's forest, which samples them 
 
 
 class IsolationForest(Detector):
-    """Isolation forest: strange rows are cut off from the others by few random splits.
+    """A forest in which few random splits cut off what is anomalous.
 
-    Liu, Ting and Zhou, *Isolation forest*, ICDM 2008; with `projections`, splits also fall across random oblique
-    directions of the scaled columns, in the spirit of Hariri, Kind and Brunner, *Extended isolation forest*, TKDE 2019.
-    Scores are 2^(-E[path length] / c(max_samples)), in (0, 1); they do not depend on `threads`.
+    Liu, Ting and Zhou, *Isolation forest*, ICDM 2008; with `projections`, splits also fall across
+    random oblique directions of the scaled columns, in the spirit of Hariri, Kind and Brunner,
+    *Extended isolation forest*, TKDE 2019. Scores are 2^(-E[path length] / c(max_samples)), in
+    (0, 1); they do not depend on `threads`.
 
     Parameters
     ----------
     n_trees : int
-    max_samples : int, rows in each tree; the paper's 256 is enough where anomalies are far away from everything
-    projections : int, random directions offered beside the columns; 0 is the classical forest
+    max_samples : int
+        Rows in each tree; the paper's 256 is enough where anomalies are far away from everything.
+    projections : int
+        Random directions offered beside the columns; 0 is the classical forest.
     seed, threads : int
+
+    Attributes
+    ----------
+    scaler_ : Scaler
+        For its medians, which take the place of missing values.
+    forest_ : sklearn.ensemble.IsolationForest
     """
 
-    def __init__(self, n_trees=100, max_samples=2048, projections=0, seed=0, threads=1):
+    def __init__(
+        self,
+        n_trees: int = 100,
+        max_samples: int = 2048,
+        projections: int = 0,
+        seed: int = 0,
+        threads: int = 1,
+    ) -> None:
         self.n_trees = n_trees
         self.max_samples = max_samples
         self.projections = projections
         self.seed = seed
         self.threads = threads
 
-    def fit(self, X, weight=None, validation=None):
-        """Fit on rows drawn in proportion to weight; `validation` is not used. See :meth:`Detector.fit`."""
+    def fit(
+        self,
+        X: ArrayLike,
+        weight: ArrayLike | None = None,
+        validation: Rows | None = None,
+    ) -> Self:
+        """Fit as :meth:`Detector.fit` says, on rows drawn by weight; `validation` is not used."""
         X = np.asarray(X, dtype=np.float32)
         weight = check_weight(weight, len(X))
         rng = np.random.default_rng(self.seed)
         self.scaler_ = Scaler().fit(X, weight)
         self.directions_ = _oblique(rng, X.shape[1], self.projections)
+        # scikit-learn's forest takes weights but samples without them: draw by weight before
         drawn = draw(rng, weight, min(len(X), MAX_DRAWN))
-        self.forest_ = SklearnForest(
+        forest = SklearnForest(
             n_estimators=self.n_trees,
             max_samples=min(self.max_samples, len(drawn)),
             random_state=self.seed,
             n_jobs=self.threads,
-        ).fit(self._inputs(X[drawn]))
+        )
+        self.forest_ = forest.fit(self._inputs(X[drawn]))
         self.n_features_in_ = X.shape[1]
         return self
 
     def _inputs(self, X):
-        """What the trees split: imputed columns, then projections (n, d + projections) float32."""
+        """Return what the trees split: imputed columns, then projections, float32."""
         columns = self.scaler_.impute(X)
         if not self.projections:
             return columns
@@ -58,18 +85,21 @@ class IsolationForest(Detector):
         return np.concatenate([columns, oblique], axis=1)
 
     def _raw_score(self, X):
+        # scikit-learn's score is higher for ordinary rows
         return -self.forest_.score_samples(self._inputs(X))
 
-    def graph_score(self, graph):
-        """See :meth:`Detector.graph_score`; one flat tree ensemble whose leaves hold path lengths."""
+    def graph_score(self, graph: Graph) -> str:
+        """Add one flat tree ensemble whose leaves hold path lengths, and turn them to scores."""
         inputs = graph.imputed(self.scaler_.median_)
         if self.projections:
             oblique = graph.add("MatMul", graph.scaled(self.scaler_), self.directions_)
             inputs = graph.add("Concat", inputs, oblique, axis=1)
         trees = isolation_trees(self.forest_)
         length = graph.tree_sum(trees, inputs)
-        scale = np.log(2) / (len(trees) * average_path_length(self.forest_.max_samples_))
-        return graph.flat(graph.add("Exp", graph.add("Mul", length, -scale)))
+        # 2^(-mean length / c) = exp(-total length * log 2 / (number of trees * c))
+        total = len(trees) * average_path_length(self.forest_.max_samples_)
+        exponent = graph.add("Mul", length, -np.log(2) / total)
+        return graph.flat(graph.add("Exp", exponent))
 
 
 def _oblique(rng, d, k):

@@ -1,9 +1,12 @@
 """Make a detector by its name.
 
-Whoever imports this file depends on every detector. A notebook that fits one family imports that family's class, so
-that an edit of another does not fit it again. Import statements, not names of modules in strings: the pipeline follows
-them to learn which files a fit depends on. They stand in functions because torch takes seconds to import.
+Whoever imports this file depends on every detector. A notebook that fits one family imports that
+family's class, so that an edit of another does not fit it again. Import statements, not names of
+modules in strings: the pipeline follows them to learn which files a fit depends on. They stand in
+functions because torch takes seconds to import.
 """
+
+from lib.detectors.base import Detector
 
 
 def _isolation_forest():
@@ -57,14 +60,22 @@ DETECTORS = {  # name: function () -> class
     "few_labels": _few_labels,
     "fusion": _fusion,
 }
-SUPERVISED = ("supervised_boosting", "few_labels")  # those whose fit takes labels: fit(X, y, weight)
+SUPERVISED = (
+    "supervised_boosting",
+    "few_labels",
+)  # those whose fit takes labels: fit(X, y, weight)
 
 
-def make(name, **params):
+def make(name: str, **params) -> Detector:
     """Return an unfitted detector by name; its module (torch, for one) is imported only now.
 
-    Raises ValueError naming the known detectors if there is none of that name.
+    Raises
+    ------
+    ValueError
+        If there is no detector of that name; the message names those there are.
     """
     if name not in DETECTORS:
-        raise ValueError(f"There is no detector {name!r}; there are {', '.join(sorted(DETECTORS))}.")
-    return DETECTORS[name]()(**params)
+        known = ", ".join(sorted(DETECTORS))
+        raise ValueError(f"There is no detector {name!r}; there are {known}.")
+    detector_class = DETECTORS[name]()
+    return detector_class(**params)
