@@ -1,131 +1,127 @@
-"""Several detectors as one: the mean of how strange a row is to each; and finished detectors to build on."""
+"""Several detectors as one: the mean surprise of a row to each of them."""
 
-from functools import reduce
-from pathlib import Path
+from collections.abc import Sequence
+from typing import Self
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from lib import candidates
-from lib.bundle import Bundle
 from lib.calibration import Calibration
-from lib.detectors.base import Detector
+from lib.detectors.base import Detector, Rows
 from lib.detectors.registry import make
-from lib.manifest import read
+from lib.graphs import Graph
 from lib.scaling import check_weight
 
-FUSED = ("autoencoder", "gaussian_mixture")  # the two that find most on the rolling cuts
-
-
-class Exported(Detector):
-    """A candidate of a run, read back from its graph: fitted once, used by whatever builds on it.
-
-    Parameters
-    ----------
-    folder : of the candidate; BundleError if it is not whole
-    threads : int
-    """
-
-    def __init__(self, folder, threads=1):
-        self.folder = folder
-        self.threads = threads
-        self.manifest_, self.graphs_ = read(Path(folder))
-        self.bundle_ = Bundle(self.manifest_, self.graphs_, threads, str(folder))
-        self.n_features_in_ = len(self.bundle_.features)
-
-    def _raw_score(self, X):
-        return self.bundle_.raw_score(X)
-
-    def graph_score(self, graph):
-        """See :meth:`lib.detectors.base.Detector.graph_score`."""
-        return graph.include(self.graphs_["model.onnx"])
-
-    def graph_contributions(self, graph):
-        """See :meth:`lib.detectors.base.Detector.graph_contributions`."""
-        explain = self.graphs_.get("explain.onnx")
-        return None if explain is None else graph.include(explain)
+MEMBERS = ("autoencoder", "gaussian_mixture")  # the two that find most on the rolling cuts
+TINY = 1e-30  # keeps a row without any contribution from dividing by 0
 
 
 class Fusion(Detector):
-    """The mean strangeness of a row to several detectors.
+    """The mean surprise of a row to several detectors.
 
-    Strangeness is -log of the share of transactions that score as high (:meth:`lib.calibration.Calibration`), so that
-    detectors with scores of any scale speak alike: 7 is one in a thousand. No label is used.
+    Surprise is -log of the fraction of validation transactions with an equal or higher score
+    (:meth:`lib.calibration.Calibration.strangeness`), so that detectors with scores of any scale
+    can be averaged: 7 is one in a thousand. No label is used.
 
     Parameters
     ----------
-    of : dict of str to dict, names in :data:`lib.detectors.registry.DETECTORS` and what differs from their defaults;
-        None: those of FUSED
+    of : dict of str to dict
+        Names in :data:`lib.detectors.registry.DETECTORS` and what differs from their defaults;
+        None: those of MEMBERS.
     seed, threads : int
 
     Attributes
     ----------
     members_ : list of fitted detectors
-    calibrations_ : list of Calibration, one a member
+    calibrations_ : list of Calibration
+        One for each member.
     """
 
-    def __init__(self, of=None, seed=0, threads=1):
+    def __init__(
+        self,
+        of: dict[str, dict] | None = None,
+        seed: int = 0,
+        threads: int = 1,
+    ) -> None:
         self.of = of
         self.seed = seed
         self.threads = threads
 
-    def fit(self, X, weight=None, validation=None, fitted=None):
-        """See :meth:`lib.detectors.base.Detector.fit`; calibrates on `validation`, without one on X.
+    def fit(
+        self,
+        X: ArrayLike,
+        weight: ArrayLike | None = None,
+        validation: Rows | None = None,
+        fitted: Sequence[Detector] | None = None,
+    ) -> Self:
+        """Fit as :meth:`lib.detectors.base.Detector.fit` says.
 
-        `fitted` are the detectors, fitted before, in the order of `of`.
+        Parameters
+        ----------
+        X : array-like of shape (n, d), float32
+        weight : array-like of shape (n,), not negative
+        validation : tuple of X and weight
+            Surprise is measured on these rows; without them, on the fitted ones.
+        fitted : sequence of detectors
+            Fitted before, in the order of `of`; without them, members are fitted here.
         """
         X = np.asarray(X, dtype=np.float32)
         weight = check_weight(weight, len(X))
-        of = {name: {} for name in FUSED} if self.of is None else self.of
-        self.members_ = fitted or [
-            make(name, seed=self.seed, threads=self.threads, **params).fit(X, weight, validation)
-            for name, params in of.items()
-        ]
-        rows, share = validation or (X, weight)
-        self.calibrations_ = [Calibration.fit(each.raw_score(rows), share) for each in self.members_]
+        self.members_ = fitted or self._fit_members(X, weight, validation)
+        rows, rows_weight = validation or (X, weight)
+        scores = [member.raw_score(rows) for member in self.members_]
+        self.calibrations_ = [Calibration.fit(each, rows_weight) for each in scores]
         self.n_features_in_ = X.shape[1]
         return self
 
+    def _fit_members(self, X, weight, validation):
+        of = self.of
+        if of is None:
+            of = {name: {} for name in MEMBERS}
+        members = []
+        for name, parameters in of.items():
+            member = make(name, seed=self.seed, threads=self.threads, **parameters)
+            members.append(member.fit(X, weight, validation))
+        return members
+
     def _raw_score(self, X):
-        pairs = zip(self.members_, self.calibrations_, strict=True)
-        return np.mean([calibration.strangeness(each.raw_score(X)) for each, calibration in pairs], axis=0)
+        surprise = [
+            calibration.strangeness(member.raw_score(X))
+            for member, calibration in zip(self.members_, self.calibrations_, strict=True)
+        ]
+        return np.mean(surprise, axis=0)
 
-    def graph_score(self, graph):
-        """See :meth:`lib.detectors.base.Detector.graph_score`; the graphs of all members side by side."""
-        total = reduce(lambda a, b: graph.add("Add", a, b), self._graph_surprise(graph))
-        return graph.single(graph.add("Div", total, graph.constant(len(self.members_), np.float64)))
+    def graph_score(self, graph: Graph) -> str:
+        """Add the graphs of all members side by side, and the mean of their surprise."""
+        total, *others = self._graph_surprise(graph)
+        for each in others:
+            total = graph.add("Add", total, each)
+        # float64 as far as the mean: the logarithms of float32 shares would be too coarse
+        count = graph.constant(len(self.members_), np.float64)
+        mean = graph.add("Div", total, count)
+        return graph.single(mean)
 
-    def graph_contributions(self, graph):
-        """See :meth:`lib.detectors.base.Detector.graph_contributions`.
+    def graph_contributions(self, graph: Graph) -> str | None:
+        """Add the mean of the members' contributions, or None if a member has none.
 
-        Those of each member, scaled so that their sizes add up to the row's strangeness to it; then the mean.
+        Those of each member are scaled first, so that their sizes add up to the row's surprise to
+        it: contributions of different members have no common unit.
         """
-        found = [each.graph_contributions(graph) for each in self.members_]
+        found = [member.graph_contributions(graph) for member in self.members_]
         if None in found:
             return None
         terms = []
-        for contributions, strange in zip(found, self._graph_surprise(graph), strict=True):
-            size = graph.add("ReduceSum", graph.add("Abs", contributions), graph.constant([1], np.int64), keepdims=1)
-            share = graph.add("Div", contributions, graph.add("Max", size, 1e-30))
-            column = graph.add("Reshape", graph.single(strange), graph.constant([-1, 1], np.int64))
+        for contributions, surprise in zip(found, self._graph_surprise(graph), strict=True):
+            size = graph.sum_columns(graph.add("Abs", contributions), keepdims=1)
+            size = graph.add("Max", size, TINY)
+            share = graph.add("Div", contributions, size)
+            column = graph.reshape(graph.single(surprise), [-1, 1])
             terms.append(graph.add("Mul", share, column))
         return graph.add("Mean", *terms)
 
     def _graph_surprise(self, graph):
-        pairs = zip(self.members_, self.calibrations_, strict=True)
-        return [graph.surprise(each.graph_score(graph), calibration) for each, calibration in pairs]
-
-
-def fuse(run_dir, split, folders, threads=1):
-    """Write the fusion of a run's candidates for each regime in which all of FUSED are there -> {name: folder}."""
-    made = {}
-    for regime in candidates.REGIMES["both"]:
-        names = [candidates.variant(model, regime) for model in FUSED]
-        if not set(names) <= set(folders):
-            continue
-        fitted = [Exported(folders[name], threads) for name in names]
-        of = {model: each.manifest_["fit"]["parameters"] for model, each in zip(FUSED, fitted, strict=True)}
-        detector = make("fusion", of=of, seed=fitted[0].manifest_["fit"]["seed"], threads=threads)
-        detector, training, seconds = candidates.fit(detector, split, regime, fitted=fitted)
-        name = candidates.variant("fusion", regime)
-        made[name] = candidates.write(run_dir, name, detector, split, training, regime, seconds)
-    return made
+        """Add the surprise [n] of rows to each member, float64; return the names."""
+        return [
+            graph.surprise(member.graph_score(graph), calibration)
+            for member, calibration in zip(self.members_, self.calibrations_, strict=True)
+        ]

@@ -23,7 +23,7 @@ FITTED = {  # the detectors that a notebook fits
 }
 PAIRS = [(notebook, name) for notebook, names in FITTED.items() for name in names]
 LATER = {
-    *("cards", "challengers", "comparison", "export", "fusion", "gate"),
+    *("cards", "challengers", "comparison", "export", "fused_candidate", "fusion", "gate"),
     *("notes", "report", "simulation", "tracking", "words"),
 }
 

@@ -1,4 +1,4 @@
-"""Fusion: the mean of two strangenesses, by hand; finished candidates are built on as they are; regimes stay apart."""
+"""Fusion: mean surprise by hand; finished candidates are built on as they are."""
 
 import numpy as np
 import onnxruntime
@@ -9,7 +9,8 @@ from lib.calibration import Calibration
 from lib.datasets import DataError
 from lib.detectors import registry
 from lib.detectors.base import Detector
-from lib.fusion import FUSED, Exported, Fusion, fuse
+from lib.fused_candidate import FUSED, Exported, fuse
+from lib.fusion import Fusion
 from lib.graphs import Graph
 
 
@@ -24,7 +25,9 @@ class Column(Detector):
         return X[:, self.column].astype(np.float64)
 
     def graph_score(self, graph):
-        return graph.flat(graph.add("Slice", "features", *(graph.constant([v], np.int64) for v in self.bounds)))
+        return graph.flat(
+            graph.add("Slice", "features", *(graph.constant([v], np.int64) for v in self.bounds))
+        )
 
     @property
     def bounds(self):
@@ -40,9 +43,13 @@ def test_strangeness_is_minus_the_log_of_the_share_that_scores_as_high():
     raw = np.arange(1.0, 1001.0)
     calibration = Calibration.fit(raw, np.ones(1000))
     for score, share in ((1.0, 1.0), (501.0, 0.5), (991.0, 0.01), (1000.0, 0.001)):
-        np.testing.assert_allclose(calibration.strangeness(np.array([score])), -np.log(share), rtol=0.02, atol=1e-12)
+        np.testing.assert_allclose(
+            calibration.strangeness(np.array([score])), -np.log(share), rtol=0.02, atol=1e-12
+        )
     far = np.array([-5.0, 0.5, 700.3, 1200.0, 1e6])
-    np.testing.assert_allclose(calibration.strangeness(far), -np.log1p(-calibration.apply(far)), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(
+        calibration.strangeness(far), -np.log1p(-calibration.apply(far)), rtol=1e-9, atol=1e-12
+    )
 
 
 def test_the_graph_of_strangeness_is_the_same_curve_even_with_one_knot():
@@ -52,14 +59,18 @@ def test_the_graph_of_strangeness_is_the_same_curve_even_with_one_knot():
         calibration = Calibration.fit(known, np.ones(len(known)))
         graph = Graph(2)
         model = graph.finish(graph.single(graph.surprise(Column().graph_score(graph), calibration)))
-        np.testing.assert_allclose(run(model, X), calibration.strangeness(X[:, 0].astype(float)), rtol=1e-6)
+        np.testing.assert_allclose(
+            run(model, X), calibration.strangeness(X[:, 0].astype(float)), rtol=1e-6
+        )
 
 
 def test_fusion_is_the_mean_strangeness_and_no_scale_matters():
     rng = np.random.default_rng(0)
     X = rng.exponential(size=(2_000, 2)).astype(np.float32)
     detector = Fusion().fit(X, fitted=[Column(0), Column(1)])
-    by_hand = np.mean([Calibration.fit(x, np.ones(len(X))).strangeness(x) for x in X.T.astype(float)], axis=0)
+    by_hand = np.mean(
+        [Calibration.fit(x, np.ones(len(X))).strangeness(x) for x in X.T.astype(float)], axis=0
+    )
     np.testing.assert_allclose(detector.raw_score(X), by_hand)
     np.testing.assert_allclose(run(detector.to_onnx(), X), by_hand, rtol=1e-6)
     scaled = X * np.float32([1024, 1])
@@ -70,7 +81,9 @@ def test_fusion_is_the_mean_strangeness_and_no_scale_matters():
 
 def test_contributions_add_up_to_the_score():
     X = np.random.default_rng(0).normal(size=(1_000, 3)).astype(np.float32)
-    detector = Fusion({"robust_covariance": {}, "gaussian_mixture": {"members": 2, "n_components": 2}}).fit(X)
+    detector = Fusion(
+        {"robust_covariance": {}, "gaussian_mixture": {"members": 2, "n_components": 2}}
+    ).fit(X)
     terms = run(detector.explain_onnx(), X)
     assert terms.shape == X.shape
     assert (terms.sum(axis=1) <= detector.raw_score(X) * (1 + 1e-4)).all()
@@ -79,7 +92,7 @@ def test_contributions_add_up_to_the_score():
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A run's candidates: quick ones under the names of those that are fused, in the regime `genuine` only."""
+    """A run's candidates of the regime `genuine`: quick ones under the names that are fused."""
     folder = tmp_path_factory.mktemp("run")
     split = splits.open_split(splits.ensure("simulated", rows=3_000, seed=0))
     for name, params in (("autoencoder", {}), ("gaussian_mixture", {"trim": 0.1})):
@@ -107,7 +120,9 @@ def test_a_run_fuses_what_it_has(finished):
 def test_an_exported_candidate_scores_and_is_included_as_it_stands(finished):
     folder, split = finished
     each, X = Exported(folder / "models" / "autoencoder"), split.arrays("validation").X
-    np.testing.assert_array_equal(each.raw_score(X), bundle.load(folder / "models" / "autoencoder").raw_score(X))
+    np.testing.assert_array_equal(
+        each.raw_score(X), bundle.load(folder / "models" / "autoencoder").raw_score(X)
+    )
     np.testing.assert_array_equal(run(each.to_onnx(), X), each.raw_score(X).astype(np.float32))
     with pytest.raises(ValueError, match="no bundle"):
         Exported(folder / "models" / "absent")

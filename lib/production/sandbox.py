@@ -20,7 +20,7 @@ from lib.calibration import threshold_for_budget
 from lib.datasets import ROOT, DataError
 from lib.detectors import baselines
 from lib.detectors.isolation_forest import IsolationForest
-from lib.fusion import fuse
+from lib.fused_candidate import fuse
 from lib.manifest import read
 from lib.notebook import write_json
 from lib.pipeline import stages
