@@ -71,8 +71,8 @@ def detection(frame, options):
                 found = []
                 for seed in range(1 if name == "supervised_boosting" else options.seeds):
                     detector = registry.make(name, seed=seed, threads=options.threads)
-                    extra = (rows.y,) if labelled else ()
-                    score = detector.fit(rows.X, *extra, weight=rows.weight).raw_score(judged.X)
+                    detector.fit(rows.X, rows.y if labelled else None, weight=rows.weight)
+                    score = detector.raw_score(judged.X)
                     found.append(average_precision_score(judged.y, score, sample_weight=judged.weight))
                 each = " ".join(f"{value:.3f}" for value in found)
                 print(f"{reference}/{validation} {name:20} {train_on:8} {np.mean(found):.3f}   ({each})", flush=True)
@@ -100,10 +100,10 @@ def cost(name, half, data, options):
     started, cpu_started = time.perf_counter(), time.process_time()
     detector = registry.make(name, threads=options.threads)
     if name in registry.SUPERVISED:
-        detector.fit(half.X, half.y, half.weight)
+        detector.fit(half.X, half.y, weight=half.weight)
     else:
         genuine = half.take(half.y == 0)
-        detector.fit(genuine.X, genuine.weight)
+        detector.fit(genuine.X, weight=genuine.weight)
     fit_s, cpu_s = time.perf_counter() - started, time.process_time() - cpu_started
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     graph = detector.to_onnx()

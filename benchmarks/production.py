@@ -124,7 +124,7 @@ def mixture(history, fit, validation):
     """Raw scores of all transactions by a mixture fitted on one window, and where that window ends."""
     training, later = history.data.take(fit).training("genuine"), history.data.take(validation)
     detector = registry.make("gaussian_mixture", members=2, seed=0)
-    detector.fit(training.X, training.weight, validation=(later.X, later.weight))
+    detector.fit(training.X, weight=training.weight, validation=(later.X, later.weight))
     return detector.raw_score(history.data.X), fit.stop
 
 

@@ -85,6 +85,8 @@ class Autoencoder(Detector):
     def fit(
         self,
         X: ArrayLike,
+        y: ArrayLike | None = None,
+        *,
         weight: ArrayLike | None = None,
         validation: Rows | None = None,
     ) -> Self:
@@ -117,7 +119,7 @@ class Autoencoder(Detector):
     def _fit(self, X, weight, validation):
         """Fit scaler, trimming step, networks and the covariance of their residuals."""
         rng = np.random.default_rng(self.seed)
-        self.scaler_ = Scaler().fit(X, weight)
+        self.scaler_ = Scaler().fit(X, weight=weight)
         X, weight = subsample(rng, X, weight, self.max_rows)
         x = self._inputs(X)
         robust = RobustCovariance(self.trim).fit(x, weight)

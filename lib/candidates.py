@@ -84,9 +84,10 @@ def fit(detector, split, regime="genuine", supervised=False, labels=None, **fitt
         training = training.take(reference.y != UNLABELLED)
     start = time.perf_counter()
     if supervised:
-        detector.fit(training.X, training.y, training.weight, **fitted)
+        detector.fit(training.X, training.y, weight=training.weight, **fitted)
     else:
-        detector.fit(training.X, training.weight, validation=(validation.X, validation.weight), **fitted)
+        later = (validation.X, validation.weight)
+        detector.fit(training.X, weight=training.weight, validation=later, **fitted)
     return detector, training, time.perf_counter() - start
 
 

@@ -11,7 +11,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 from threadpoolctl import threadpool_limits
 
-from lib.detectors.base import Detector
+from lib.detectors.base import Detector, Rows, check_labels
 from lib.detectors.registry import make
 from lib.graphs import Graph
 from lib.scaling import Scaler, check_weight, thin, weighted_quantile
@@ -81,8 +81,10 @@ class FewLabels(Detector):
     def fit(
         self,
         X: ArrayLike,
-        y: ArrayLike,
+        y: ArrayLike | None = None,
+        *,
         weight: ArrayLike | None = None,
+        validation: Rows | None = None,
         fitted: Detector | None = None,
     ) -> Self:
         """Fit to transactions of which a few are known frauds.
@@ -93,19 +95,26 @@ class FewLabels(Detector):
         y : array-like of shape (n,)
             1 for a known fraud, 0 for anything else.
         weight : array-like of shape (n,), not negative
+        validation : tuple of X and weight
+            For the detector, where it is fitted here.
         fitted : Detector
             Fitted before; it stays as it is, because labels often come later.
+
+        Raises
+        ------
+        ValueError
+            If y is None; zeros say that no fraud is known.
         """
         X = np.asarray(X, dtype=np.float32)
-        known = np.asarray(y) == 1
+        known = check_labels(y, len(X), self) == 1
         weight = check_weight(weight, len(X))
         others = X[~known]
         others_weight = weight[~known]
         if fitted is None:
             detector = make(self.detector, seed=self.seed, threads=self.threads)
-            fitted = detector.fit(others, others_weight)
+            fitted = detector.fit(others, weight=others_weight, validation=validation)
         self.detector_ = fitted
-        self.scaler_ = Scaler().fit(others, others_weight)
+        self.scaler_ = Scaler().fit(others, weight=others_weight)
         rng = np.random.default_rng(self.seed)
         used, used_weight = thin(rng, known, weight, self.max_rows)
         score = self.detector_.raw_score(X[used])

@@ -50,6 +50,8 @@ class Fusion(Detector):
     def fit(
         self,
         X: ArrayLike,
+        y: ArrayLike | None = None,
+        *,
         weight: ArrayLike | None = None,
         validation: Rows | None = None,
         fitted: Sequence[Detector] | None = None,
@@ -59,6 +61,8 @@ class Fusion(Detector):
         Parameters
         ----------
         X : array-like of shape (n, d), float32
+        y : array-like of shape (n,)
+            Only for members that learn from labels.
         weight : array-like of shape (n,), not negative
         validation : tuple of X and weight
             Surprise is measured on these rows; without them, on the fitted ones.
@@ -67,21 +71,21 @@ class Fusion(Detector):
         """
         X = np.asarray(X, dtype=np.float32)
         weight = check_weight(weight, len(X))
-        self.members_ = fitted or self._fit_members(X, weight, validation)
+        self.members_ = fitted or self._fit_members(X, y, weight, validation)
         rows, rows_weight = validation or (X, weight)
         scores = [member.raw_score(rows) for member in self.members_]
         self.calibrations_ = [Calibration.fit(each, rows_weight) for each in scores]
         self.n_features_in_ = X.shape[1]
         return self
 
-    def _fit_members(self, X, weight, validation):
+    def _fit_members(self, X, y, weight, validation):
         of = self.of
         if of is None:
             of = {name: {} for name in MEMBERS}
         members = []
         for name, parameters in of.items():
             member = make(name, seed=self.seed, threads=self.threads, **parameters)
-            members.append(member.fit(X, weight, validation))
+            members.append(member.fit(X, y, weight=weight, validation=validation))
         return members
 
     def _raw_score(self, X):

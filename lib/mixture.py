@@ -91,6 +91,8 @@ class GaussianMixtureEnsemble(Detector):
     def fit(
         self,
         X: ArrayLike,
+        y: ArrayLike | None = None,
+        *,
         weight: ArrayLike | None = None,
         validation: Rows | None = None,
     ) -> Self:
@@ -108,7 +110,7 @@ class GaussianMixtureEnsemble(Detector):
         ordinary = self._ordinary(X, weight)
         X = X[ordinary]
         weight = weight[ordinary]
-        self.scaler_ = Scaler().fit(X, weight)
+        self.scaler_ = Scaler().fit(X, weight=weight)
         z = self.scaler_.transform(X)  # (n, d)
         # Rounding to a spacing s leaves a variance of s^2 / 12 (Sheppard 1898).
         rounding = spacing(z, weight) ** 2 / 12
@@ -142,7 +144,7 @@ class GaussianMixtureEnsemble(Detector):
             seed=self.seed,
             threads=self.threads,
         )
-        score = forest.fit(X, weight).raw_score(X)
+        score = forest.fit(X, weight=weight).raw_score(X)
         highest = weighted_quantile(score, weight, 1 - self.trim)
         return np.flatnonzero(score <= highest)
 

@@ -143,6 +143,8 @@ class RobustDistance(Detector):
     def fit(
         self,
         X: ArrayLike,
+        y: ArrayLike | None = None,
+        *,
         weight: ArrayLike | None = None,
         validation: Rows | None = None,
     ) -> Self:
@@ -150,7 +152,7 @@ class RobustDistance(Detector):
         X = np.asarray(X, dtype=np.float32)
         weight = check_weight(weight, len(X))
         rng = np.random.default_rng(self.seed)
-        self.scaler_ = Scaler().fit(X, weight)
+        self.scaler_ = Scaler().fit(X, weight=weight)
         X, weight = subsample(rng, X, weight, self.max_rows)
         z = self.scaler_.transform(X)
         with threadpool_limits(1):  # several threads would add up in another order

@@ -45,6 +45,8 @@ class Scaler(TransformerMixin, BaseEstimator):
     def fit(
         self,
         X: ArrayLike,
+        y: ArrayLike | None = None,
+        *,
         weight: ArrayLike | None = None,
     ) -> Self:
         """Learn the scale of each column.
@@ -52,6 +54,7 @@ class Scaler(TransformerMixin, BaseEstimator):
         Parameters
         ----------
         X : array-like of shape (n, n_features), float32, NaN where a value is missing
+        y : ignored
         weight : array-like of shape (n,), not negative; None: every row counts once
 
         Raises

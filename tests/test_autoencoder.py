@@ -55,14 +55,18 @@ def test_graph_answers_as_the_estimator_does(fitted):
     X = curve(3_000, 5)
     X[::7, 2] = np.nan
     X[0] = 1e9
-    np.testing.assert_allclose(answer(fitted.to_onnx(), X), fitted.raw_score(X), rtol=2e-4, atol=1e-3)
+    np.testing.assert_allclose(
+        answer(fitted.to_onnx(), X), fitted.raw_score(X), rtol=2e-4, atol=1e-3
+    )
 
 
 def test_contributions_add_up_and_name_the_broken_column(fitted):
     X = curve(3_000, 5)
     contributions = answer(fitted.explain_onnx(), X)
     assert contributions.shape == X.shape
-    np.testing.assert_allclose(contributions.sum(axis=1), answer(fitted.to_onnx(), X), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(
+        contributions.sum(axis=1), answer(fitted.to_onnx(), X), rtol=1e-3, atol=1e-3
+    )
     X[:, 4] += 20
     assert (answer(fitted.explain_onnx(), X).argmax(axis=1) == 4).mean() > 0.95
 
@@ -76,7 +80,10 @@ def test_one_row_and_a_thousand_give_the_same_score(fitted):
 
 def test_same_seed_gives_the_same_bytes_and_another_seed_others():
     X, weight = curve(1_500), np.linspace(0.5, 2, 1_500)
-    fits = [Autoencoder(**QUICK, seed=seed).fit(X, weight, validation=(X[:300], weight[:300])) for seed in (3, 3, 4)]
+    fits = [
+        Autoencoder(**QUICK, seed=seed).fit(X, weight=weight, validation=(X[:300], weight[:300]))
+        for seed in (3, 3, 4)
+    ]
     graphs = [each.to_onnx() for each in fits]
     assert graphs[0] == graphs[1]
     assert graphs[0] != graphs[2]
@@ -90,7 +97,9 @@ def test_frauds_left_in_the_fit_hide_nothing():
     clean, dirty = (Autoencoder(epochs=10).fit(rows) for rows in (X, np.concatenate([X, frauds])))
     held_out = curve(2_000, 8)
     for detector in (clean, dirty):
-        assert np.quantile(detector.raw_score(frauds), 0.1) > np.quantile(detector.raw_score(held_out), 0.99)
+        assert np.quantile(detector.raw_score(frauds), 0.1) > np.quantile(
+            detector.raw_score(held_out), 0.99
+        )
 
 
 def test_rows_of_weight_zero_do_not_count():
@@ -98,7 +107,7 @@ def test_rows_of_weight_zero_do_not_count():
     strange = curve(1_000, 9) + 50
     rows = np.concatenate([X, strange])
     weight = np.repeat([1.0, 0.0], [3_000, 1_000])
-    fitted = Autoencoder(**QUICK).fit(rows, weight, validation=(X, None))
+    fitted = Autoencoder(**QUICK).fit(rows, weight=weight, validation=(X, None))
     assert fitted.raw_score(strange).min() > np.quantile(fitted.raw_score(X), 0.999)
 
 
@@ -122,7 +131,9 @@ def test_awkward_columns_stay_finite(d):
 
 @pytest.mark.parametrize("share", [0.005, 0.03, 0.08])
 def test_a_rare_flag_does_not_drown_the_rest(share):
-    X = np.column_stack([curve(4_000), np.random.default_rng(0).random(4_000) < share]).astype(np.float32)
+    X = np.column_stack([curve(4_000), np.random.default_rng(0).random(4_000) < share]).astype(
+        np.float32
+    )
     fitted = Autoencoder(epochs=10).fit(X)
     flagged, strange = X[X[:, -1] == 1], X[:100].copy()
     strange[:, 4] += 30
@@ -137,16 +148,23 @@ def test_history_has_an_entry_for_each_epoch_and_member(fitted):
 
 def test_each_member_is_kept_at_its_lowest_validation_loss():
     x = np.random.default_rng(0).normal(size=(2_000, 5)).astype(np.float32)
-    config = Config(members=2, epochs=12, learning_rate=0.5, noise=0.0)  # too fast: the loss jumps about
+    config = Config(
+        members=2, epochs=12, learning_rate=0.5, noise=0.0
+    )  # too fast: the loss jumps about
     network, history = train(x, np.ones(2_000), x, config)
     with torch.inference_mode():
-        loss = trimmed_mean(row_loss(network(torch.from_numpy(x).expand(2, -1, -1)), torch.from_numpy(x)), config.trim)
+        loss = trimmed_mean(
+            row_loss(network(torch.from_numpy(x).expand(2, -1, -1)), torch.from_numpy(x)),
+            config.trim,
+        )
     np.testing.assert_allclose(loss.numpy(), history["validation"].min(axis=0), rtol=1e-5)
 
 
 def test_training_stops_when_the_validation_loss_no_longer_falls():
     x = np.random.default_rng(0).normal(size=(600, 4)).astype(np.float32)
-    _, history = train(x, np.ones(600), x, Config(members=1, epochs=200, patience=1, learning_rate=0.5))
+    _, history = train(
+        x, np.ones(600), x, Config(members=1, epochs=200, patience=1, learning_rate=0.5)
+    )
     assert len(history["train"]) < 200
 
 

@@ -1,5 +1,6 @@
 """One contract for all detectors: direction, repeatability, weights, odd columns, and a graph that scores alike."""
 
+from inspect import Parameter, signature
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +10,7 @@ from scipy.stats import spearmanr
 from sklearn.base import clone
 
 from lib.detectors import baselines, registry
+from lib.detectors.base import Detector
 from lib.scaling import Scaler, check_weight, draw, signed_log, thin, weighted_quantile
 
 SMALL = {
@@ -18,7 +20,9 @@ SMALL = {
     "supervised_boosting": {"n_trees": 20},
     "few_labels": {},
     "robust_covariance": {},
-    "fusion": {"of": {"robust_covariance": {}, "gaussian_mixture": {"members": 2, "n_components": 3}}},
+    "fusion": {
+        "of": {"robust_covariance": {}, "gaussian_mixture": {"members": 2, "n_components": 3}}
+    },
 }
 UNSUPERVISED = sorted(set(SMALL) - set(registry.SUPERVISED))
 ANY = pytest.mark.parametrize("name", sorted(SMALL))
@@ -62,9 +66,9 @@ def fitted(rows):
 def fit(name, rows, **params):
     detector = registry.make(name, **SMALL[name], **params)
     if name in registry.SUPERVISED:
-        return detector.fit(rows.X, rows.y, rows.weight)
+        return detector.fit(rows.X, rows.y, weight=rows.weight)
     ordinary = rows.y == 0
-    return detector.fit(rows.X[ordinary], rows.weight[ordinary])
+    return detector.fit(rows.X[ordinary], weight=rows.weight[ordinary])
 
 
 def run(graph, X):
@@ -109,12 +113,16 @@ def test_equal_seeds_give_equal_bytes(name, rows, fitted):
     assert again.to_onnx() == fitted[name].to_onnx()
 
 
-@pytest.mark.parametrize("name", sorted(set(UNSUPERVISED) - {"robust_covariance"}))  # determined by the rows
+@pytest.mark.parametrize(
+    "name", sorted(set(UNSUPERVISED) - {"robust_covariance"})
+)  # determined by the rows
 def test_another_seed_gives_another_fit(name, rows, fitted):
     assert np.any(fit(name, rows, seed=1).raw_score(rows.X) != fitted[name].raw_score(rows.X))
 
 
-@pytest.mark.parametrize("name", ["isolation_forest", "gaussian_mixture", "few_labels", "robust_covariance"])
+@pytest.mark.parametrize(
+    "name", ["isolation_forest", "gaussian_mixture", "few_labels", "robust_covariance"]
+)
 def test_threads_change_nothing(name, rows, fitted):
     assert fit(name, rows, threads=2).to_onnx() == fitted[name].to_onnx()
 
@@ -146,7 +154,9 @@ def test_any_finite_row_gets_a_finite_score(name, rows, fitted):
 
 @DETECTOR
 def test_rows_without_weight_are_not_learned(name, rows):
-    known = registry.make(name, **SMALL[name]).fit(rows.X, np.where(rows.y == 1, 0.0, rows.weight))
+    known = registry.make(name, **SMALL[name]).fit(
+        rows.X, weight=np.where(rows.y == 1, 0.0, rows.weight)
+    )
     score = known.raw_score(rows.X)
     assert np.median(score[rows.y == 1]) > np.quantile(score[rows.y == 0], 0.95)
 
@@ -193,6 +203,35 @@ def test_unknown_detectors_are_refused_by_name():
         registry.make("svm")
 
 
+@ANY
+def test_every_detector_is_fitted_by_the_same_call(name):
+    parameters = dict(signature(registry.DETECTORS[name]().fit).parameters)
+    parameters.pop("fitted", None)  # of those that build on other detectors
+    shared = signature(Detector.fit).parameters
+    assert list(parameters) == list(shared) == ["self", "X", "y", "weight", "validation"]
+    for each in ("weight", "validation"):
+        assert parameters[each].kind is Parameter.KEYWORD_ONLY
+    assert all(parameters[each].default is None for each in ("y", "weight", "validation"))
+
+
+@DETECTOR
+def test_labels_change_nothing_where_none_are_needed(name, rows, fitted):
+    ordinary = rows.y == 0
+    labels = np.random.default_rng(0).integers(0, 2, ordinary.sum())
+    detector = registry.make(name, **SMALL[name])
+    detector.fit(rows.X[ordinary], labels, weight=rows.weight[ordinary])
+    np.testing.assert_array_equal(detector.raw_score(rows.X), fitted[name].raw_score(rows.X))
+
+
+@pytest.mark.parametrize("name", registry.SUPERVISED)
+@pytest.mark.parametrize(
+    ("y", "message"), [(None, "requires y .* learns from labels"), ([0, 1], "one label a row")]
+)
+def test_labels_that_are_needed_are_asked_for(name, rows, y, message):
+    with pytest.raises(ValueError, match=message):
+        registry.make(name, **SMALL[name]).fit(rows.X, y)
+
+
 def test_boosting_needs_both_classes(rows):
     with pytest.raises(ValueError, match="one class"):
         registry.make("supervised_boosting").fit(rows.X, np.zeros(len(rows.X)))
@@ -224,11 +263,13 @@ def test_thinning_keeps_every_fraud_and_the_weight():
     assert kept.sum() == weight.sum()
     assert list(rows) == sorted(rows)
     np.testing.assert_array_equal(kept[np.isin(rows, [1, 4])], [2, 5])
-    np.testing.assert_array_equal(thin(np.random.default_rng(0), y, weight, 4), (np.arange(6), weight))
+    np.testing.assert_array_equal(
+        thin(np.random.default_rng(0), y, weight, 4), (np.arange(6), weight)
+    )
 
 
 def test_only_skewed_columns_are_logged(rows):
-    scaler = Scaler().fit(rows.X, rows.weight)
+    scaler = Scaler().fit(rows.X, weight=rows.weight)
     assert scaler.logged_.tolist() == [False, False, True, False, False, False, False, False]
     z = scaler.transform(rows.X)
     np.testing.assert_allclose(np.average(z, axis=0, weights=rows.weight), 0, atol=1e-4)
@@ -239,7 +280,9 @@ def test_only_skewed_columns_are_logged(rows):
 
 
 def test_the_unit_of_a_column_does_not_matter(rows):
-    euro, cent = (Scaler().fit(rows.X[:, [2]] * unit).transform(rows.X[:, [2]] * unit) for unit in (1, 100))
+    euro, cent = (
+        Scaler().fit(rows.X[:, [2]] * unit).transform(rows.X[:, [2]] * unit) for unit in (1, 100)
+    )
     np.testing.assert_allclose(euro, cent, atol=1e-4)
 
 
@@ -250,7 +293,8 @@ def test_signed_log_is_odd_and_increasing():
 
 
 @pytest.mark.parametrize(
-    ("weight", "message"), [([1, 2], "one number a row"), ([1, -1, 1], "negative"), ([0, 0, 0], "only zeros")]
+    ("weight", "message"),
+    [([1, 2], "one number a row"), ([1, -1, 1], "negative"), ([0, 0, 0], "only zeros")],
 )
 def test_bad_weights_are_refused(weight, message):
     with pytest.raises(ValueError, match=message):
@@ -259,7 +303,13 @@ def test_bad_weights_are_refused(weight, message):
 
 def test_weighted_quantile_by_hand():
     x, weight = np.array([30.0, 10.0, 20.0]), np.array([1.0, 1.0, 2.0])
-    assert weighted_quantile(x, weight, [0.25, 0.26, 0.75, 0.76, 1.0]).tolist() == [10, 20, 20, 30, 30]
+    assert weighted_quantile(x, weight, [0.25, 0.26, 0.75, 0.76, 1.0]).tolist() == [
+        10,
+        20,
+        20,
+        30,
+        30,
+    ]
 
 
 @ANY
@@ -269,7 +319,9 @@ def test_a_column_without_any_value_is_a_constant_now_and_later(name, rows):
     detector = fit(name, SimpleNamespace(X=np.c_[rows.X, empty], y=rows.y, weight=rows.weight))
     score = detector.raw_score(np.c_[rows.X, empty])
     assert np.isfinite(score).all()
-    later = np.c_[rows.X, np.random.default_rng(0).normal(1e4, 1e3, (len(rows.X), 1))].astype(np.float32)
+    later = np.c_[rows.X, np.random.default_rng(0).normal(1e4, 1e3, (len(rows.X), 1))].astype(
+        np.float32
+    )
     later[0, -1] = np.finfo(np.float32).max
     np.testing.assert_array_equal(detector.raw_score(later), score)
     np.testing.assert_allclose(run(detector.to_onnx(), later), score, rtol=2e-4, atol=2e-4)

@@ -78,7 +78,9 @@ def test_logistic_is_that_of_scikit_learn():
 
 
 def test_labels_arrive_late_and_few():
-    data = SimpleNamespace(y=np.array([1, 0, 1, 1, 0], dtype=np.int8), time_s=np.array([0.0, 10, 20, 30, 40]))
+    data = SimpleNamespace(
+        y=np.array([1, 0, 1, 1, 0], dtype=np.int8), time_s=np.array([0.0, 10, 20, 30, 40])
+    )
     assert known_labels(data).tolist() == [1, 0, 1, 1, 0]
     assert known_labels(data, label_delay_s=20).tolist() == [1, 0, 1, 0, 0]
     assert known_labels(data, label_delay_s=100).sum() == 0

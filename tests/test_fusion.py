@@ -111,7 +111,7 @@ def test_a_run_fuses_what_it_has(finished):
     assert manifest["fit"]["labels_seen"] == candidates.LABELS_SEEN["genuine"]
     X, served = split.arrays("validation").X, bundle.load(made["fusion"])
     members = [Exported(folders[name]) for name in FUSED]
-    by_hand = Fusion().fit(X, split.arrays("validation").weight, fitted=members).raw_score(X)
+    by_hand = Fusion().fit(X, weight=split.arrays("validation").weight, fitted=members).raw_score(X)
     np.testing.assert_allclose(served.raw_score(X), by_hand, rtol=1e-5)
     assert len(served.explain(X[:1])[0]) == 3
     assert fuse(folder, split, {"fusion": made["fusion"]}) == {}

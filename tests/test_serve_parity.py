@@ -32,9 +32,9 @@ def test_the_served_score_is_the_notebooks_score(simulated, tmp_path, name):
     weight = np.ones(len(fitted))
     detector = registry.make(name, **SMALL.get(name, {}))
     if name in registry.SUPERVISED:
-        detector.fit(fitted, simulated["Class"].to_numpy()[: len(fitted)], weight)
+        detector.fit(fitted, simulated["Class"].to_numpy()[: len(fitted)], weight=weight)
     else:
-        detector.fit(fitted, weight, validation=(fitted, weight))
+        detector.fit(fitted, weight=weight, validation=(fitted, weight))
     parts = {"model.onnx": detector.to_onnx()}
     if explain := detector.explain_onnx():
         parts["explain.onnx"] = explain

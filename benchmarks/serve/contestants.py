@@ -44,7 +44,7 @@ def fit(folder, rows=20_000, seed=0):
     weight = np.ones(len(X))
     low, median, high = np.quantile(X, [0.01, 0.5, 0.99], axis=0).astype(float).tolist()
     for name, (kind, changes) in MODELS.items():
-        detector = registry.make(kind, seed=seed, **changes).fit(X, weight, validation=(X[:4_000], weight[:4_000]))
+        detector = registry.make(kind, seed=seed, **changes).fit(X, weight=weight, validation=(X[:4_000], weight[:4_000]))
         raw = detector.raw_score(X)
         calibration = Calibration.fit(raw, weight)
         threshold = float(calibration.apply(np.array([threshold_for_budget(raw, weight, 0.002)]))[0])

@@ -26,6 +26,8 @@ class Detector(BaseEstimator):
     def fit(
         self,
         X: ArrayLike,
+        y: ArrayLike | None = None,
+        *,
         weight: ArrayLike | None = None,
         validation: Rows | None = None,
     ) -> Self:
@@ -35,6 +37,9 @@ class Detector(BaseEstimator):
         ----------
         X : array-like of shape (n, d), float32
             In raw units, NaN where a value is missing.
+        y : array-like of shape (n,)
+            1 for a known fraud, 0 for anything else. Only detectors that learn from labels read
+            it; the others ignore it.
         weight : array-like of shape (n,), not negative
             None: every row counts once.
         validation : tuple of X and weight
@@ -95,3 +100,23 @@ class Detector(BaseEstimator):
         if contributions is None:
             return None
         return graph.finish(contributions, "contributions")
+
+
+def check_labels(y: ArrayLike | None, n: int, detector: Detector) -> NDArray:
+    """Return the labels that a detector learns from as an array (n,).
+
+    Raises
+    ------
+    ValueError
+        If y is None or has another shape.
+    """
+    name = type(detector).__name__
+    if y is None:
+        raise ValueError(
+            f"{name} requires y to be passed, but the target y is None: "
+            "it learns from labels, 1 for a known fraud and 0 for anything else."
+        )
+    y = np.asarray(y)
+    if y.shape != (n,):
+        raise ValueError(f"y has shape {y.shape}, but there are {n} rows: give one label a row.")
+    return y

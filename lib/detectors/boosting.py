@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 from sklearn.ensemble import HistGradientBoostingClassifier
 from threadpoolctl import threadpool_limits
 
-from lib.detectors.base import Detector
+from lib.detectors.base import Detector, Rows, check_labels
 from lib.graphs import Graph
 from lib.scaling import Scaler, check_weight, thin
 from lib.trees import boosted_trees
@@ -51,10 +51,12 @@ class SupervisedBoosting(Detector):
     def fit(
         self,
         X: ArrayLike,
-        y: ArrayLike,
+        y: ArrayLike | None = None,
+        *,
         weight: ArrayLike | None = None,
+        validation: Rows | None = None,
     ) -> Self:
-        """Fit to labelled transactions.
+        """Fit to labelled transactions; `validation` is not used.
 
         Parameters
         ----------
@@ -66,17 +68,17 @@ class SupervisedBoosting(Detector):
         Raises
         ------
         ValueError
-            If one of the two classes is missing.
+            If y is None, or one of the two classes is missing.
         """
         X = np.asarray(X, dtype=np.float32)
-        y = np.asarray(y)
+        y = check_labels(y, len(X), self)
         if len(np.unique(y)) != 2:
             raise ValueError(
                 "Boosting needs frauds and genuine transactions to learn from; "
                 "these rows hold one class."
             )
         weight = check_weight(weight, len(X))
-        self.scaler_ = Scaler().fit(X, weight)
+        self.scaler_ = Scaler().fit(X, weight=weight)
         rng = np.random.default_rng(self.seed)
         used, used_weight = thin(rng, y, weight, self.max_rows)
         columns = self.scaler_.impute(X[used])

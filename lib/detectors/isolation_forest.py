@@ -55,6 +55,8 @@ class IsolationForest(Detector):
     def fit(
         self,
         X: ArrayLike,
+        y: ArrayLike | None = None,
+        *,
         weight: ArrayLike | None = None,
         validation: Rows | None = None,
     ) -> Self:
@@ -62,7 +64,7 @@ class IsolationForest(Detector):
         X = np.asarray(X, dtype=np.float32)
         weight = check_weight(weight, len(X))
         rng = np.random.default_rng(self.seed)
-        self.scaler_ = Scaler().fit(X, weight)
+        self.scaler_ = Scaler().fit(X, weight=weight)
         self.directions_ = _oblique(rng, X.shape[1], self.projections)
         # scikit-learn's forest takes weights but samples without them: draw by weight before
         drawn = draw(rng, weight, min(len(X), MAX_DRAWN))

@@ -63,7 +63,7 @@ DETECTORS = {  # name: function () -> class
 SUPERVISED = (
     "supervised_boosting",
     "few_labels",
-)  # those whose fit takes labels: fit(X, y, weight)
+)  # those whose fit needs labels
 
 
 def make(name: str, **params) -> Detector:
