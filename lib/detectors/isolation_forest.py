@@ -17,18 +17,14 @@ MAX_DRAWN = 200_000  # rows handed to scikit-learn's forest, which samples them 
 class IsolationForest(Detector):
     """A forest in which few random splits cut off what is anomalous.
 
-    Liu, Ting and Zhou, *Isolation forest*, ICDM 2008; with `projections`, splits also fall across
-    random oblique directions of the scaled columns, in the spirit of Hariri, Kind and Brunner,
-    *Extended isolation forest*, TKDE 2019. Scores are 2^(-E[path length] / c(max_samples)), in
-    (0, 1); they do not depend on `threads`.
+    Liu, Ting and Zhou, *Isolation forest*, ICDM 2008. Scores are
+    2^(-E[path length] / c(max_samples)), in (0, 1); they do not depend on `threads`.
 
     Parameters
     ----------
     n_trees : int
     max_samples : int
         Rows in each tree; the paper's 256 is enough where anomalies are far away from everything.
-    projections : int
-        Random directions offered beside the columns; 0 is the classical forest.
     seed, threads : int
 
     Attributes
@@ -42,13 +38,11 @@ class IsolationForest(Detector):
         self,
         n_trees: int = 100,
         max_samples: int = 2048,
-        projections: int = 0,
         seed: int = 0,
         threads: int = 1,
     ) -> None:
         self.n_trees = n_trees
         self.max_samples = max_samples
-        self.projections = projections
         self.seed = seed
         self.threads = threads
 
@@ -65,7 +59,6 @@ class IsolationForest(Detector):
         weight = check_weight(weight, len(X))
         rng = np.random.default_rng(self.seed)
         self.scaler_ = Scaler().fit(X, weight=weight)
-        self.directions_ = _oblique(rng, X.shape[1], self.projections)
         # scikit-learn's forest takes weights but samples without them: draw by weight before
         drawn = draw(rng, weight, min(len(X), MAX_DRAWN))
         forest = SklearnForest(
@@ -74,41 +67,20 @@ class IsolationForest(Detector):
             random_state=self.seed,
             n_jobs=self.threads,
         )
-        self.forest_ = forest.fit(self._inputs(X[drawn]))
+        self.forest_ = forest.fit(self.scaler_.impute(X[drawn]))
         self.n_features_in_ = X.shape[1]
         return self
 
-    def _inputs(self, X):
-        """Return what the trees split: imputed columns, then projections, float32."""
-        columns = self.scaler_.impute(X)
-        if not self.projections:
-            return columns
-        oblique = self.scaler_.transform(X).astype(np.float32) @ self.directions_
-        return np.concatenate([columns, oblique], axis=1)
-
     def _raw_score(self, X):
         # scikit-learn's score is higher for ordinary rows
-        return -self.forest_.score_samples(self._inputs(X))
+        return -self.forest_.score_samples(self.scaler_.impute(X))
 
     def graph_score(self, graph: Graph) -> str:
         """Add one flat tree ensemble whose leaves hold path lengths, and turn them to scores."""
         inputs = graph.imputed(self.scaler_.median_)
-        if self.projections:
-            oblique = graph.add("MatMul", graph.scaled(self.scaler_), self.directions_)
-            inputs = graph.add("Concat", inputs, oblique, axis=1)
         trees = isolation_trees(self.forest_)
         length = graph.tree_sum(trees, inputs)
         # 2^(-mean length / c) = exp(-total length * log 2 / (number of trees * c))
         total = len(trees) * average_path_length(self.forest_.max_samples_)
         exponent = graph.add("Mul", length, -np.log(2) / total)
         return graph.flat(graph.add("Exp", exponent))
-
-
-def _oblique(rng, d, k):
-    """k directions (d, k) float32, each a unit vector over two to four columns."""
-    directions = np.zeros((d, k), dtype=np.float32)
-    for direction in directions.T:
-        chosen = rng.choice(d, size=min(d, rng.integers(2, 5)), replace=False)
-        direction[chosen] = rng.normal(size=len(chosen))
-        direction /= np.linalg.norm(direction)
-    return directions
