@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from threadpoolctl import threadpool_limits
 
 from lib.denoiser import Config, train
-from lib.detectors.base import Detector, Rows
+from lib.detectors.base import Detector, Rows, check_rows
 from lib.graphs import Graph
 from lib.robust import RobustCovariance
 from lib.scaling import Scaler, check_weight, draw, subsample
@@ -99,7 +99,7 @@ class Autoencoder(Detector):
         ValueError
             If `device` is unknown or not there, or `trim` is not in [0, 0.5).
         """
-        X = np.asarray(X, dtype=np.float32)
+        X = check_rows(X)
         weight = check_weight(weight, len(X))
         self.device_ = pick_device(self.device)
         self.config_ = Config(

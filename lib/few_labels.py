@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize
 from scipy.special import expit
+from sklearn.utils import Tags
 from threadpoolctl import threadpool_limits
 
-from lib.detectors.base import Detector, Rows, check_labels
+from lib.detectors.base import Detector, Rows, check_labels, check_rows
 from lib.detectors.registry import make
 from lib.graphs import Graph
 from lib.scaling import Scaler, check_weight, thin, weighted_quantile
@@ -103,11 +104,15 @@ class FewLabels(Detector):
         Raises
         ------
         ValueError
-            If y is None; zeros say that no fraud is known.
+            If y is None (zeros say that no fraud is known), or all rows are known frauds.
         """
-        X = np.asarray(X, dtype=np.float32)
+        X = check_rows(X)
         known = check_labels(y, len(X), self) == 1
         weight = check_weight(weight, len(X))
+        if known.all():
+            raise ValueError(
+                "FewLabels needs transactions that are no known frauds; these rows hold one class."
+            )
         others = X[~known]
         others_weight = weight[~known]
         if fitted is None:
@@ -123,6 +128,12 @@ class FewLabels(Detector):
         self.n_known_ = int(known.sum())
         self.n_features_in_ = X.shape[1]
         return self
+
+    def __sklearn_tags__(self) -> Tags:
+        """Tell scikit-learn that there is no fit without labels."""
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = True
+        return tags
 
     def _columns(self, X):
         """Return z (n, d): the columns in standard units, clipped."""

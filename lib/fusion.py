@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from lib.calibration import Calibration
-from lib.detectors.base import Detector, Rows
+from lib.detectors.base import Detector, Rows, check_rows
 from lib.detectors.registry import make
 from lib.graphs import Graph
 from lib.scaling import check_weight
@@ -69,7 +69,7 @@ class Fusion(Detector):
         fitted : sequence of detectors
             Fitted before, in the order of `of`; without them, members are fitted here.
         """
-        X = np.asarray(X, dtype=np.float32)
+        X = check_rows(X)
         weight = check_weight(weight, len(X))
         self.members_ = fitted or self._fit_members(X, y, weight, validation)
         rows, rows_weight = validation or (X, weight)

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from threadpoolctl import threadpool_limits
 
 from lib import progress
-from lib.detectors.base import Detector, Rows
+from lib.detectors.base import Detector, Rows, check_rows
 from lib.detectors.isolation_forest import IsolationForest
 from lib.graphs import Graph
 from lib.mixture_fit import EMSettings, Mixture, fit_mixture, held_out_density, spacing
@@ -103,7 +103,7 @@ class GaussianMixtureEnsemble(Detector):
         ValueError
             If `trim` is not in [0, 0.5).
         """
-        X = np.asarray(X, dtype=np.float32)
+        X = check_rows(X)
         weight = check_weight(weight, len(X))
         rng = np.random.default_rng(self.seed)
         X, weight = self._pool(rng, X, weight)

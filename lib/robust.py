@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from threadpoolctl import threadpool_limits
 
-from lib.detectors.base import Detector, Rows
+from lib.detectors.base import Detector, Rows, check_rows
 from lib.graphs import Graph
 from lib.scaling import Scaler, check_trim, check_weight, subsample, weighted_quantile
 
@@ -149,7 +149,7 @@ class RobustDistance(Detector):
         validation: Rows | None = None,
     ) -> Self:
         """Fit as :meth:`lib.detectors.base.Detector.fit` says; `validation` is not used."""
-        X = np.asarray(X, dtype=np.float32)
+        X = check_rows(X)
         weight = check_weight(weight, len(X))
         rng = np.random.default_rng(self.seed)
         self.scaler_ = Scaler().fit(X, weight=weight)

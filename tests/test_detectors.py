@@ -1,13 +1,16 @@
-"""One contract for all detectors: direction, repeatability, weights, odd columns, and a graph that scores alike."""
+"""One contract for all detectors: direction, repeatability, weights, odd columns, one graph."""
 
+from functools import partial
 from inspect import Parameter, signature
 from types import SimpleNamespace
+from unittest import SkipTest
 
 import numpy as np
 import onnxruntime
 import pytest
 from scipy.stats import spearmanr
 from sklearn.base import clone
+from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from lib.detectors import baselines, registry
 from lib.detectors.base import Detector
@@ -24,6 +27,11 @@ SMALL = {
         "of": {"robust_covariance": {}, "gaussian_mixture": {"members": 2, "n_components": 3}}
     },
 }
+# scikit-learn's checks that fail for a reason, which is no fault of a detector
+NOT_APPLICABLE = {
+    "check_array_api_input": "skips itself: arrays of other libraries are tried only on request",
+}
+TINY = {"autoencoder": {"members": 1, "epochs": 1}, "few_labels": {"detector": "robust_covariance"}}
 UNSUPERVISED = sorted(set(SMALL) - set(registry.SUPERVISED))
 ANY = pytest.mark.parametrize("name", sorted(SMALL))
 DETECTOR = pytest.mark.parametrize("name", UNSUPERVISED)
@@ -223,6 +231,42 @@ def test_labels_change_nothing_where_none_are_needed(name, rows, fitted):
     np.testing.assert_array_equal(detector.raw_score(rows.X), fitted[name].raw_score(rows.X))
 
 
+def scikit_learns_checks():
+    """One parameter for each detector and check; the estimator of each check is a fresh clone."""
+    for name, params in {**SMALL, **TINY}.items():
+        for estimator, check in estimator_checks_generator(registry.make(name, **params)):
+            title = check.func.__name__
+            yield pytest.param(title, partial(check, estimator), id=f"{name}-{title}")
+
+
+@pytest.mark.filterwarnings("ignore")  # the checks provoke warnings on purpose
+@pytest.mark.parametrize(("title", "check"), list(scikit_learns_checks()))
+def test_scikit_learns_estimator_checks_pass(title, check, monkeypatch):
+    monkeypatch.delenv("SCIPY_ARRAY_API", raising=False)
+    if title not in NOT_APPLICABLE:
+        check()
+        return
+    with pytest.raises((SkipTest, AssertionError)):  # one that passes by now must leave the list
+        check()
+
+
+def test_rows_that_cannot_be_fitted_are_refused(rows):
+    detector = registry.make("robust_covariance")
+    for X, message in (
+        (rows.X[0], "1D array"),
+        (rows.X[:0], "0 sample"),
+        (np.where(rows.X == 7, np.inf, rows.X), "infinity"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            detector.fit(X)
+
+
+def test_known_frauds_alone_cannot_be_learned_from(rows):
+    for name in registry.SUPERVISED:
+        with pytest.raises(ValueError, match="one class"):
+            registry.make(name, **SMALL[name]).fit(rows.X[:50], np.ones(50))
+
+
 @pytest.mark.parametrize("name", registry.SUPERVISED)
 @pytest.mark.parametrize(
     ("y", "message"), [(None, "requires y .* learns from labels"), ([0, 1], "one label a row")]
@@ -314,7 +358,7 @@ def test_weighted_quantile_by_hand():
 
 @ANY
 def test_a_column_without_any_value_is_a_constant_now_and_later(name, rows):
-    """A feature that is recorded from later on: what was fitted without it takes no notice of it."""
+    """A feature recorded from later on: what was fitted without it takes no notice of it."""
     empty = np.full((len(rows.X), 1), np.nan, np.float32)
     detector = fit(name, SimpleNamespace(X=np.c_[rows.X, empty], y=rows.y, weight=rows.weight))
     score = detector.raw_score(np.c_[rows.X, empty])

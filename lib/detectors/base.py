@@ -8,7 +8,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils import Tags
+from sklearn.utils.validation import check_array, check_is_fitted
 
 from lib.graphs import Graph
 
@@ -44,8 +45,19 @@ class Detector(BaseEstimator):
             None: every row counts once.
         validation : tuple of X and weight
             Later transactions, without labels, for early stopping and held-out likelihoods.
+
+        Raises
+        ------
+        ValueError
+            See :func:`check_rows` and :func:`lib.scaling.check_weight`.
         """
         raise NotImplementedError
+
+    def __sklearn_tags__(self) -> Tags:
+        """Tell scikit-learn that missing values are welcome."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        return tags
 
     def raw_score(self, X: ArrayLike) -> NDArray:
         """Score transactions; higher is more anomalous.
@@ -100,6 +112,20 @@ class Detector(BaseEstimator):
         if contributions is None:
             return None
         return graph.finish(contributions, "contributions")
+
+
+def check_rows(X: ArrayLike) -> NDArray:
+    """Return transactions to fit as (n, d) float32, NaN where a value is missing.
+
+    Raises
+    ------
+    ValueError
+        If X is not two-dimensional, holds no row or no column, or a number that is infinite or
+        too large for float32.
+    TypeError
+        If X is sparse.
+    """
+    return check_array(X, dtype=np.float32, ensure_all_finite="allow-nan", input_name="X")
 
 
 def check_labels(y: ArrayLike | None, n: int, detector: Detector) -> NDArray:

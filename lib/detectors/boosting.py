@@ -5,9 +5,10 @@ from typing import Self
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.utils import ClassifierTags, Tags
 from threadpoolctl import threadpool_limits
 
-from lib.detectors.base import Detector, Rows, check_labels
+from lib.detectors.base import Detector, Rows, check_labels, check_rows
 from lib.graphs import Graph
 from lib.scaling import Scaler, check_weight, thin
 from lib.trees import boosted_trees
@@ -68,14 +69,16 @@ class SupervisedBoosting(Detector):
         Raises
         ------
         ValueError
-            If y is None, or one of the two classes is missing.
+            If y is None, or holds another number of classes than two.
         """
-        X = np.asarray(X, dtype=np.float32)
+        X = check_rows(X)
         y = check_labels(y, len(X), self)
-        if len(np.unique(y)) != 2:
+        n_classes = len(np.unique(y))
+        if n_classes != 2:
+            held = "one class" if n_classes == 1 else f"{n_classes} classes"
             raise ValueError(
                 "Boosting needs frauds and genuine transactions to learn from; "
-                "these rows hold one class."
+                f"these rows hold {held}."
             )
         weight = check_weight(weight, len(X))
         self.scaler_ = Scaler().fit(X, weight=weight)
@@ -95,6 +98,13 @@ class SupervisedBoosting(Detector):
             self.model_.fit(columns, y[used], sample_weight=used_weight)
         self.n_features_in_ = X.shape[1]
         return self
+
+    def __sklearn_tags__(self) -> Tags:
+        """Tell scikit-learn that there is no fit without labels, and that they are two."""
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = True
+        tags.classifier_tags = ClassifierTags(multi_class=False)
+        return tags
 
     def _raw_score(self, X):
         columns = self.scaler_.impute(X)

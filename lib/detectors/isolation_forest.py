@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.ensemble import IsolationForest as SklearnForest
 
-from lib.detectors.base import Detector, Rows
+from lib.detectors.base import Detector, Rows, check_rows
 from lib.graphs import Graph
 from lib.scaling import Scaler, check_weight, draw
 from lib.trees import average_path_length, isolation_trees
@@ -55,7 +55,7 @@ class IsolationForest(Detector):
         validation: Rows | None = None,
     ) -> Self:
         """Fit as :meth:`Detector.fit` says, on rows drawn by weight; `validation` is not used."""
-        X = np.asarray(X, dtype=np.float32)
+        X = check_rows(X)
         weight = check_weight(weight, len(X))
         rng = np.random.default_rng(self.seed)
         self.scaler_ = Scaler().fit(X, weight=weight)
