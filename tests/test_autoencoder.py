@@ -14,7 +14,7 @@ QUICK = {"members": 2, "epochs": 4}
 
 
 def curve(n, seed=0):
-    """Rows (n, 7) around a curve: six columns follow from the first, the seventh is a skewed amount."""
+    """Rows (n, 7) around a curve: six columns follow from the first, the last is a skewed amount."""
     rng = np.random.default_rng(seed)
     t = rng.uniform(-2, 2, size=n)
     columns = [t, t**2, np.sin(2 * t), -t, np.abs(t), t**3 / 3]
@@ -199,22 +199,69 @@ def test_trim_out_of_range_is_refused():
         RobustCovariance(0.5).fit(np.zeros((4, 2)))
 
 
-def test_rows_are_capped():
-    capped = Autoencoder(**QUICK, max_rows=500).fit(curve(3_000))
-    assert np.isfinite(capped.raw_score(curve(10))).all()
+@pytest.mark.parametrize(("max_rows", "seen"), [(500, 500), (3_000, 3_000)])
+def test_rows_are_capped(monkeypatch, max_rows, seen):
+    """`seen` rows are trained on, but for the tenth that is held out and the 2 % trimmed."""
+    trained_on = []
+
+    def watched(x, *arguments):
+        trained_on.append(len(x))
+        return train(x, *arguments)
+
+    monkeypatch.setattr("lib.autoencoder.train", watched)
+    Autoencoder(**QUICK, max_rows=max_rows).fit(curve(3_000))
+    assert trained_on == [pytest.approx(0.9 * 0.98 * seen, abs=0.01 * seen)]
 
 
 def test_device_is_checked_before_training():
     with pytest.raises(ValueError, match="device is 'gpu'"):
         Autoencoder(device="gpu").fit(curve(100))
-    assert pick_device("auto") in {"cpu", "cuda"}
 
 
-def test_threads_are_put_back():
+@pytest.mark.parametrize(("available", "picked"), [(True, "cuda"), (False, "cpu")])
+def test_the_automatic_device_is_the_gpu_where_there_is_one(monkeypatch, available, picked):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
+    assert pick_device("auto") == picked
+    assert pick_device("cpu") == "cpu"
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="no such GPU"):
+        pick_device("cuda")
+
+
+@pytest.fixture
+def three_threads():
     before = torch.get_num_threads()
-    with compute_threads(1):
-        assert torch.get_num_threads() == 1
-    assert torch.get_num_threads() == before
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_threads_are_put_back(three_threads):
+    with compute_threads(2):
+        assert torch.get_num_threads() == 2
+    assert torch.get_num_threads() == 3
+
+
+def test_threads_are_put_back_after_an_error(three_threads):
+    with pytest.raises(RuntimeError, match="in between"), compute_threads(2):
+        raise RuntimeError("in between")
+    assert torch.get_num_threads() == 3
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_fit_computes_with_its_threads(monkeypatch, three_threads, n):
+    used = []
+
+    def watched(*arguments):
+        used.append(torch.get_num_threads())
+        return train(*arguments)
+
+    monkeypatch.setattr("lib.autoencoder.train", watched)
+    Autoencoder(members=1, epochs=1, threads=n).fit(curve(600))
+    assert used == [n]
 
 
 def test_wrong_width_is_refused(fitted):
@@ -223,4 +270,6 @@ def test_wrong_width_is_refused(fitted):
 
 
 def test_it_is_made_by_name_and_cloned():
-    assert isinstance(registry.make("autoencoder", members=1).__sklearn_clone__(), Autoencoder)
+    made = registry.make("autoencoder", members=1).__sklearn_clone__()
+    assert type(made) is Autoencoder
+    assert made.members == 1

@@ -39,14 +39,21 @@ def test_equal_calls_give_equal_bytes_and_share_constants():
     def build():
         graph = Graph(2)
         doubled = graph.add("Mul", "features", 2.0)
-        return graph.finish(graph.add("ReduceMax", graph.add("Mul", doubled, 2.0), axes=[1], keepdims=0))
+        return graph.finish(
+            graph.add("ReduceMax", graph.add("Mul", doubled, 2.0), axes=[1], keepdims=0)
+        )
 
     assert build() == build()
     np.testing.assert_array_equal(run(build(), np.float32([[1, 2], [5, 3]])), [8, 20])
 
 
 def test_a_stump_by_hand():
-    stump = {"left": [1, -1, -1], "right": [2, -1, -1], "feature": [1, -2, -2], "threshold": [0.5, 0, 0]}
+    stump = {
+        "left": [1, -1, -1],
+        "right": [2, -1, -1],
+        "feature": [1, -2, -2],
+        "threshold": [0.5, 0, 0],
+    }
     stump["value"] = [0, -1, 3]
     graph = Graph(2)
     model = graph.finish(graph.flat(graph.tree_sum([stump, stump])))
@@ -57,7 +64,9 @@ def test_a_stump_by_hand():
 def test_trees_branch_as_scikit_learn_does(scale):
     """The graph of a tree whose leaves hold their own number says which leaf a row reached."""
     rng = np.random.default_rng(0)
-    X = (rng.integers(-30, 30, size=(5_000, 4)) / 7 * scale).astype(np.float32)  # values that thresholds fall on
+    X = (rng.integers(-30, 30, size=(5_000, 4)) / 7 * scale).astype(
+        np.float32
+    )  # values that thresholds fall on
     forest = IsolationForest(n_estimators=25, random_state=0).fit(X)
     trees = isolation_trees(forest)
     for tree, estimator in zip(trees, forest.estimators_, strict=True):
@@ -75,16 +84,25 @@ def test_boosted_trees_add_up_to_the_log_odds():
     rng = np.random.default_rng(1)
     X = (rng.integers(-30, 30, size=(5_000, 4)) / 7).astype(np.float32)
     y = (X[:, 0] + rng.normal(size=5_000) > 3).astype(int)
-    model = HistGradientBoostingClassifier(max_iter=30, early_stopping=False, random_state=0).fit(X, y)
+    model = HistGradientBoostingClassifier(max_iter=30, early_stopping=False, random_state=0).fit(
+        X, y
+    )
     graph = Graph(4)
     total = run(graph.finish(graph.flat(graph.tree_sum(boosted_trees(model)))), X)
-    np.testing.assert_allclose(total + model._baseline_prediction.item(), model.decision_function(X), atol=1e-4)
+    np.testing.assert_allclose(
+        total + model._baseline_prediction.item(), model.decision_function(X), atol=1e-4
+    )
 
 
 def test_scaling_in_the_graph_equals_scaling_in_numpy():
     rng = np.random.default_rng(2)
     X = np.column_stack(
-        [rng.normal(1e5, 3, 4_000), rng.lognormal(0, 2, 4_000), -rng.lognormal(0, 2, 4_000), np.ones(4_000)]
+        [
+            rng.normal(1e5, 3, 4_000),
+            rng.lognormal(0, 2, 4_000),
+            -rng.lognormal(0, 2, 4_000),
+            np.ones(4_000),
+        ]
     )
     X = X.astype(np.float32)
     X[::7, 0] = np.nan
