@@ -14,7 +14,7 @@ QUICK = {"members": 2, "epochs": 4}
 
 
 def curve(n, seed=0):
-    """Rows (n, 7) around a curve: six columns follow from the first, the last is a skewed amount."""
+    """Rows (n, 7) around a curve: six columns follow from the first, the last is skewed."""
     rng = np.random.default_rng(seed)
     t = rng.uniform(-2, 2, size=n)
     columns = [t, t**2, np.sin(2 * t), -t, np.abs(t), t**3 / 3]
