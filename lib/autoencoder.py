@@ -13,7 +13,8 @@ from lib.denoiser import Config, train
 from lib.detectors.base import Detector, Rows, check_rows
 from lib.graphs import Graph
 from lib.robust import RobustCovariance
-from lib.scaling import Scaler, check_weight, draw, subsample
+from lib.sampling import check_weight, draw, subsample
+from lib.scaling import Scaler
 
 SCORED_AT_ONCE = 8_192  # rows; bounds the memory of scoring
 VALIDATION_ROWS = 8_192  # drawn by weight for the validation loss

@@ -14,7 +14,7 @@ import numpy as np
 from lib import bundle
 from lib.datasets import DataError
 from lib.notebook import write_json
-from lib.scaling import weighted_quantile
+from lib.sampling import weighted_quantile
 
 REGIMES = {"genuine": ("genuine",), "all": ("all",), "both": ("genuine", "all")}
 UNLABELLED = -1  # y of a transaction whose label is not known; lib.datasets has the same

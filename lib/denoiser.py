@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lib import progress
-from lib.scaling import draw
+from lib.sampling import draw
 
 
 @dataclass(frozen=True)

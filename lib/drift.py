@@ -10,6 +10,7 @@ import pandas as pd
 from scipy import stats
 
 from lib.names import free_name
+from lib.sampling import effective_size
 
 SCORE = "anomaly score"  # the column of scores, unless a feature has that name
 QUIET, DRIFT, PERSISTENT = "quiet", "drift", "persistent"  # levels of a batch; the last is the louder one
@@ -58,11 +59,6 @@ class Verdict:
     def table(self) -> pd.DataFrame:
         """A row for each column of the data, by name."""
         return pd.DataFrame(map(asdict, self.columns)).set_index("name")
-
-
-def effective_size(weight) -> float:
-    """Equally weighted rows that say as much: (sum w)^2 / sum w^2; 0 if there is no weight."""
-    return float(np.sum(weight) ** 2 / np.sum(np.square(weight))) if np.any(weight) else 0.0
 
 
 def psi(reference, current) -> float:

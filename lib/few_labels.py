@@ -15,7 +15,8 @@ from threadpoolctl import threadpool_limits
 from lib.detectors.base import Detector, Rows, check_labels, check_rows
 from lib.detectors.registry import make
 from lib.graphs import Graph
-from lib.scaling import Scaler, check_weight, thin, weighted_quantile
+from lib.sampling import check_weight, thin, weighted_quantile
+from lib.scaling import Scaler
 
 # Standard units beyond which a column tilts no further: an extreme is the detector's business.
 REACH = 5.0

@@ -10,7 +10,7 @@ from lib.calibration import Calibration
 from lib.detectors.base import Detector, Rows, check_rows
 from lib.detectors.registry import make
 from lib.graphs import Graph
-from lib.scaling import check_weight
+from lib.sampling import check_weight
 
 MEMBERS = ("autoencoder", "gaussian_mixture")  # the two that find most on the rolling cuts
 TINY = 1e-30  # keeps a row without any contribution from dividing by 0

@@ -14,6 +14,7 @@ from scipy import sparse
 from scipy.special import betaincinv
 
 from lib.calibration import threshold_for_budget
+from lib.sampling import effective_size
 
 BUDGETS = (0.001, 0.002, 0.005, 0.01)
 FPR = 0.01  # of recall_at_fpr_0.01
@@ -266,7 +267,7 @@ def _resample(rankings, budgets, basis, n_resamples, seed):
 
 def _trials(weight, y, budgets):
     """Number of trials behind each share: Kish's effective rows, (sum w)^2 / sum w^2."""
-    every, frauds = (w.sum() ** 2 / max(np.square(w).sum(), 1e-300) for w in (weight, weight[y == 1]))
+    every, frauds = (effective_size(w) for w in (weight, weight[y == 1]))
     trials = {"prevalence": every, f"recall_at_fpr_{FPR:g}": frauds}
     trials |= {f"recall_at_budget{end}": frauds for end in budgets}
     return trials | {f"precision_at_budget{end}": budget * every for end, budget in budgets.items()}

@@ -13,7 +13,8 @@ from lib.detectors.base import Detector, Rows, check_rows
 from lib.detectors.isolation_forest import IsolationForest
 from lib.graphs import Graph
 from lib.mixture_fit import EMSettings, Mixture, fit_mixture, held_out_density, spacing
-from lib.scaling import Scaler, check_trim, check_weight, weighted_quantile
+from lib.sampling import check_trim, check_weight, weighted_quantile
+from lib.scaling import Scaler
 
 NO_WEIGHT = -1e9  # log weight of a component that only fills a member up to the common number
 TRIMMING_TREES = 100

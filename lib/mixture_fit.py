@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 from scipy.special import gammaln, logsumexp
 
+from lib.sampling import weighted_quantile
+
 ROWS_AT_ONCE = 512  # their residuals to all components stay in the processor's cache
 NO_SHARE = 1e-8  # share of a row in a component that is too little to change its covariance
 
@@ -207,10 +209,7 @@ def _spacing(column, weight):
     below = np.append(np.inf, gaps)
     nearest = np.minimum(above, below)
     mass = np.bincount(place, weights=weight)
-    order = np.argsort(nearest)
-    cumulative = np.cumsum(mass[order])
-    middle = np.searchsorted(cumulative, cumulative[-1] / 2)
-    return nearest[order][middle]
+    return weighted_quantile(nearest, mass, 0.5)
 
 
 def _nearest(z, starts):

@@ -8,7 +8,8 @@ from threadpoolctl import threadpool_limits
 
 from lib.detectors.base import Detector, Rows, check_rows
 from lib.graphs import Graph
-from lib.scaling import Scaler, check_trim, check_weight, subsample, weighted_quantile
+from lib.sampling import check_trim, check_weight, subsample, weighted_quantile
+from lib.scaling import Scaler
 
 RIDGE = 1e-3  # added to every variance, in squared standard units; keeps the covariance invertible
 MOSTLY = 0.9  # share of the weight on one value above which a column hardly varies

@@ -5,7 +5,7 @@ import pandas as pd
 
 from lib.calibration import Calibration, threshold_for_budget
 from lib.names import HEADLINE, SHARES, free_name, label, one_line
-from lib.scaling import weighted_quantile
+from lib.sampling import weighted_quantile
 
 
 def cell(figure, digits=3):

@@ -14,7 +14,8 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from lib.detectors import baselines, registry
 from lib.detectors.base import Detector
-from lib.scaling import Scaler, check_weight, draw, signed_log, thin, weighted_quantile
+from lib.sampling import check_weight, draw, thin, weighted_quantile
+from lib.scaling import Scaler, signed_log
 
 SMALL = {
     "isolation_forest": {"n_trees": 50},
@@ -348,6 +349,12 @@ def test_signed_log_is_odd_and_increasing():
 def test_bad_weights_are_refused(weight, message):
     with pytest.raises(ValueError, match=message):
         check_weight(weight, 3)
+
+
+def test_a_share_that_is_reached_but_for_rounding_is_reached():
+    """Half of 24 rows are 12, though 12 times 0.1 add up to less than half of 24 times 0.1."""
+    x, weight = np.arange(1.0, 25.0), np.full(24, 0.1)
+    assert weighted_quantile(x, weight, 0.5) == 12
 
 
 def test_weighted_quantile_by_hand():

@@ -10,7 +10,8 @@ from threadpoolctl import threadpool_limits
 
 from lib.detectors.base import Detector, Rows, check_labels, check_rows
 from lib.graphs import Graph
-from lib.scaling import Scaler, check_weight, thin
+from lib.sampling import check_weight, thin
+from lib.scaling import Scaler
 from lib.trees import boosted_trees
 
 

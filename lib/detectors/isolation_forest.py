@@ -8,7 +8,8 @@ from sklearn.ensemble import IsolationForest as SklearnForest
 
 from lib.detectors.base import Detector, Rows, check_rows
 from lib.graphs import Graph
-from lib.scaling import Scaler, check_weight, draw
+from lib.sampling import check_weight, draw
+from lib.scaling import Scaler
 from lib.trees import average_path_length, isolation_trees
 
 MAX_DRAWN = 200_000  # rows handed to scikit-learn's forest, which samples them again for each tree

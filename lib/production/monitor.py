@@ -16,6 +16,7 @@ from sklearn.isotonic import IsotonicRegression
 from lib import metrics, replay, simulation
 from lib.metrics import UNLABELLED
 from lib.names import beside
+from lib.sampling import effective_size
 
 LOGGED = (*replay.COLUMNS, "time_s")  # our columns of a prediction log
 APART_S = 60.0  # frauds nearer than that are often one attack, where blocks are of 600 s
@@ -60,7 +61,7 @@ class Stream:
 
 def alert_band(budget, weight):
     """The alert rates, low and high, that 95 % of batches with this budget have; `weight` (n,) makes n effective."""
-    n = weight.sum() ** 2 / np.square(weight).sum()
+    n = effective_size(weight)
     low, high = binom.ppf([(1 - BAND) / 2, (1 + BAND) / 2], round(n), budget) / n
     return float(low), float(high)
 
@@ -235,7 +236,7 @@ def realise(log, data, alert_budget, block_s=0.0, n_resamples=200, seed=0):
     before = np.cumsum(data.weight * alert) - data.weight * alert
     left = np.maximum(alert_budget * data.weight.sum() - before, 0.0)  # of the reviewers' time; it may end within a row
     reviewed = alert * np.minimum(np.divide(left, data.weight, out=np.zeros_like(left), where=data.weight > 0), 1.0)
-    caught, n_effective = float(fraud @ alert), fraud.sum() ** 2 / max(np.square(fraud).sum(), 1e-300)
+    caught, n_effective = float(fraud @ alert), effective_size(fraud)
     recall = {"value": None, "low": None, "high": None}
     if fraud.sum() > 0:
         recall = metrics.clopper_pearson(caught / fraud.sum(), n_effective)
