@@ -50,7 +50,17 @@ class Graph:
         name, _ = self._constants[key]
         return name
 
-    def add(self, op: str, *inputs: str | ArrayLike, domain: str = "", **attributes) -> str:
+    def exact(self, values: ArrayLike) -> str:
+        """Store float64, for what float32 would round too coarsely."""
+        return self.constant(values, np.float64)
+
+    def add(
+        self,
+        op: str,
+        *inputs: str | ArrayLike,
+        domain: str = "",
+        **attributes,
+    ) -> str:
         """Add a node and return the name of its only output.
 
         Parameters
@@ -64,7 +74,7 @@ class Graph:
         attributes
             Of the node, as ONNX names them.
         """
-        names = [each if isinstance(each, str) else self.constant(each) for each in inputs]
+        names = [self._name(each) for each in inputs]
         output = f"{op.lower()}_{len(self._nodes)}"
         node = helper.make_node(
             op,
@@ -77,9 +87,14 @@ class Graph:
         self._nodes.append(node)
         return output
 
+    def _name(self, value):
+        """Return a name as it is, and that of an array or number stored as float32."""
+        return value if isinstance(value, str) else self.constant(value)
+
     def reshape(self, values: str, shape: Sequence[int]) -> str:
         """Reshape as numpy does, -1 for the length that follows from the others."""
-        return self.add("Reshape", values, self.constant(shape, np.int64))
+        shape = self.constant(shape, np.int64)
+        return self.add("Reshape", values, shape)
 
     def flat(self, values: str) -> str:
         """Reshape [n, 1] to [n]."""
@@ -131,32 +146,37 @@ class Graph:
         :meth:`lib.calibration.Calibration.strangeness` computes it: the fraction falls along
         straight lines between knots, and along a Lomax tail beyond the last one.
         """
-        line_start, line_share, line_slope = (
-            self.constant(each, np.float64) for each in calibration.lines
-        )
-        first = calibration.raw_score[0]
-        last = calibration.raw_score[-1]
-        inner = calibration.raw_score[None, 1:-1]
+        starts, shares, slopes = calibration.lines
+        line_start = self.exact(starts)
+        line_share = self.exact(shares)
+        line_slope = self.exact(slopes)
+        knots = calibration.raw_score
 
         # The number of inner knots that a score has passed tells on which line it lies.
         r = self.double(raw)
         column = self.reshape(r, [-1, 1])
-        passed = self.add("GreaterOrEqual", column, self.constant(inner, np.float64))
+        inner = self.exact(knots[None, 1:-1])
+        passed = self.add("GreaterOrEqual", column, inner)
         count = self.sum_columns(self.single(passed))
         line = self.add("Cast", count, to=TensorProto.INT64)
 
-        bounds = [self.constant(each, np.float64) for each in (first, last)]
-        inside = self.add("Clip", r, *bounds)
-        along = self.add("Sub", inside, self.add("Gather", line_start, line))
-        fall = self.add("Mul", along, self.add("Gather", line_slope, line))
-        share = self.add("Add", self.add("Gather", line_share, line), fall)
+        first = self.exact(knots[0])
+        last = self.exact(knots[-1])
+        inside = self.add("Clip", r, first, last)
+        start = self.add("Gather", line_start, line)
+        along = self.add("Sub", inside, start)
+        slope = self.add("Gather", line_slope, line)
+        fall = self.add("Mul", along, slope)
+        share = self.add("Gather", line_share, line)
+        share = self.add("Add", share, fall)
         log_share = self.add("Log", share)
 
-        beyond = self.add("Sub", r, self.constant(last, np.float64))
-        beyond = self.add("Max", beyond, self.constant(0, np.float64))
-        tail = self.add("Div", beyond, self.constant(calibration.tail_scale, np.float64))
-        tail = self.add("Add", tail, self.constant(1, np.float64))
-        return self.add("Sub", self.add("Log", tail), log_share)
+        beyond = self.add("Sub", r, last)
+        beyond = self.add("Max", beyond, self.exact(0))
+        tail = self.add("Div", beyond, self.exact(calibration.tail_scale))
+        tail = self.add("Add", tail, self.exact(1))
+        log_tail = self.add("Log", tail)
+        return self.add("Sub", log_tail, log_share)
 
     def include(self, model: bytes) -> str:
         """Add all nodes of another graph over the same ``features``; return its output's name.
@@ -209,12 +229,14 @@ class Graph:
         self._nodes.append(last)
         rows = ["n", self.n_features]
         shape = rows if name == "contributions" else ["n"]
+        described = helper.make_tensor_value_info
+        constants = self._constants.values()
         graph = helper.make_graph(
             self._nodes,
             "detector",
-            [helper.make_tensor_value_info(FEATURES, TensorProto.FLOAT, rows)],
-            [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)],
-            [numpy_helper.from_array(array, key) for key, array in self._constants.values()],
+            inputs=[described(FEATURES, TensorProto.FLOAT, rows)],
+            outputs=[described(name, TensorProto.FLOAT, shape)],
+            initializer=[numpy_helper.from_array(array, key) for key, array in constants],
         )
         model = helper.make_model(
             graph,

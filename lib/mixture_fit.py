@@ -90,9 +90,11 @@ class Mixture:
         diagonal = np.einsum("kdd->kd", self.root)
         log_root = np.log(diagonal).sum(axis=1)  # log of the root of the precision's determinant
         if not self.heavy:
-            return self.log_weight + log_root - d / 2 * np.log(2 * np.pi)
+            norm = d / 2 * np.log(2 * np.pi)
+            return self.log_weight + log_root - norm
         gamma = gammaln((self.tail + d) / 2) - gammaln(self.tail / 2)
-        return self.log_weight + log_root + gamma - d / 2 * np.log(self.tail * np.pi)
+        norm = d / 2 * np.log(self.tail * np.pi)
+        return self.log_weight + log_root + gamma - norm
 
     def log_terms(self, distance: NDArray) -> NDArray:
         """Return log(weight x density) of each component from squared distances, both (n, K)."""
@@ -242,15 +244,18 @@ def _maximise(z, weight, share, pull, settings):
     part = weight[:, None] * share  # (n, K)
     mass = part.sum(axis=0)  # (K,)
     part = part * pull
-    mean = (part.T @ z) / part.sum(axis=0)[:, None]
+    pulled_mass = part.sum(axis=0)[:, None]
+    mean = part.T @ z / pulled_mass
     root = np.empty((len(mass), d, d))
     for k in range(len(mass)):
         rows = np.flatnonzero(share[:, k] > NO_SHARE)
         centred = z[rows] - mean[k]
-        centred *= np.sqrt(part[rows, k])[:, None]
+        root_part = np.sqrt(part[rows, k])
+        centred *= root_part[:, None]
         covariance = centred.T @ centred / mass[k]
         covariance.flat[:: d + 1] += settings.least  # the diagonal
         lower = np.linalg.cholesky(covariance)
         # the inverse of a triangular root is a root of the precision, without inverting the matrix
         root[k] = solve_triangular(lower, np.eye(d), lower=True).T
-    return Mixture(np.log(mass / mass.sum()), mean, root, settings.tail)
+    log_weight = np.log(mass / mass.sum())
+    return Mixture(log_weight, mean, root, settings.tail)
