@@ -12,19 +12,19 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
-from lib import serving
-from lib.datasets import load_description
+from lib.data.datasets import load_description
 from lib.errors import PipelineError, Refused
 from lib.files import read_json
 from lib.pipeline.console import Progress, summary, table, told
-from lib.pipeline.execution import Pipeline
 from lib.pipeline.logbook import Logbook, champion_version
 from lib.pipeline.parameters import read_parameters
+from lib.pipeline.pipeline_execution import Pipeline
 from lib.pipeline.plan import Plan
 from lib.pipeline.preflight import DEFAULT, prepare, registered_name
 from lib.pipeline.runs import Run, locked
 from lib.pipeline.settings import Settings, jobs
 from lib.pipeline.stages import choose, find, notebook, present, read_cells
+from lib.registry import serving
 
 ROOT = Path(__file__).resolve().parent
 
@@ -169,15 +169,15 @@ def execute(args, plan, asked, remarks, lock):
 
 def write_page(current, result, status, now):
     """Write a run's page and the list of runs, with what is served now."""
-    from lib import report  # imports matplotlib, which kernels did not have to wait for
+    from lib.reporting import pages  # imports matplotlib, which kernels did not have to wait for
 
     current.note(stages=result["stages"], serving_as_of=now.fixed())
-    report.write(current.folder, result["stages"], result["status"] if status == "done" else status, now)
+    pages.write(current.folder, result["stages"], result["status"] if status == "done" else status, now)
 
 
 def rollback(args, say):
     """Make the previous champion of a dataset the champion again -> exit code."""
-    from lib import tracking
+    from lib.registry import tracking
 
     runs = [run.info["dataset"] for run in Run.all(ROOT / "reports")]
     dataset = args.dataset or next(iter(runs), DEFAULT)
@@ -194,14 +194,14 @@ def rollback(args, say):
 
 def rewrite_pages(name):
     """Write the pages of a registered name's runs again, after what is served has changed."""
-    from lib import report
+    from lib.reporting import pages
 
     now = serving.now(name, ROOT / "serve" / "model")
     for current in Run.all(ROOT / "reports"):
         decided = (read_json(current.folder / "metrics.json") or {}).get("champion") or {}
         if decided.get("name") == name and (current.folder / "index.html").is_file():
             current.note(serving_as_of=now.fixed())
-            report.write(current.folder, current.info.get("stages", []), current.info["status"], now)
+            pages.write(current.folder, current.info.get("stages", []), current.info["status"], now)
 
 
 def main(argv=None):

@@ -17,9 +17,9 @@ import onnxruntime
 import pandas as pd
 from sklearn.metrics import average_precision_score
 
-from lib import simulation
 from lib.bundle import CHUNK_ROWS
-from lib.datasets import load_description
+from lib.data import simulation
+from lib.data.datasets import load_description
 from lib.detectors import registry
 
 CUTS = ((25, 15), (35, 20), (50, 20))  # reference and the validation after it, per cent of the weight

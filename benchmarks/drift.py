@@ -13,9 +13,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lib import datasets, drift
-from lib.periods import cut
-from lib.simulation import DRIFTS, simulate
+from lib.data import datasets
+from lib.data.cuts import cut
+from lib.data.simulation import DRIFTS, simulate
+from lib.production import drift
 
 RATES = (0.001, 0.01, 0.05)
 SCORE = "largest |z|"

@@ -9,7 +9,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lib import metrics
+from lib.evaluation import metrics
 
 CASES = {  # rows, frauds, models, seconds that the period lasts
     "validation of the public sample": (11_000, 100, 8, 34_560),

@@ -192,7 +192,7 @@ def draw(summaries, path):
     """Seconds and memory against rows, a line a stage; grey: what is in proportion to the rows."""
     from matplotlib.ticker import FuncFormatter, LogLocator
 
-    from lib import plots
+    from lib.reporting import plots
 
     fig, axes = plots.figure(1, 2, width=12, height=4.4)
     sizes = list(summaries)

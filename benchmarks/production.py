@@ -14,11 +14,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lib import bundle, candidates, drift, replay, scoring, simulation, splits
-from lib.calibration import threshold_for_budget
-from lib.datasets import load_description, prepare
+from lib import bundle
+from lib.bundle.calibration import threshold_for_budget
+from lib.data import simulation, splits
+from lib.data.datasets import load_description, prepare
 from lib.detectors import registry
-from lib.production import monitor, sandbox
+from lib.production import drift, monitoring, replay, sandbox, scoring
+from lib.registry import candidates
 
 N_SEEDS, N_REPLAYED, N_SCORED, N_PART = 20, 85_000, 5_000_000, 250_000
 
@@ -94,7 +96,7 @@ def card(dataset, data, drifting):
     rows = [slice(int(a), int(b)) for a, b in itertools.pairwise(edges)]
     past = data.take(slice(0, rows[0].start))
     known = drift.Monitor(past.X, past.weight, past.time_s, dataset.features)
-    frauds, steps, verdict = monitor.Frauds(dataset.features, past), [], None
+    frauds, steps, verdict = monitoring.Frauds(dataset.features, past), [], None
     for part in rows:
         batch, labelled = data.take(part), data.take(slice(rows[0].start, part.start))
         verdict = known.check(batch.X, batch.weight, batch.time_s, verdict)
@@ -103,7 +105,7 @@ def card(dataset, data, drifting):
     drifts = simulation.DRIFTS if drifting else ()
     begins = min((d.first_batch for d in drifts if d.what == "fraud"), default=np.inf)
     n_false = sum(bool(step["fraud_drifted"]) for i, step in enumerate(steps, 1) if i < begins)
-    return monitor.scorecard(steps, drifts) | {"n_false_frauds": n_false}
+    return monitoring.scorecard(steps, drifts) | {"n_false_frauds": n_false}
 
 
 def policies(folder):
@@ -115,7 +117,7 @@ def policies(folder):
         history, worth = sandbox.History(split), {}
         first = mixture(history, history.slices["reference"], history.slices["validation"])
         for policy in ("frozen", "threshold", "retrain_every"):
-            worth[policy] = monitor.totals(steps_of(policy, history, first, split.batches))
+            worth[policy] = monitoring.totals(steps_of(policy, history, first, split.batches))
         said = [f"{p} {t['money_caught_in_time']:,.0f} ({t['n_alerts']:,.0f} alerts)" for p, t in worth.items()]
         print(f"seed {seed}: money caught in time, of {worth['frozen']['money']:,.0f}: {', '.join(said)}")
 
@@ -136,7 +138,7 @@ def steps_of(policy, history, first, batches, budget=0.002, every=3, recent=3):
     for i, batch in enumerate(batches, 1):
         rows = history.slices[batch]
         log = pd.DataFrame({"anomaly_score": score[rows], "alert": (score[rows] >= threshold).astype(int)})
-        told = monitor.realise(log, data.take(rows), budget, n_resamples=0)
+        told = monitoring.realise(log, data.take(rows), budget, n_resamples=0)
         steps.append({"realised": told, "n_alerts": float(log["alert"].sum())})
         if challenger:
             (score, fitted_to), challenger = challenger, None

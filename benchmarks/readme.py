@@ -9,10 +9,10 @@ import shutil
 import sys
 from pathlib import Path
 
-from lib.datasets import ROOT
-from lib.plots import label
-from lib.tables import cell
-from lib.words import LABELS_SEEN
+from lib.data.datasets import ROOT
+from lib.reporting.names import LABELS_SEEN
+from lib.reporting.plots import label
+from lib.reporting.tables import cell
 
 FIGURES = ("06_comparison-precision-recall", "06_comparison-money", "08_production-timeline")
 METRICS = {

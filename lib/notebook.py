@@ -1,29 +1,18 @@
 """What every notebook needs: its run's folder, its figures, its metrics, and errors that read like sentences."""
 
-import json
 import os
 import time
 from pathlib import Path
 
 from IPython import get_ipython
 
-from lib import plots
-from lib.bundle import BundleError
-from lib.datasets import ROOT, DataError
-from lib.errors import TrackingError
+from lib.data.datasets import ROOT
+from lib.errors import BundleError, DataError, TrackingError
+from lib.files import write_json
+from lib.reporting import plots
 
 OURS = (DataError, BundleError, TrackingError)  # their messages are sentences
 BY_HAND = ROOT / "reports" / "by-hand"
-
-
-def write_json(path, content):
-    """Write `content` as JSON, whole or not at all; NaN is refused (ValueError), as JSON has none."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    partial.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    partial.replace(path)
-    return path
 
 
 class Notebook:
@@ -56,7 +45,7 @@ class Notebook:
         """
         write_json(self.folder / "metrics.json", metrics)
         if self.track:
-            from lib import tracking  # imports MLflow, which takes seconds
+            from lib.registry import tracking  # imports MLflow, which takes seconds
 
             tracking.log_stage(
                 os.environ.get(tracking.PARENT, ""),

@@ -16,7 +16,14 @@ import tempfile
 import time
 
 from serve import logs, sockets
-from serve.settings import METRICS_FOLDER, SPARE_FOLDER, Settings, SettingsError, make_metrics_folder, unknown
+from serve.settings import (
+    METRICS_FOLDER,
+    SPARE_FOLDER,
+    Settings,
+    SettingsError,
+    make_metrics_folder,
+    unknown,
+)
 
 log = logging.getLogger("serve")
 

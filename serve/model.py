@@ -11,7 +11,8 @@ from urllib.parse import quote
 import msgspec
 
 from lib import bundle
-from lib.bundle import Bundle, BundleError
+from lib.bundle import Bundle
+from lib.errors import BundleError
 from serve import examples, telemetry
 from serve.errors import RequestError
 from serve.rows import Rows

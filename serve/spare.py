@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 
 from lib import bundle
-from lib.bundle import BundleError
+from lib.errors import BundleError
 
 log = logging.getLogger("serve.model")
 

@@ -3,8 +3,8 @@
 import numpy as np
 
 from lib import bundle
-from lib.calibration import Calibration
-from lib.graphs import Graph
+from lib.bundle.calibration import Calibration
+from lib.detectors.onnx_graph import Graph
 
 KINDS = ("forest", "autoencoder", "mixture")
 FEATURES = [f"V{i}" for i in range(1, 29)] + ["Amount"]

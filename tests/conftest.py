@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lib import simulation
+from lib.data import simulation
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -19,7 +19,7 @@ def simulated():
 def project(tmp_path):
     """A copy of the project without data, runs or models, for what writes into its own folder -> (folder, environment).
 
-    The environment makes `lib` the copy's, and `lib.datasets.ROOT` with it.
+    The environment makes `lib` the copy's, and `lib.data.datasets.ROOT` with it.
     """
     return copy_project(tmp_path / "project")
 

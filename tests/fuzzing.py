@@ -12,7 +12,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from lib import bundle
-from lib.bundle import BundleError
+from lib.errors import BundleError
 from serve.errors import RequestError
 from serve.rows import Rows
 

@@ -10,8 +10,8 @@ import types
 from conftest import ROOT, copy_project
 
 import run_pipeline
+from lib.pipeline.notebook_execution import Outcome
 from lib.pipeline.stages import read_cells
-from lib.runner import Outcome
 
 FIXTURES = ROOT / "tests" / "fixtures"
 NOTEBOOKS = {
@@ -39,7 +39,7 @@ class Project:
         (folder / "notebooks").mkdir()
         for stage, fixture in NOTEBOOKS.items():
             project.put(stage, fixture)
-        shutil.copy(FIXTURES / "tracking.py", folder / "lib" / "tracking.py")
+        shutil.copy(FIXTURES / "tracking.py", folder / "lib" / "registry" / "tracking.py")
         return project
 
     def copy(self, folder):
@@ -85,15 +85,15 @@ class Here:
 
     def __init__(self, project, capsys, monkeypatch):
         self.project, self.capsys = project, capsys
-        for module in ("run_pipeline", "lib.datasets", "lib.store"):
+        for module in ("run_pipeline", "lib.data.datasets", "lib.registry.mlflow_store"):
             monkeypatch.setattr(f"{module}.ROOT", project.folder)
-        specification = importlib.util.spec_from_file_location("lib.tracking", FIXTURES / "tracking.py")
+        specification = importlib.util.spec_from_file_location("lib.registry.tracking", FIXTURES / "tracking.py")
         tracking = importlib.util.module_from_spec(specification)
         specification.loader.exec_module(tracking)
         tracking.ROOT = project.folder
-        monkeypatch.setitem(sys.modules, "lib.tracking", tracking)
-        monkeypatch.setattr("lib.tracking", tracking, raising=False)
-        monkeypatch.setattr("lib.pipeline.execution.Execution", Instant)
+        monkeypatch.setitem(sys.modules, "lib.registry.tracking", tracking)
+        monkeypatch.setattr("lib.registry.tracking", tracking, raising=False)
+        monkeypatch.setattr("lib.pipeline.pipeline_execution.Execution", Instant)
 
     def __getattr__(self, name):
         return getattr(self.project, name)
@@ -119,7 +119,7 @@ class Here:
 
 
 class Instant:
-    """Stands in for lib.runner.Execution: the cells run in this process, one after the other."""
+    """Stands in for lib.pipeline.notebook_execution.Execution: the cells run in this process, one after the other."""
 
     peak_mb = n_done = seconds = 0
 

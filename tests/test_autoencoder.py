@@ -5,10 +5,10 @@ import onnxruntime
 import pytest
 import torch
 
-from lib.autoencoder import Autoencoder, compute_threads, pick_device
-from lib.denoiser import Config, row_loss, train, trimmed_mean
 from lib.detectors import registry
-from lib.robust import RobustCovariance
+from lib.detectors.autoencoder import Autoencoder, compute_threads, pick_device
+from lib.detectors.denoising_network import Config, row_loss, train, trimmed_mean
+from lib.detectors.robust_covariance import RobustCovariance
 
 QUICK = {"members": 2, "epochs": 4}
 
@@ -208,7 +208,7 @@ def test_rows_are_capped(monkeypatch, max_rows, seen):
         trained_on.append(len(x))
         return train(x, *arguments)
 
-    monkeypatch.setattr("lib.autoencoder.train", watched)
+    monkeypatch.setattr("lib.detectors.autoencoder.train", watched)
     Autoencoder(**QUICK, max_rows=max_rows).fit(curve(3_000))
     assert trained_on == [pytest.approx(0.9 * 0.98 * seen, abs=0.01 * seen)]
 
@@ -259,7 +259,7 @@ def test_a_fit_computes_with_its_threads(monkeypatch, three_threads, n):
         used.append(torch.get_num_threads())
         return train(*arguments)
 
-    monkeypatch.setattr("lib.autoencoder.train", watched)
+    monkeypatch.setattr("lib.detectors.autoencoder.train", watched)
     Autoencoder(members=1, epochs=1, threads=n).fit(curve(600))
     assert used == [n]
 

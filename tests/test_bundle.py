@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lib import bundle
-from lib.bundle import BundleError
+from lib.errors import BundleError
 
 
 @pytest.fixture(scope="module", params=bundles.KINDS)
@@ -55,7 +55,7 @@ def test_one_row_scores_as_it_does_among_others(folder):
 def test_chunks_do_not_change_scores(folder, monkeypatch):
     model, X = bundle.load(folder), bundles.rows(100)
     whole = model.raw_score(X)
-    monkeypatch.setattr(bundle, "CHUNK_ROWS", 33)
+    monkeypatch.setattr("lib.bundle.bundle.CHUNK_ROWS", 33)
     np.testing.assert_allclose(model.raw_score(X), whole, rtol=1e-6)
 
 
@@ -130,7 +130,7 @@ def test_hashed_names_are_replaced_and_old_files_removed(tmp_path):
 
 def test_an_interrupted_write_leaves_the_old_bundle(copy, monkeypatch):
     before = bundle.bundle_hash(copy)
-    monkeypatch.setattr(bundle.os, "fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr("lib.files.os.fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         bundle.write(copy, bundles.graphs("forest", 4), bundles.manifest("forest", ["V1", "V2", "V3", "Amount"]))
     assert bundle.bundle_hash(copy) == before

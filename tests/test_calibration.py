@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from lib.calibration import Calibration, survival, threshold_for_budget
+from lib.bundle.calibration import Calibration, survival, threshold_for_budget
 
 scores = st.floats(-(2.0**100), 2.0**100, width=32)
 samples = st.integers(1, 60).flatmap(

@@ -6,11 +6,16 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from lib import bundle, candidates, challengers, comparison, export, gate, metrics, splits
-from lib.datasets import DataError, load_description, prepare
+from lib import bundle
+from lib.data import splits
+from lib.data.datasets import load_description, prepare
 from lib.detectors import baselines, registry
-from lib.few_labels import known_labels
-from lib.store import Champion
+from lib.detectors.few_labels import known_labels
+from lib.errors import DataError
+from lib.evaluation import comparison, gate, metrics
+from lib.registry import candidates, challengers, export
+from lib.registry.mlflow_store import Champion
+from lib.reporting import cards
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +66,7 @@ def test_calibration_leaves_the_graph_as_it_is_and_meets_the_budget(split, folde
     validation, before = split.arrays("validation"), (folder / "model.onnx").read_bytes()
     raw = bundle.load(folder).raw_score(validation.X)
     threshold = metrics.pick_threshold(raw, validation.weight, budget=0.01)
-    challengers.calibrate(folder, raw, validation.weight, threshold, "alert_budget", 0.01, {}, "name")
+    challengers.calibrate(folder, raw, validation.weight, threshold, "alert_budget", 0.01, {}, "name", card=cards.model)
     alerts, scores = bundle.load(folder).predict(validation.X)
     assert (folder / "model.onnx").read_bytes() == before
     assert 0 < validation.weight[alerts == 1].sum() / validation.weight.sum() <= 0.01
@@ -128,7 +133,7 @@ def test_without_labels_only_the_regime_all_is_fitted_and_a_line_says_so(split, 
     folder = candidates.write(tmp_path, "isolation_forest@train_on=all", fitted[0], split, fitted[1], "all")
     unjudged = metrics.compare(np.array([-1]), {"m": [0.0]}, [1.0], [0.0]).metrics["m"]
     raw = fitted[0].raw_score(fitted[1].X)
-    challengers.calibrate(folder, raw, fitted[1].weight, raw.max(), "alert_budget", 0.002, unjudged, "name")
+    challengers.calibrate(folder, raw, fitted[1].weight, raw.max(), "alert_budget", 0.002, unjudged, "name", card=cards.model)
     card = (folder / "model_card.md").read_text()
     assert "nobody has judged" in card
     assert "| figure |" not in card
@@ -162,7 +167,7 @@ def test_an_empty_feature_is_named_and_has_a_range_of_numbers(split, monkeypatch
     assert manifest["empty_features"] == [feature]
     assert [manifest["reference"][key][2] for key in ("low", "median", "high")] == [0, 0, 0]
     raw = detector.raw_score(training.X)
-    challengers.calibrate(folder, raw, training.weight, raw.max(), "alert_budget", 0.002, {}, "name")
+    challengers.calibrate(folder, raw, training.weight, raw.max(), "alert_budget", 0.002, {}, "name", card=cards.model)
     assert f"`{feature}`" in (folder / "model_card.md").read_text()
     assert "empty_features" not in bundle.verify(candidates.write(tmp_path, "whole", *whole(split, monkeypatch)))
 

@@ -5,8 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from lib import bundle, candidates, cards, challengers, export, notes, splits, words
+from lib import bundle
+from lib.bundle.manifest import read
+from lib.data import splits
 from lib.detectors import registry
+from lib.registry import candidates, challengers, descriptions, export
+from lib.reporting import cards, names, run_descriptions
 
 
 @pytest.fixture(scope="module")
@@ -20,20 +24,20 @@ def folder(tmp_path, split):
     detector, training, _ = candidates.fit(registry.make("isolation_forest", n_trees=10), split)
     folder = candidates.write(tmp_path, "isolation_forest", detector, split, training, fit_s=12.25)
     raw, figure = detector.raw_score(split.arrays("validation").X), {"value": 0.8123, "low": 0.7, "high": 0.9}
-    figures = {name: figure for name in words.HEADLINE} | {"recall_at_budget_0.01": figure}
-    challengers.calibrate(folder, raw, np.ones(len(raw)), np.sort(raw)[-9], "alert_budget", 0.002, figures, "detector")
+    figures = {name: figure for name in names.HEADLINE} | {"recall_at_budget_0.01": figure}
+    challengers.calibrate(folder, raw, np.ones(len(raw)), np.sort(raw)[-9], "alert_budget", 0.002, figures, "detector", card=cards.model)
     return folder
 
 
 def test_model_card_says_what_the_model_is_for_and_how_good(folder):
     text = (folder / "model_card.md").read_text()
     assert "must not block a payment" in text
-    assert words.SIMULATED in text
+    assert names.SIMULATED in text
     assert "labels of fraud seen: known frauds of reference removed from the fit" in text
     assert "| recall at 0.01 | 0.812 [0.700, 0.900] |" in text
     assert "### On untouched" not in text
     assert bundle.verify(folder)["files"]["model.onnx"] in text
-    assert len(text) < notes.LIMIT
+    assert len(text) < descriptions.LIMIT
 
 
 def test_model_card_has_no_time_and_no_run_in_it(folder):
@@ -43,7 +47,7 @@ def test_model_card_has_no_time_and_no_run_in_it(folder):
 
 
 def test_model_card_travels_under_its_hash_and_a_changed_one_is_refused(tmp_path, folder):
-    manifest, graphs = bundle.read(folder)
+    manifest, graphs = read(folder)
     out = tmp_path / "bundle"
     bundle.write(out, graphs, manifest | {"version": "1"}, hashed_names=True)
     (card,) = out.glob("model_card-*.md")
@@ -69,20 +73,20 @@ def test_data_card_names_source_periods_and_hashes(split):
 
 def test_reasons_read_like_sentences():
     reason = "autoencoder has the best average_precision of 2 candidates: 0.8"
-    assert words.plain(reason, {"autoencoder"}) == "Autoencoder has the best average precision of 2 candidates: 0.8"
+    assert names.plain(reason, {"autoencoder"}) == "Autoencoder has the best average precision of 2 candidates: 0.8"
     assert (
-        words.plain("it beats the naive rules amount, max_abs_z")
+        names.plain("it beats the naive rules amount, max_abs_z")
         == "It beats the naive rules amount alone, largest |z|"
     )
     both = {"gaussian_mixture", "gaussian_mixture@train_on=all"}
-    assert words.plain("it beats gaussian_mixture@train_on=all", both) == "It beats Gaussian mixture (no labels)"
+    assert names.plain("it beats gaussian_mixture@train_on=all", both) == "It beats Gaussian mixture (no labels)"
 
 
 def test_a_stage_is_described_by_its_first_cell():
     first = (
         "# Title\n\n- *Question*: what is\n  it?\n- *Reads*: nothing.\n- *Writes*: `a`,\n  `b`.\n- *Runtime*: seconds."
     )
-    text = notes.stage("01_eda", [("markdown", first, [])], "it has not run yet")
+    text = run_descriptions.stage("01_eda", [("markdown", first, [])], "it has not run yet")
     assert text.splitlines()[0] == "`notebooks/01_eda.ipynb`"
     assert "- *Question*: what is it?" in text
     assert "- *Writes*: `a`, `b`." in text
@@ -94,12 +98,12 @@ def test_a_run_is_described_by_what_it_decided():
     champion = {"model": "max_abs_z", "name": "fraud-detector", "version": "2"}
     metrics = {"source": "simulated", "models": {"max_abs_z": figures}, "champion": champion,
                "verdict": {"action": "promote", "reasons": ["max_abs_z wins"]}}  # fmt: skip
-    text = notes.pipeline("20260101-000000-x", json.loads(json.dumps(metrics)))
+    text = run_descriptions.pipeline("20260101-000000-x", json.loads(json.dumps(metrics)))
     assert "largest |z| was promoted to champion, fraud-detector version 2." in text
     assert "| largest \\|z\\| | none | 0.500 [0.400, 0.600] | – |" in text
-    assert notes.figures(metrics | {"models": {"max_abs_z": {**figures, "train_on": "all"}}}) == {
+    assert run_descriptions.figures(metrics | {"models": {"max_abs_z": {**figures, "train_on": "all"}}}) == {
         "max_abs_z": figures,
         "champion": figures,
     }
-    assert notes.figures({}) == {}
-    assert notes.pipeline("20260101-000000-x", {}).startswith("Everything is in `reports/20260101-000000-x`")
+    assert run_descriptions.figures({}) == {}
+    assert run_descriptions.pipeline("20260101-000000-x", {}).startswith("Everything is in `reports/20260101-000000-x`")

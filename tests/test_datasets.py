@@ -15,8 +15,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib import datasets, rawfile
-from lib.datasets import DataError, Dataset, RawFileMissing
+from lib.data import datasets
+from lib.data.datasets import Dataset
+from lib.data.download import progress_on
+from lib.errors import DataError, RawFileMissing
 
 SHOP = {
     "name": "shop",
@@ -443,7 +445,7 @@ def test_progress_is_a_bar_on_a_terminal_and_plain_lines_elsewhere():
     terminal, pipe = io.StringIO(), io.StringIO()
     terminal.isatty = lambda: True
     for stream in (terminal, pipe):
-        show = rawfile.progress_on(stream, "downloading t.csv")
+        show = progress_on(stream, "downloading t.csv")
         for done in range(0, 151):
             show(done * 1_000_000, 150_000_000)
     assert terminal.getvalue().count("\n") == 1

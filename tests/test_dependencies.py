@@ -6,7 +6,7 @@ import inspect
 import pytest
 from conftest import ROOT
 
-from lib import splits
+from lib.data import splits
 from lib.detectors.registry import DETECTORS, SUPERVISED
 from lib.pipeline.dependencies import BY_HAND, imported_files, made_from
 from lib.pipeline.settings import Settings, jobs
@@ -23,8 +23,9 @@ FITTED = {  # the detectors that a notebook fits
 }
 PAIRS = [(notebook, name) for notebook, names in FITTED.items() for name in names]
 LATER = {
-    *("cards", "challengers", "comparison", "export", "fused_candidate", "fusion", "gate"),
-    *("notes", "report", "simulation", "tracking", "words"),
+    *("reporting/cards", "registry/challengers", "evaluation/comparison", "registry/export"),
+    *("registry/fused_candidate", "detectors/fusion", "evaluation/gate", "registry/descriptions"),
+    *("reporting/pages", "data/simulation", "registry/tracking"),
 }
 
 
@@ -58,9 +59,9 @@ def test_an_edit_of_what_comes_after_the_fit_does_not_fit_again(depends_on, note
     families = {
         "lib/detectors/registry.py": None,
         "lib/detectors/boosting.py": None,
-        "lib/autoencoder.py": "04_autoencoder",
-        "lib/mixture.py": "05_gaussian_mixture",
-        "lib/robust.py": "04_autoencoder",
+        "lib/detectors/autoencoder.py": "04_autoencoder",
+        "lib/detectors/gaussian_mixture.py": "05_gaussian_mixture",
+        "lib/detectors/robust_covariance.py": "04_autoencoder",
     }
     assert {file for file in families if file in found} == {f for f, stage in families.items() if stage == notebook}
 
@@ -68,8 +69,8 @@ def test_an_edit_of_what_comes_after_the_fit_does_not_fit_again(depends_on, note
 def test_another_simulator_makes_other_data(tmp_path, monkeypatch):
     before = splits.find("simulated", rows=3_000).source_id
     edited = tmp_path / "simulation.py"
-    edited.write_text((ROOT / "lib" / "simulation.py").read_text() + "\n# edited\n")
-    monkeypatch.setattr("lib.simulation.__file__", str(edited))
+    edited.write_text((ROOT / "lib" / "data" / "simulation.py").read_text() + "\n# edited\n")
+    monkeypatch.setattr("lib.data.simulation.__file__", str(edited))
     assert splits.find("simulated", rows=3_000).source_id != before
 
 

@@ -14,8 +14,8 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from lib.detectors import baselines, registry
 from lib.detectors.base import Detector
-from lib.sampling import check_weight, draw, thin, weighted_quantile
-from lib.scaling import Scaler, signed_log
+from lib.detectors.sampling import check_weight, draw, thin, weighted_quantile
+from lib.detectors.scaling import Scaler, signed_log
 
 SMALL = {
     "isolation_forest": {"n_trees": 50},

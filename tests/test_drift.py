@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lib import drift
-from lib.datasets import load_description
-from lib.simulation import DRIFTS, simulate
+from lib.data.datasets import load_description
+from lib.data.simulation import DRIFTS, simulate
+from lib.production import drift
 
 DAY_S = 86_400
 

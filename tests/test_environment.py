@@ -163,7 +163,7 @@ def test_pip_alone_does_it_where_uv_cannot(set_up):
 
 
 def test_nothing_of_ours_is_ignored_by_git():
-    ours = ["lib/datasets.py", "serve/app.py", "data/simulated.yaml", "notebooks/01_eda.ipynb", "Makefile"]
+    ours = ["lib/data/datasets.py", "serve/app.py", "data/simulated.yaml", "notebooks/01_eda.ipynb", "Makefile"]
     outputs = [
         "data/raw/creditcard.csv",
         "reports/a-run/metrics.json",

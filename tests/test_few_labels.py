@@ -8,7 +8,7 @@ from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 
-from lib.few_labels import FewLabels, known_labels, logistic
+from lib.detectors.few_labels import FewLabels, known_labels, logistic
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_sub_sampling_keeps_the_known_frauds_and_the_weight(rows, monkeypatch):
         seen.append((len(design), known.sum(), weight[known].sum(), weight[~known].sum()))
         return logistic(design, known, weight, *prior)
 
-    monkeypatch.setattr("lib.few_labels.logistic", watched)
+    monkeypatch.setattr("lib.detectors.few_labels.logistic", watched)
     detector = FewLabels("robust_covariance", max_rows=2_000).fit(X, y)
     FewLabels("robust_covariance").fit(X, y, fitted=detector.detector_)
     capped, whole = seen

@@ -4,14 +4,16 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from lib import bundle, candidates, challengers, splits
-from lib.calibration import Calibration
-from lib.datasets import DataError
+from lib import bundle
+from lib.bundle.calibration import Calibration
+from lib.data import splits
 from lib.detectors import registry
 from lib.detectors.base import Detector
-from lib.fused_candidate import FUSED, Exported, fuse
-from lib.fusion import Fusion
-from lib.graphs import Graph
+from lib.detectors.fusion import Fusion
+from lib.detectors.onnx_graph import Graph
+from lib.errors import DataError
+from lib.registry import candidates, challengers
+from lib.registry.fused_candidate import FUSED, Exported, fuse
 
 
 class Column(Detector):

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from lib.gate import AtBudget, Candidate, Champion, Naive, Terms, Validation, decide
+from lib.evaluation.gate import AtBudget, Candidate, Champion, Naive, Terms, Validation, decide
 
 VALIDATION = Validation(1000.0, 2000.0, 40, 0.001)
 NAIVE = {"random": Naive(0.002), "amount": Naive(0.01), "max_abs_z": Naive(0.1)}

@@ -5,9 +5,9 @@ import onnxruntime
 import pytest
 from sklearn.ensemble import HistGradientBoostingClassifier, IsolationForest
 
-from lib.graphs import Graph
-from lib.scaling import CLIP, Scaler
-from lib.trees import average_path_length, boosted_trees, isolation_trees, round_down
+from lib.detectors.onnx_graph import Graph
+from lib.detectors.onnx_trees import average_path_length, boosted_trees, isolation_trees, round_down
+from lib.detectors.scaling import CLIP, Scaler
 
 
 def run(graph, X):

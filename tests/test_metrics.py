@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-from lib import metrics
+from lib.evaluation import metrics
 from lib.pipeline import console
-from lib.serving import Now
+from lib.registry.serving import Now
 
 # Ten transactions, best score first: fraud, genuine, fraud, then seven genuine ones.
 Y = np.array([1, 0, 1, 0, 0, 0, 0, 0, 0, 0])

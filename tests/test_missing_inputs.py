@@ -3,8 +3,8 @@
 import pytest
 from conftest import ROOT
 
-from lib import splits
-from lib.datasets import DataError
+from lib.data import splits
+from lib.errors import DataError
 from lib.pipeline.stages import read_cells
 
 READERS = ("03_isolation_forest", "04_autoencoder", "05_gaussian_mixture", "06_comparison", "08_production")

@@ -5,8 +5,14 @@ import onnxruntime
 import pytest
 from scipy.stats import multivariate_normal, multivariate_t, rankdata
 
+from lib.detectors.expectation_maximisation import (
+    EMSettings,
+    Mixture,
+    fit_mixture,
+    held_out_density,
+    spacing,
+)
 from lib.detectors.registry import make
-from lib.mixture_fit import EMSettings, Mixture, fit_mixture, held_out_density, spacing
 
 
 def two_populations(n=4_000, seed=0):

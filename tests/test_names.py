@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib import drift, eda, names, plots, replay, scoring, tables
-from lib.datasets import Arrays, Dataset
-from lib.production import monitor, timeline
+from lib.data import columns as data_columns
+from lib.data.datasets import Arrays, Dataset
+from lib.production import drift, monitoring, replay, scoring
+from lib.reporting import dashboard, eda_plots, names, plots, tables
 from serve.rows import Rows as ServedRows
 
-OURS = [*monitor.LOGGED, *scoring.COLUMNS, "weight", "features", "batch", "name", "is_score", drift.SCORE]
+OURS = [*monitoring.LOGGED, *scoring.COLUMNS, "weight", "features", "batch", "name", "is_score", drift.SCORE]
 AWKWARD = ["", " ", "a.b", "a/b", "'q'", '"', "$", "$x$ $", "_hidden", "two\nlines", "<b>", "|", "`", "é", "x" * 300]
 ANY_NAME = st.one_of(st.sampled_from([*OURS, *map(str.upper, OURS), *AWKWARD]), st.text(max_size=8))
 
@@ -23,7 +24,7 @@ ANY_NAME = st.one_of(st.sampled_from([*OURS, *map(str.upper, OURS), *AWKWARD]), 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(ANY_NAME, max_size=6, unique=True))
 def test_beside_ours_every_name_is_free_and_most_stay(columns):
-    found = names.beside(OURS, columns)
+    found = data_columns.beside(OURS, columns)
     lower = {name.casefold() for name in OURS}
     assert list(found) == columns
     assert len(set(found.values())) == len(columns)
@@ -41,7 +42,7 @@ def stream(folder, features, ids):
     X = np.arange(n * len(features), dtype=np.float32).reshape(n, -1)
     X[0, 0] = np.nan
     data = Arrays(X, np.full(n, -1, np.int8), np.array([1.0, 2.0, 3.0]), np.arange(n) * 10.0, None)
-    made = monitor.Stream(folder, features)
+    made = monitoring.Stream(folder, features)
     made.keep("batch_01", log, data, pd.DataFrame({name: ["refused"] * n for name in ids}) if ids else None)
     return made, log, data
 
@@ -96,7 +97,7 @@ def test_drift_of_a_feature_called_like_the_score_is_not_drift_of_the_score(refe
     assert not table.loc[reference.score, "flagged"]
     batch = pd.concat({"batch_01": table}, names=["batch", "name"]).reset_index()
     fig, ax = plots.figure()
-    timeline.drift(ax, batch, timeline._shown(batch, ()))
+    dashboard.drift(ax, batch, dashboard._shown(batch, ()))
     fig.canvas.draw()
     plt.close(fig)
 
@@ -117,9 +118,9 @@ def test_first_values_of_an_empty_feature_are_drift_and_no_crash(reference):
 def test_figures_take_any_name():
     awkward = [*AWKWARD, *OURS]
     fig, axes = plots.figure(1, 3)
-    eda.bars(axes[0], awkward, np.arange(len(awkward), dtype=float), "distance")
+    eda_plots.bars(axes[0], awkward, np.arange(len(awkward), dtype=float), "distance")
     assert len(axes[0].patches) == len(awkward), "a bar each, also where shortened names are the same"
-    eda.heatmap(axes[1], np.eye(len(awkward)), awkward)
+    eda_plots.heatmap(axes[1], np.eye(len(awkward)), awkward)
     plots.by_class(axes[2], np.full(9, np.nan), np.full(9, -1), np.ones(9), plots.plain("$a$ \\frac{"))
     axes[2].set_title(plots.plain("$x$") + " KS")
     fig.canvas.draw()
@@ -131,7 +132,7 @@ def test_rank_correlation_takes_empty_and_constant_features():
     rng = np.random.default_rng(0)
     x = rng.normal(size=50)
     X = np.column_stack([x, 2 * x, np.full(50, np.nan), np.ones(50), np.where(x > 0, x, np.nan)])
-    found = eda.rank_correlation(X)
+    found = eda_plots.rank_correlation(X)
     assert found[0, 1] == pytest.approx(1)
     assert found[0, 4] > 0.7
     assert (found[2, [0, 1, 3, 4]] == 0).all()

@@ -15,7 +15,7 @@ from lib.pipeline.console import PULSE_S, Progress, summary, told
 from lib.pipeline.dependencies import imported_files, made_from
 from lib.pipeline.settings import Job
 from lib.pipeline.stages import Stage
-from lib.serving import Now
+from lib.registry.serving import Now
 
 
 @pytest.fixture(scope="session")

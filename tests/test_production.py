@@ -6,10 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib import bundle, scoring, simulation, splits, store, tracking
-from lib.datasets import Arrays, DataError, load_description, prepare
-from lib.gate import Verdict
-from lib.production import deployment, monitor, sandbox, timeline
+from lib import bundle
+from lib.data import simulation, splits
+from lib.data.datasets import Arrays, load_description, prepare
+from lib.errors import DataError
+from lib.evaluation.gate import Verdict
+from lib.production import deployment, monitoring, sandbox, scoring
+from lib.registry import mlflow_store, tracking
+from lib.reporting import dashboard
 
 N = 4_000
 
@@ -42,44 +46,44 @@ def log(alert, score=None):
 
 
 def test_the_alert_band_is_the_binomial_one():
-    low, high = monitor.alert_band(0.002, np.ones(1_000))  # mean 2: P(0) is 0.135, P(at most 5) 0.983
+    low, high = monitoring.alert_band(0.002, np.ones(1_000))  # mean 2: P(0) is 0.135, P(at most 5) 0.983
     assert (low, high) == (0.0, 0.005)
-    assert monitor.alert_band(0.1, np.ones(10_000)) == pytest.approx((0.0942, 0.1059))
+    assert monitoring.alert_band(0.1, np.ones(10_000)) == pytest.approx((0.0942, 0.1059))
 
 
 def test_labels_say_what_alerts_were_worth():
     data = arrays(10, y=[0, 0, 0, 0, 0, 0, 1, 0, 1, 1])
-    told = monitor.realise(log([0] * 8 + [1, 1]), data, 0.2, n_resamples=0)
+    told = monitoring.realise(log([0] * 8 + [1, 1]), data, 0.2, n_resamples=0)
     assert (told["n_frauds"], told["n_caught"], told["money"], told["money_caught"]) == (3, 2, 30, 20)
     assert told["recall"]["value"] == pytest.approx(2 / 3)
     assert told["recall_at_budget"]["value"] == pytest.approx(2 / 3)
     steps = [{"realised": told, "n_alerts": 2.0}] * 2
-    assert monitor.totals(steps)["money_caught_in_time"] == pytest.approx(40)
+    assert monitoring.totals(steps)["money_caught_in_time"] == pytest.approx(40)
 
 
 def test_reviewers_take_alerts_as_they_arrive_until_their_time_is_over():
     data = arrays(10, y=[0, 1, 1, 0, 0, 0, 0, 0, 0, 1])
-    told = monitor.realise(log([1, 1, 1, 0, 0, 0, 0, 0, 0, 1]), data, 0.25, n_resamples=0)  # two and a half reviews
+    told = monitoring.realise(log([1, 1, 1, 0, 0, 0, 0, 0, 0, 1]), data, 0.25, n_resamples=0)  # two and a half reviews
     assert (told["n_caught"], told["n_caught_in_time"], told["money_caught_in_time"]) == (3, 1.5, 15)
 
 
 def test_refused_rows_are_ranked_last():
     data = arrays(4, y=[1, 0, 0, 1])
-    told = monitor.realise(log([0, 0, 0, 1], [np.nan, 0.1, 0.2, 0.9]), data, 0.25, n_resamples=0)
+    told = monitoring.realise(log([0, 0, 0, 1], [np.nan, 0.1, 0.2, 0.9]), data, 0.25, n_resamples=0)
     assert told["average_precision"]["value"] == pytest.approx((1 + 2 / 4) / 2)
 
 
 def test_recall_is_estimated_from_scores_alone():
     score = np.repeat([0.1, 0.9], 100)
     y = np.r_[np.zeros(100), np.ones(50), np.zeros(50)]  # above 0.9 every second is fraud, below none
-    estimator = monitor.Estimator(score, y, np.ones(200))
+    estimator = monitoring.Estimator(score, y, np.ones(200))
     assert estimator.recall(log([0, 1, 1, 0], [0.1, 0.9, 0.9, 0.9]), np.ones(4)) == pytest.approx(2 / 3)
     assert estimator.recall(log([0, 0], [0.1, 0.1]), np.ones(2)) is None
 
 
 def test_a_new_kind_of_fraud_is_noticed_and_the_old_one_is_not():
     y = np.ones(60)
-    frauds = monitor.Frauds("abc", arrays(60, y))
+    frauds = monitoring.Frauds("abc", arrays(60, y))
     assert frauds.look(arrays(12, y[:12], seed=1)) == []
     assert frauds.look(arrays(12, y[:12], seed=1, shift=3.0)) == ["b"]
     assert frauds.look(arrays(3, y[:3], seed=1, shift=3.0)) == []  # too few to tell
@@ -89,14 +93,14 @@ def test_a_feature_that_is_recorded_only_since_is_no_new_kind_of_fraud():
     past, new = arrays(60, np.ones(60)), arrays(12, np.ones(12), seed=1)
     past.X[:, 2] = np.nan
     new.X[:, 2] += 5
-    assert monitor.Frauds("abc", past).look(new) == []
+    assert monitoring.Frauds("abc", past).look(new) == []
 
 
 def test_without_labels_nothing_is_realised_and_nothing_estimated():
     data = arrays(10, y=np.full(10, -1))
-    told = monitor.realise(log([0] * 8 + [1, 1]), data, 0.2, n_resamples=0)
+    told = monitoring.realise(log([0] * 8 + [1, 1]), data, 0.2, n_resamples=0)
     assert (told["n_labelled"], told["n_frauds"], told["n_caught"], told["recall"]["value"]) == (0, 0, 0, None)
-    estimator = monitor.Estimator(np.linspace(0, 1, 10), data.y, data.weight)
+    estimator = monitoring.Estimator(np.linspace(0, 1, 10), data.y, data.weight)
     assert estimator.recall(log([0, 1]), np.ones(2)) is None
 
 
@@ -104,8 +108,8 @@ def test_unlabelled_rows_are_in_no_figure_of_a_batch():
     known = arrays(10, y=[0, 0, 0, 0, 0, 0, 1, 0, 1, 1])
     more = arrays(12, y=[0, 0, 0, 0, 0, 0, 1, 0, 1, 1, -1, -1])
     scores = np.linspace(0, 1, 12)
-    told = monitor.realise(log([0] * 8 + [1] * 4, scores), more, 0.2, n_resamples=0)
-    expected = monitor.realise(log([0] * 8 + [1] * 2, scores[:10]), known, 0.2, n_resamples=0)
+    told = monitoring.realise(log([0] * 8 + [1] * 4, scores), more, 0.2, n_resamples=0)
+    expected = monitoring.realise(log([0] * 8 + [1] * 2, scores[:10]), known, 0.2, n_resamples=0)
     for key in ("n_labelled", "n_frauds", "n_caught", "recall", "average_precision"):
         assert told[key] == expected[key]
 
@@ -114,7 +118,7 @@ def test_the_scorecard_counts_delays_and_false_alarms():
     drifts = [simulation.Drift("shift", ("a",), 2, 1.0), simulation.Drift("fraud", ("c",), 1, 1.0)]
     flags = [(["a", "b"], []), ([], []), (["a"], ["c"])]
     steps = [{"drifted": drifted, "fraud_drifted": new} for drifted, new in flags]
-    card = monitor.scorecard(steps, drifts)
+    card = monitoring.scorecard(steps, drifts)
     assert [d["noticed"] for d in card["noticed"]] == [3, 3]
     assert [d["delay"] for d in card["noticed"]] == [1, 2]
     assert card["n_false"] == 2  # b never moved, a had not moved yet
@@ -154,15 +158,15 @@ def test_the_sandbox_gives_the_store_back(monkeypatch, tmp_path):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///theirs.db")
     monkeypatch.setenv(tracking.PARENT, "abc")
     with sandbox.store(tmp_path):
-        first = store.database(os.environ["MLFLOW_TRACKING_URI"])
+        first = mlflow_store.database(os.environ["MLFLOW_TRACKING_URI"])
         assert first.parent == tmp_path
         assert tracking.PARENT not in os.environ
     with sandbox.store(tmp_path):
-        assert store.database(os.environ["MLFLOW_TRACKING_URI"]) != first  # nothing was written: a new one
-        second = store.database(os.environ["MLFLOW_TRACKING_URI"])
+        assert mlflow_store.database(os.environ["MLFLOW_TRACKING_URI"]) != first  # nothing was written: a new one
+        second = mlflow_store.database(os.environ["MLFLOW_TRACKING_URI"])
         second.touch()
     with sandbox.store(tmp_path):
-        assert store.database(os.environ["MLFLOW_TRACKING_URI"]) == second
+        assert mlflow_store.database(os.environ["MLFLOW_TRACKING_URI"]) == second
     assert os.environ["MLFLOW_TRACKING_URI"] == "sqlite:///theirs.db"
     assert os.environ[tracking.PARENT] == "abc"
 
@@ -197,9 +201,9 @@ def test_a_challenger_is_shadowed_promoted_and_watched(history, split, monkeypat
     assert result["totals"]["fit_s"] == 3.0
     assert result["totals"]["n_frauds"] == history.data.y[history.n_past :].sum()
     assert sum(step["n_lines"] for step in result["steps"]) == len(history.data.y) - history.n_past
-    fig = timeline.dashboard({"retrain_every": result}, done.drift(), "title", monitor.injected(split))
+    fig = dashboard.dashboard({"retrain_every": result}, done.drift(), "title", monitoring.injected(split))
     assert len(fig.axes) == 4
-    assert timeline.by_batch(result).shape[0] == 10
+    assert dashboard.by_batch(result).shape[0] == 10
 
 
 def test_a_stream_without_labels_is_watched_without_recall_and_money(split, tmp_path):
@@ -212,13 +216,13 @@ def test_a_stream_without_labels_is_watched_without_recall_and_money(split, tmp_
     with sandbox.store(tmp_path):
         policy = deployment.Deployment("threshold", history, start, tmp_path / "policy", deployment.Options()).run()
     result = json.loads(json.dumps(policy.to_dict(), allow_nan=False))
-    assert not timeline.judged(result)
+    assert not dashboard.judged(result)
     assert result["options"]["block_s"] == 600
     assert all(step["n_lines"] == step["n"] for step in result["steps"])
-    fig = timeline.dashboard({"threshold": result}, policy.drift(), "title")
+    fig = dashboard.dashboard({"threshold": result}, policy.drift(), "title")
     assert [ax.get_title(loc="left") for ax in fig.axes] == ["Alert rate", "Drift against the reference window"]
-    assert not {"recall", "money at budget", "frauds"} & {*timeline.by_batch(result).columns}
-    assert "their money" not in timeline.by_policy({"threshold": result})
+    assert not {"recall", "money at budget", "frauds"} & {*dashboard.by_batch(result).columns}
+    assert "their money" not in dashboard.by_policy({"threshold": result})
 
 
 def test_a_new_table_is_scored_in_chunks(split, monkeypatch, tmp_path):

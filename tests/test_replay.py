@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib import bundle, replay
+from lib import bundle
+from lib.production import replay
 
 
 class Counting(BaseHTTPRequestHandler):

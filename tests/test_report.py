@@ -6,8 +6,10 @@ from html.parser import HTMLParser
 from types import SimpleNamespace
 
 import pytest
+from conftest import ROOT
 
-from lib import cards, comparison, plots, report, tables, words
+from lib.evaluation import comparison
+from lib.reporting import cards, names, pages, plots, tables
 
 
 def figure(value, low=None, high=None):
@@ -69,10 +71,10 @@ class Links(HTMLParser):
 
 
 def test_page_shows_verdict_and_warns_of_simulated_data(run):
-    text = report.write(
+    text = pages.write(
         run, [{"stage": "04_autoencoder", "status": "done", "seconds": 3.21, "peak_mb": 700.0}]
     ).read_text()
-    assert words.SIMULATED in text
+    assert names.SIMULATED in text
     assert "Autoencoder was promoted to champion, fraud-detector-simulated version 2." in text
     assert "It beats &lt;everything&gt;" in text
     assert "0.600" in text
@@ -85,7 +87,7 @@ def test_a_champion_that_stays_shows_its_own_figures(run):
     metrics["models"]["present_champion"] = {"validation": figures(0.37)}
     metrics["champion"] |= {"figures": "present_champion", "alert_budget": 0.01}
     (run / "metrics.json").write_text(json.dumps(metrics | {"verdict": {"action": "keep", "reasons": []}}))
-    text = report.write(run).read_text()
+    text = pages.write(run).read_text()
     verdict = text[text.rindex("remains champion") : text.index("Results on")]
     assert "0.37" in verdict
     assert "0.50" not in verdict
@@ -108,12 +110,12 @@ def test_the_champions_figures_are_found_by_what_the_gate_did():
     assert name({"autoencoder": new, comparison.PRESENT: own}) == comparison.PRESENT
     assert name({"autoencoder": own, comparison.PRESENT: own}) == "autoencoder"  # the same model once more
     assert name({"autoencoder": new}) is None
-    assert words.champion_entry({"champion": champion}) == "autoencoder"  # a run of before
-    assert words.champion_entry({"champion": None}) is None
+    assert names.champion_entry({"champion": champion}) == "autoencoder"  # a run of before
+    assert names.champion_entry({"champion": None}) is None
 
 
 def test_every_link_leads_somewhere_and_nothing_comes_from_outside(run):
-    page = report.write(run, [{"stage": "04_autoencoder", "status": "done", "seconds": 3.2, "peak_mb": None}])
+    page = pages.write(run, [{"stage": "04_autoencoder", "status": "done", "seconds": 3.2, "peak_mb": None}])
     for path in (page, run.parent / "index.html"):
         found = Links(path.read_text())
         local = [link for link in found.links if not link.startswith(("data:", "#"))]
@@ -126,7 +128,7 @@ def test_every_link_leads_somewhere_and_nothing_comes_from_outside(run):
 
 
 def test_page_holds_the_cards_below_its_own_headings(run):
-    text = report.write(run).read_text()
+    text = pages.write(run).read_text()
     assert "<summary>Model card</summary>" in text
     assert "<h4>Limits</h4>" in text
     assert "none &lt;at all&gt;" in text
@@ -136,7 +138,7 @@ def test_page_holds_the_cards_below_its_own_headings(run):
 
 def test_page_of_a_run_that_failed_early_still_comes(tmp_path):
     (tmp_path / "20260101-000000-x").mkdir()
-    text = report.write(tmp_path / "20260101-000000-x", [{"stage": "02_split", "status": "failed"}]).read_text()
+    text = pages.write(tmp_path / "20260101-000000-x", [{"stage": "02_split", "status": "failed"}]).read_text()
     assert "02_split" in text
     assert "No champion" in text
     assert "Serve the model" not in text
@@ -144,23 +146,23 @@ def test_page_of_a_run_that_failed_early_still_comes(tmp_path):
 
 def test_a_run_that_is_ending_is_listed_as_it_ended(run):
     (run / "run.json").write_text('{"status": "running"}')
-    text = report.write(run, status="failed").read_text()
+    text = pages.write(run, status="failed").read_text()
     assert "This run has failed" in text
     assert re.search(r">failed</td>", (run.parent / "index.html").read_text())
 
 
 def test_a_stage_that_failed_says_why_below_its_name(run):
-    text = report.write(run, [{"stage": "04_autoencoder", "status": "failed", "why": "cell 3 <failed>"}]).read_text()
+    text = pages.write(run, [{"stage": "04_autoencoder", "status": "failed", "why": "cell 3 <failed>"}]).read_text()
     row = re.search(r"<tr><th scope=\"row\"><a href=\"notebooks/04_autoencoder.html.*?</tr>", text)[0]
     assert '<span class="seen">cell 3 &lt;failed&gt;</span></th>' in row
     assert ">failed</td>" in row
 
 
 def test_figures_are_drawings_in_regions_labelled_by_their_captions(run):
-    text = report.write(run).read_text()
+    text = pages.write(run).read_text()
     assert text.count('<img src="data:image/svg+xml;base64,') == 2
     (run / "figures" / "06_comparison-money.svg").unlink()
-    text = report.write(run).read_text()
+    text = pages.write(run).read_text()
     assert text.count('<img src="data:image/png;base64,') == 1
     assert 'href="figures/06_comparison-money.png"' in text
     labels = re.findall(r'role="region" aria-labelledby="([^"]+)"', text)
@@ -169,7 +171,7 @@ def test_figures_are_drawings_in_regions_labelled_by_their_captions(run):
 
 
 def test_every_region_that_scrolls_has_role_label_and_a_place_in_the_tab_order(run):
-    texts = [report.write(run).read_text(), (run.parent / "index.html").read_text()]
+    texts = [pages.write(run).read_text(), (run.parent / "index.html").read_text()]
     regions = [tag for text in texts for tag in re.findall(r'<div class="wide"[^>]*>', text)]
     assert len(regions) >= 6
     told = re.compile(r' tabindex="0" role="region" aria-label(ledby)?="[^"]+')
@@ -177,13 +179,16 @@ def test_every_region_that_scrolls_has_role_label_and_a_place_in_the_tab_order(r
 
 
 def test_long_names_break_at_underscores_and_lists_at_commas():
-    assert report._breakable("05_gaussian_mixture") == "05_gaussian_<wbr>mixture"
-    assert report._breakable("frozen,<threshold>, all") == "frozen,&lt;threshold&gt;, all"
-    assert report._breakable("frozen,threshold") == "frozen,<wbr>threshold"
+    assert pages._breakable("05_gaussian_mixture") == "05_gaussian_<wbr>mixture"
+    assert pages._breakable("frozen,<threshold>, all") == "frozen,&lt;threshold&gt;, all"
+    assert pages._breakable("frozen,threshold") == "frozen,<wbr>threshold"
 
 
 def test_pages_and_notebooks_scroll_alike():
-    page, notebook = ((report.TEMPLATES / f"{name}.html.j2").read_text() for name in ("base", "notebook"))
+    page, notebook = ((folder / f"{name}.html.j2").read_text() for folder, name in (
+        (pages.TEMPLATES, "base"),
+        (ROOT / "lib" / "pipeline" / "templates", "notebook"),
+    ))
     for what in (r"linear-gradient\(90deg.*?(?= })", r"@keyframes more.*", r"animation:more[^}]*"):
         assert re.search(what, page)[0] == re.search(what, notebook)[0]
 
@@ -196,7 +201,7 @@ def test_page_names_what_differs_from_the_previous_run(run):
     (later / "metrics.json").write_text(json.dumps(metrics))
     for folder, epochs in ((run, 30), (later, 20)):
         (folder / "run.yaml").write_text(f"dataset: simulated\nparameters:\n  04_autoencoder.epochs: {epochs}\n")
-    text = report.write(later).read_text()
+    text = pages.write(later).read_text()
     row = re.search(r"Autoencoder, average precision on validation</th>.*?</tr>", text)[0]
     assert re.findall(r">([\d.]+)<", row) == ["0.6000", "0.7500"]
     assert re.findall(r"04_autoencoder.epochs</th>.*>(\d+)<.*>(\d+)<", text) == [("30", "20")]
@@ -238,7 +243,7 @@ def test_page_of_a_run_that_no_label_judges_has_no_table_of_dashes(run):
     for period in metrics["splits"].values():
         period |= {"n_frauds": None, "n_labelled": 0}
     (run / "metrics.json").write_text(json.dumps(metrics))
-    text = report.write(run).read_text()
+    text = pages.write(run).read_text()
     assert "no transaction has a label" in text
     assert "Results on" not in text
     assert "Perfect ranking" not in text
@@ -249,6 +254,6 @@ def test_page_counts_unlabelled_transactions_and_says_why_there_are_no_intervals
     metrics["splits"] = {name: period | {"n_labelled": 90} for name, period in metrics["splits"].items()}
     metrics["intervals"] = {"no_interval": "3 labelled frauds, 10 are needed"}
     (run / "metrics.json").write_text(json.dumps(metrics))
-    text = report.write(run).read_text()
+    text = pages.write(run).read_text()
     assert re.search(r"unlabelled transactions</dt><dd>30<", text)
     assert text.count("3 labelled frauds") == 1

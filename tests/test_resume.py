@@ -101,7 +101,7 @@ def test_an_interrupted_run_says_so_and_leaves_no_kernel(small):
 
 @pytest.mark.parametrize("launcher", ["raise SystemExit(3)", "import time\ntime.sleep(600)"], ids=["dies", "is silent"])
 def test_a_kernel_that_does_not_start_does_not_keep_the_command(small, launcher):
-    runner = small.folder / "lib" / "runner.py"
+    runner = small.folder / "lib" / "pipeline" / "notebook_execution.py"
     runner.write_text(runner.read_text().replace("START_TIMEOUT_S = 180", "START_TIMEOUT_S = 2"))
     (small.folder / "ipykernel_launcher.py").write_text(launcher)
     process = small.start(*SMALL)

@@ -12,7 +12,7 @@ import psutil
 import pytest
 from conftest import ROOT
 
-from lib.runner import Execution
+from lib.pipeline.notebook_execution import Execution
 
 FIXTURES = ROOT / "tests" / "fixtures"
 
@@ -108,7 +108,7 @@ def kernels():
 
 @pytest.mark.parametrize("what", LAUNCHERS)
 def test_a_kernel_that_does_not_start_is_a_sentence_and_leaves_nothing(execute, tmp_path, monkeypatch, what):
-    monkeypatch.setattr("lib.runner.START_TIMEOUT_S", 2)
+    monkeypatch.setattr("lib.pipeline.notebook_execution.START_TIMEOUT_S", 2)
     (tmp_path / "ipykernel_launcher.py").write_text(LAUNCHERS[what])
     start = time.monotonic()
     outcome, archive = execute("draws_figures")
@@ -153,7 +153,7 @@ def test_without_a_folder_for_sockets_the_sentence_says_what_to_name(execute, tm
     long.mkdir()
     monkeypatch.setenv("TMPDIR", str(long))
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
-    monkeypatch.setattr("lib.kernels.FOLDERS", (str(missing),))
+    monkeypatch.setattr("lib.pipeline.kernels.FOLDERS", (str(missing),))
     outcome, _ = execute("draws_figures", {"run_dir": str(tmp_path)})
     assert outcome.message.startswith("its kernel could not be started: none of these folders")
     assert f"{missing} (No such file or directory)" in outcome.message
@@ -188,7 +188,7 @@ def test_a_full_disk_is_a_sentence(execute, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lib.runner.archive", full)
+    monkeypatch.setattr("lib.pipeline.notebook_execution.archive", full)
     outcome, _ = execute("draws_figures")
     assert "No space left on device" in outcome.message
 

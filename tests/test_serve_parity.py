@@ -4,7 +4,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from lib import bundle
-from lib.calibration import Calibration
+from lib.bundle.calibration import Calibration
 from lib.detectors import registry
 from serve.app import create_app
 from serve.settings import Settings

@@ -10,11 +10,13 @@ from bundles import rows, write
 from conftest import ROOT
 from pipelines import SMALL, Here, Project
 
-from lib import bundle, report, serving, tracking, words
+from lib import bundle
 from lib.pipeline.console import NOT_EXPORTED, summary, told
+from lib.pipeline.notebook_execution import Execution
 from lib.pipeline.stages import STAGES, notebook
-from lib.runner import Execution
-from lib.serving import Model, Now
+from lib.registry import serving, tracking
+from lib.registry.serving import Model, Now
+from lib.reporting import names, pages
 
 EXPORT = next(stage for stage in STAGES if stage.short == "export")
 
@@ -73,12 +75,12 @@ PROMOTED = {
 
 
 def test_a_promotion_that_was_rolled_back_is_not_called_the_champion():
-    assert words.headline(PROMOTED, now()) == "Fusion was promoted to champion, fraud-detector version 2."
-    rolled_back = words.headline(PROMOTED, now(champion="1", withdrawn={"2": "too many alerts"}))
+    assert names.headline(PROMOTED, now()) == "Fusion was promoted to champion, fraud-detector version 2."
+    rolled_back = names.headline(PROMOTED, now(champion="1", withdrawn={"2": "too many alerts"}))
     assert "This run promoted Fusion" in rolled_back
     assert "withdrawn (too many alerts)" in rolled_back
     assert "version 1 is the champion" in rolled_back
-    assert "another has taken its place" in words.headline(PROMOTED, now(champion="3"))
+    assert "another has taken its place" in names.headline(PROMOTED, now(champion="3"))
 
 
 @pytest.fixture
@@ -119,10 +121,10 @@ def test_pages_say_what_is_served_and_what_became_of_a_champion(tmp_path):
     metrics = PROMOTED | {"splits": splits, "seed": 0, "alert_budgets": [0.002]}
     (folder / "metrics.json").write_text(json.dumps(metrics))
     (folder / "run.json").write_text(json.dumps({"status": "done", "dataset": "creditcard"}))
-    report.write(folder, now=now())
+    pages.write(folder, now=now())
     assert "Champion now: fraud-detector version 2" in (folder / "index.html").read_text()
     assert "champion now" in (tmp_path / "index.html").read_text()
-    report.write(folder, now=now(champion="1", withdrawn={"2": "too many alerts"}))
+    pages.write(folder, now=now(champion="1", withdrawn={"2": "too many alerts"}))
     for page in (folder / "index.html", tmp_path / "index.html"):
         text = page.read_text()
         assert "version 1" in text

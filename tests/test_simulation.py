@@ -12,10 +12,11 @@ from sklearn.metrics import average_precision_score
 from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 
-from lib import simulation
-from lib.datasets import DataError, load_description
+from lib.data import simulation
+from lib.data.datasets import load_description
+from lib.data.simulation import COLUMNS, DRIFTS, FEATURES, KINDS, fraud_kinds, simulate
 from lib.detectors.boosting import SupervisedBoosting
-from lib.simulation import COLUMNS, DRIFTS, FEATURES, KINDS, fraud_kinds, simulate
+from lib.errors import DataError
 
 ROWS = 20_000
 

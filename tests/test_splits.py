@@ -8,8 +8,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from lib import datasets, periods, splits
-from lib.datasets import UNLABELLED, DataError, Dataset
+from lib.data import cuts, datasets, splits
+from lib.data.datasets import UNLABELLED, Dataset
+from lib.errors import DataError
 
 SHOP = Dataset("shop", "when", ("eur", "age"), label="fraud", amount="eur", weight="w", ids=("card",))
 SHARES = {"reference": 0.5, "validation": 0.2, "n_batches": 10}
@@ -53,10 +54,10 @@ def test_shares_by_hand(tmp_path):
 
 def test_shares_count_weight_not_rows():
     # the first 40 rows weigh 4 each, the other 160 one each: half of 320 is reached after 40 rows
-    cuts = periods.cut(SHOP, table(w=np.r_[np.full(40, 4.0), np.ones(160)]), 0.5, 0.25, 2)
-    assert cuts["reference"] == slice(0, 40)
-    assert cuts["validation"] == slice(40, 120)
-    assert [cuts["batch_01"], cuts["batch_02"]] == [slice(120, 160), slice(160, 200)]
+    parts = cuts.cut(SHOP, table(w=np.r_[np.full(40, 4.0), np.ones(160)]), 0.5, 0.25, 2)
+    assert parts["reference"] == slice(0, 40)
+    assert parts["validation"] == slice(40, 120)
+    assert [parts["batch_01"], parts["batch_02"]] == [slice(120, 160), slice(160, 200)]
 
 
 @settings(max_examples=150, deadline=None)
@@ -70,10 +71,10 @@ def test_no_instant_is_parted_and_no_share_misses_by_more_than_half_an_instant(g
     weight = np.random.default_rng(seed).uniform(0.5, 5, len(gaps))
     frame = table(len(gaps), when=np.cumsum(gaps).astype(float), w=weight)
     try:
-        cuts = periods.cut(SHOP, frame, reference, validation, 3)
+        parts = cuts.cut(SHOP, frame, reference, validation, 3)
     except DataError:
         assume(False)  # too few instants for the shares drawn
-    edges = [cuts[name] for name in ("reference", "validation", "batch_01", "batch_02", "batch_03")]
+    edges = [parts[name] for name in ("reference", "validation", "batch_01", "batch_02", "batch_03")]
     assert [edge.start for edge in edges] == [0, *(edge.stop for edge in edges[:-1])]
     assert edges[-1].stop == len(frame)
     when = frame["when"].to_numpy()
@@ -81,7 +82,7 @@ def test_no_instant_is_parted_and_no_share_misses_by_more_than_half_an_instant(g
     heaviest = frame.groupby("when")["w"].sum().max()
     total = weight.sum()
     for period, share in [("reference", reference), ("validation", reference + validation)]:
-        assert abs(frame["w"].to_numpy()[: cuts[period].stop].sum() - share * total) <= heaviest / 2 + 1e-9
+        assert abs(frame["w"].to_numpy()[: parts[period].stop].sum() - share * total) <= heaviest / 2 + 1e-9
 
 
 def test_what_is_written_is_what_was_given_in_order(tmp_path):

@@ -90,10 +90,10 @@ def test_the_champion_comes_back_from_the_registry_of_such_a_folder(swept):
 @pytest.mark.parametrize(
     ("edited", "stages"),
     [
-        ("lib/mixture_fit.py", {"05_gaussian_mixture"}),
-        ("lib/denoiser.py", {"04_autoencoder"}),
+        ("lib/detectors/expectation_maximisation.py", {"05_gaussian_mixture"}),
+        ("lib/detectors/denoising_network.py", {"04_autoencoder"}),
         ("lib/detectors/isolation_forest.py", {"03_isolation_forest", "05_gaussian_mixture"}),
-        ("lib/gate.py", {"06_comparison"}),
+        ("lib/evaluation/gate.py", {"06_comparison"}),
         ("notebooks/04_autoencoder.ipynb", {"04_autoencoder"}),
     ],
 )

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lib import datasets, description, splits
-from lib.datasets import Dataset
-from lib.description import SCHEMA, LabelWords
+from lib.data import datasets, description, splits
+from lib.data.datasets import Dataset
+from lib.data.description import SCHEMA, LabelWords
 from lib.errors import DataError
 
 N = 40
@@ -413,4 +413,4 @@ def test_a_description_survives_json(given):
 
 
 def test_the_schema_for_editors_is_that_of_the_code():
-    assert SCHEMA.read_text(encoding="utf-8") == description.schema(), "run python -m lib.description"
+    assert SCHEMA.read_text(encoding="utf-8") == description.schema(), "run python -m lib.data.description"

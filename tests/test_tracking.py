@@ -22,9 +22,11 @@ from mlflow.utils.validation import _validate_metric_name
 from onnx import TensorProto, helper
 from sqlalchemy.engine import make_url
 
-from lib import bundle, notes, store, tracking
+from lib import bundle
+from lib.errors import TrackingError
 from lib.notebook import Notebook
-from lib.store import TrackingError, flatten
+from lib.registry import descriptions, mlflow_store, tracking
+from lib.registry.mlflow_store import flatten
 
 NAME = "fraud-detector-test"
 
@@ -110,19 +112,19 @@ def test_flatten_keeps_a_number_for_each_of_a_users_names():
 
 def test_store_is_the_project_unless_the_environment_names_another(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
-    assert store.tracking_uri() == f"sqlite:///{ROOT}/mlflow.db"
+    assert mlflow_store.tracking_uri() == f"sqlite:///{ROOT}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://localhost:5000")
-    assert store.tracking_uri() == "http://localhost:5000"
+    assert mlflow_store.tracking_uri() == "http://localhost:5000"
 
 
 @pytest.mark.parametrize("name", ["plain", "a b", "50%20", "100%", "what?", "#1", "über {x}", "a%3Fb?c=d#e%"])
 def test_a_folder_may_have_any_name(tmp_path, name):
     path = tmp_path / name / "mlflow.db"
-    uri = store.sqlite_uri(path)
-    assert store.database(uri) == path
-    assert store.database(f"{uri}?timeout=5") == path
+    uri = mlflow_store.sqlite_uri(path)
+    assert mlflow_store.database(uri) == path
+    assert mlflow_store.database(f"{uri}?timeout=5") == path
     assert Path(make_url(uri).database) == path  # as MLflow's library reads it
-    assert Path(url2pathname(urlsplit(store.artifacts(path)).path)) == path.parent / "mlartifacts"
+    assert Path(url2pathname(urlsplit(mlflow_store.artifacts(path)).path)) == path.parent / "mlartifacts"
 
 
 def test_stage_is_a_child_of_the_pipeline_with_all_that_it_left(home, tmp_path):
@@ -156,7 +158,7 @@ def test_stage_is_a_child_of_the_pipeline_with_all_that_it_left(home, tmp_path):
     expected = {"mlflow.parentRunId": parent, "stage": "04_autoencoder", "dataset": "test", "source": "custom"}
     assert expected.items() <= run.data.tags.items()
     assert run.data.tags["mlflow.note.content"] == "what it does"
-    assert run.data.tags.get("mlflow.source.git.commit", "") == (store.git_commit() or "")
+    assert run.data.tags.get("mlflow.source.git.commit", "") == (mlflow_store.git_commit() or "")
     assert [f.path for f in client().list_artifacts(run_id, "figures")] == ["figures/04_autoencoder-scores.png"]
     assert [f.path for f in client().list_artifacts(run_id, "notebook")] == ["notebook/04_autoencoder.html"]
     assert [f.path for f in client().list_artifacts(run_id, "cards")] == ["cards/model_card.md"]
@@ -214,7 +216,7 @@ def test_model_is_an_onnx_model_with_signature_and_example_and_no_pickle(home, t
 def test_champion_previous_and_rollback(home, tmp_path):
     first, second, third = (candidate(tmp_path / str(i), f"model {i}", i) for i in range(3))
     assert tracking.champion(NAME) is None
-    assert store.champion_version(NAME) is None
+    assert mlflow_store.champion_version(NAME) is None
     with pytest.raises(TrackingError, match=f"{NAME} has no previous champion"):
         tracking.rollback(NAME)
     assert tracking.register(first, NAME, ["there was no champion before it"]) == "1"
@@ -222,9 +224,9 @@ def test_champion_previous_and_rollback(home, tmp_path):
         tracking.rollback(NAME)
     assert tracking.register(second, NAME, ["it beats the naive rules", "it does not lose"], "better") == "2"
     assert tracking.register(third, NAME) == "3"
-    assert (store.champion_version(NAME), store.champion_version(NAME, "previous")) == ("3", "2")
+    assert (mlflow_store.champion_version(NAME), mlflow_store.champion_version(NAME, "previous")) == ("3", "2")
     assert tracking.rollback(NAME) == "2"
-    assert (store.champion_version(NAME), store.champion_version(NAME, "previous")) == ("2", "3")
+    assert (mlflow_store.champion_version(NAME), mlflow_store.champion_version(NAME, "previous")) == ("2", "3")
     now = tracking.champion(NAME)
     assert (now.version, now.name, now.manifest["model"]) == ("2", NAME, "model 1")
     assert sha256(now.folder / "model.onnx") == sha256(second / "model.onnx")
@@ -232,7 +234,7 @@ def test_champion_previous_and_rollback(home, tmp_path):
     assert "higher = more anomalous" in client().get_registered_model(NAME).description
     version = client().get_model_version(NAME, "2")
     assert version.description == "better"
-    assert client().get_model_version(NAME, "1").description.endswith("\n- There was no champion before it")
+    assert client().get_model_version(NAME, "1").description.endswith("\n- there was no champion before it")
     assert version.tags["model"] == "model 1"
     assert client().get_run(now.run_id).info.status == "FINISHED"
 
@@ -247,12 +249,12 @@ def test_a_model_that_the_registry_has_makes_no_new_version(home, tmp_path, monk
     monkeypatch.setattr(tracking, "_now", lambda: next(times))
     assert [tracking.register(folder, NAME) for folder in folders] == ["1", "2", "3"]
     assert tracking.register(folders[0], NAME, ["it is better"]) == "1"
-    assert (store.champion_version(NAME), store.champion_version(NAME, "previous")) == ("1", "3")
-    assert client().get_model_version(NAME, "1").description.endswith("- It is better")
+    assert (mlflow_store.champion_version(NAME), mlflow_store.champion_version(NAME, "previous")) == ("1", "3")
+    assert client().get_model_version(NAME, "1").description.endswith("- it is better")
     assert "model 0" in tracking.champion(NAME).manifest["model"]
     assert (since("1"), since("2"), since("3")) == ("d", "b", "c")
     assert tracking.register(folders[0], NAME) == "1"  # it is the champion already
-    assert (store.champion_version(NAME, "previous"), since("1")) == ("3", "d")
+    assert (mlflow_store.champion_version(NAME, "previous"), since("1")) == ("3", "d")
 
 
 def test_a_version_without_a_hash_is_recognised_by_its_files(home, tmp_path):
@@ -266,20 +268,20 @@ def test_a_version_without_a_hash_is_recognised_by_its_files(home, tmp_path):
 
 
 def test_the_registry_says_what_is_served_and_since_when(home, tmp_path):
-    assert (store.champion(NAME), tracking.serving(NAME)) == (None, None)
+    assert (mlflow_store.champion(NAME), tracking.serving(NAME)) == (None, None)
     folder, other = candidate(tmp_path / "c"), candidate(tmp_path / "d", shift=1)
     manifest = json.loads((folder / "manifest.json").read_text())
     threshold = {"anomaly_score": 0.998, "alert_budget": 0.002}
     bundle.write(folder, {"model.onnx": (folder / "model.onnx").read_bytes()}, manifest | {"threshold": threshold})
     tracking.register(other, NAME)
     tracking.register(folder, NAME)
-    for found in (store.champion(NAME), tracking.serving(NAME)):
+    for found in (mlflow_store.champion(NAME), tracking.serving(NAME)):
         assert (found.version, found.model) == ("2", "autoencoder")
         assert (found.threshold, found.alert_budget) == (0.998, 0.002)
         assert found.bundle_hash == bundle.bundle_hash(folder)
         assert abs((datetime.now(UTC) - datetime.fromisoformat(found.since)).total_seconds()) < 60
         assert (found.withdrawn, found.withdrawn_at) == ("", "")
-    before = store.champion(NAME, "previous")
+    before = mlflow_store.champion(NAME, "previous")
     assert (before.version, before.threshold, before.alert_budget) == ("1", None, None)
     assert tracking.serving(NAME, "previous") == before
 
@@ -291,14 +293,14 @@ def test_a_rollback_withdraws_the_version_that_it_leaves(home, tmp_path):
     assert tracking.withdrawn(NAME) == {}
     tracking.rollback(NAME, "too many alerts")
     assert tracking.withdrawn(NAME) == {bundle.bundle_hash(second): "version 2 was withdrawn: too many alerts"}
-    left = store.champion(NAME, "previous")
+    left = mlflow_store.champion(NAME, "previous")
     assert (left.version, left.withdrawn) == ("2", "too many alerts")
-    assert datetime.fromisoformat(left.withdrawn_at) <= datetime.fromisoformat(store.champion(NAME).since)
+    assert datetime.fromisoformat(left.withdrawn_at) <= datetime.fromisoformat(mlflow_store.champion(NAME).since)
     tracking.rollback(NAME)  # forth again: whoever comes back is not withdrawn any more
     assert list(tracking.withdrawn(NAME)) == [bundle.bundle_hash(first)]
-    assert str(datetime.now(UTC).year) in store.champion(NAME, "previous").withdrawn
+    assert str(datetime.now(UTC).year) in mlflow_store.champion(NAME, "previous").withdrawn
     tracking.register(first, NAME)
-    assert (tracking.withdrawn(NAME), store.champion(NAME).withdrawn_at) == ({}, "")
+    assert (tracking.withdrawn(NAME), mlflow_store.champion(NAME).withdrawn_at) == ({}, "")
 
 
 def test_a_champion_whose_files_are_gone_says_so_and_can_be_replaced(home, tmp_path):
@@ -310,10 +312,10 @@ def test_a_champion_whose_files_are_gone_says_so_and_can_be_replaced(home, tmp_p
     assert "version 1, are gone" in lost.lost
     assert (lost.version, lost.manifest["model"]) == ("1", "autoencoder")
     assert tracking.register(folder, NAME) == "2"  # the same model once more: the old version has no files
-    assert (tracking.champion(NAME).lost, store.champion_version(NAME, "previous")) == ("", "1")
+    assert (tracking.champion(NAME).lost, mlflow_store.champion_version(NAME, "previous")) == ("", "1")
     with pytest.raises(TrackingError, match=r"version 1, are gone.*nothing to go back to"):
         tracking.rollback(NAME)
-    assert (store.champion_version(NAME), tracking.withdrawn(NAME)) == ("2", {})
+    assert (mlflow_store.champion_version(NAME), tracking.withdrawn(NAME)) == ("2", {})
 
 
 def test_a_champion_whose_files_were_changed_says_so(home, tmp_path):
@@ -329,9 +331,9 @@ def test_the_registry_may_be_another_store(home, empty, tmp_path, monkeypatch):
     shutil.copytree(empty, tmp_path / "registry")
     monkeypatch.setenv("MLFLOW_REGISTRY_URI", f"sqlite:///{tmp_path}/registry/mlflow.db")
     tracking.register(candidate(tmp_path / "c"), NAME)
-    assert (store.champion_version(NAME), tracking.champion(NAME).version) == ("1", "1")
+    assert (mlflow_store.champion_version(NAME), tracking.champion(NAME).version) == ("1", "1")
     monkeypatch.delenv("MLFLOW_REGISTRY_URI")
-    assert store.champion_version(NAME) is None
+    assert mlflow_store.champion_version(NAME) is None
 
 
 def test_a_registry_that_does_not_answer_is_found_out_at_once(home, monkeypatch):
@@ -352,7 +354,7 @@ def test_the_champions_card_describes_the_registered_model_after_a_rollback_too(
     described = client().get_registered_model(NAME).description
     assert "## The champion: Card 1" in described
     assert "### Limits" in described
-    assert len(described) == notes.LIMIT
+    assert len(described) == descriptions.LIMIT
     tracking.rollback(NAME)
     assert "Card 0" in client().get_registered_model(NAME).description
 
@@ -403,7 +405,7 @@ def test_moved_folder_keeps_registry_runs_and_export(home, tmp_path, monkeypatch
     moved = tmp_path / "elsewhere" / "100 % moved? 50%20 #1"
     moved.parent.mkdir()
     shutil.move(home, moved)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.sqlite_uri(moved / "mlflow.db"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_store.sqlite_uri(moved / "mlflow.db"))
     assert sha256(tracking.champion(NAME).folder / "model.onnx") == sha256(folder / "model.onnx")
     assert Path(client().download_artifacts(run_id, "figures/figure.png")).read_bytes() == b"png"
     tracking.register(candidate(tmp_path / "other", shift=1), NAME)
@@ -411,10 +413,10 @@ def test_moved_folder_keeps_registry_runs_and_export(home, tmp_path, monkeypatch
     assert not home.exists(), "nothing is written to the old place"
     assert list(moved.parent.iterdir()) == [moved], "nor to one that is called as the URI is written"
     with sqlite3.connect(moved / "mlflow.db") as connection:
-        for table, column in store.PATHS:
+        for table, column in mlflow_store.PATHS:
             rows = connection.execute(f"SELECT {column} FROM {table} WHERE {column} LIKE '%mlartifacts%'").fetchall()
             assert rows
-            assert all(row[0].startswith(store.artifacts(moved / "mlflow.db")) for row in rows)
+            assert all(row[0].startswith(mlflow_store.artifacts(moved / "mlflow.db")) for row in rows)
 
 
 def test_a_copied_folder_uses_its_own_files(home, tmp_path, monkeypatch):
@@ -427,8 +429,8 @@ def test_a_copied_folder_uses_its_own_files(home, tmp_path, monkeypatch):
 
 def test_without_a_store_nothing_is_made(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/none/mlflow.db")
-    store.relocate()
-    assert store.champion_version(NAME) is None
+    mlflow_store.relocate()
+    assert mlflow_store.champion_version(NAME) is None
     assert list(tmp_path.iterdir()) == []
 
 
@@ -474,9 +476,9 @@ import os, sys
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
-from lib import tracking
+from lib.registry import tracking
 assert "mlflow" not in sys.modules
-tracking.store.ROOT = Path({str(tmp_path)!r})
+tracking.mlflow_store.ROOT = Path({str(tmp_path)!r})
 parent = tracking.start_pipeline("run")
 tracking.register({str(candidate(tmp_path / "c"))!r}, "quiet")
 tracking.finish_pipeline(parent)
@@ -499,7 +501,7 @@ def test_through_a_server(empty, tmp_path, monkeypatch):
     command += ["--artifacts-destination", str(tmp_path / "files"), "--host", "127.0.0.1", "--port", str(port)]
     shutil.copy(empty / "mlflow.db", tmp_path / "server.db")
     with sqlite3.connect(tmp_path / "server.db") as connection:  # its one experiment belongs to a local store
-        connection.execute("UPDATE experiments SET name = 'other' WHERE name = ?", [store.EXPERIMENT])
+        connection.execute("UPDATE experiments SET name = 'other' WHERE name = ?", [mlflow_store.EXPERIMENT])
     server = subprocess.Popen([sys.executable, *command], cwd=tmp_path, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 120

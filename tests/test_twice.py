@@ -6,8 +6,8 @@ import pytest
 from conftest import ROOT
 
 from lib.pipeline.dependencies import BY_HAND, IN_THE_DATA, imported_files
+from lib.pipeline.notebook_execution import Execution
 from lib.pipeline.stages import notebook, present
-from lib.runner import Execution
 
 STAGES = {stage.name: stage for stage in present(ROOT)}
 SMALL = {  # by hand: no run_dir, no split_dir, logged to MLflow from the notebook

@@ -14,9 +14,10 @@ from pathlib import Path
 import joblib
 import numpy as np
 
-from lib import bundle, simulation
-from lib.calibration import Calibration, threshold_for_budget
-from lib.datasets import ROOT
+from lib import bundle
+from lib.bundle.calibration import Calibration, threshold_for_budget
+from lib.data import simulation
+from lib.data.datasets import ROOT
 from lib.detectors import registry
 
 sys.path.append(str(ROOT / "tests"))

@@ -1,1 +1,1 @@
-"""Detectors of anomalies, a file for each family; `registry` makes one by its name."""
+"""Detectors: the contract and the sign of scores, the families, naive rules, and how each becomes ONNX."""

@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_array, check_is_fitted
 
-from lib.graphs import Graph
+from lib.detectors.onnx_graph import Graph
 
 Rows = tuple[ArrayLike, ArrayLike | None]  # X (n, d) float32 and weight (n,) float64
 
@@ -49,7 +49,7 @@ class Detector(BaseEstimator):
         Raises
         ------
         ValueError
-            See :func:`check_rows` and :func:`lib.scaling.check_weight`.
+            See :func:`check_rows` and :func:`lib.detectors.scaling.check_weight`.
         """
         raise NotImplementedError
 

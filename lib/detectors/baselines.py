@@ -9,7 +9,7 @@ def naive_scores(arrays, reference, seed: int = 0) -> dict[str, NDArray]:
 
     Parameters
     ----------
-    arrays, reference : lib.datasets.Arrays
+    arrays, reference : lib.data.datasets.Arrays
         The rows to score and the rows that models were fitted on.
     seed : int
         Of `random`.

@@ -9,10 +9,10 @@ from sklearn.utils import ClassifierTags, Tags
 from threadpoolctl import threadpool_limits
 
 from lib.detectors.base import Detector, Rows, check_labels, check_rows
-from lib.graphs import Graph
-from lib.sampling import check_weight, thin
-from lib.scaling import Scaler
-from lib.trees import boosted_trees
+from lib.detectors.onnx_graph import Graph
+from lib.detectors.onnx_trees import boosted_trees
+from lib.detectors.sampling import check_weight, thin
+from lib.detectors.scaling import Scaler
 
 
 class SupervisedBoosting(Detector):

@@ -7,10 +7,10 @@ from numpy.typing import ArrayLike
 from sklearn.ensemble import IsolationForest as SklearnForest
 
 from lib.detectors.base import Detector, Rows, check_rows
-from lib.graphs import Graph
-from lib.sampling import check_weight, draw
-from lib.scaling import Scaler
-from lib.trees import average_path_length, isolation_trees
+from lib.detectors.onnx_graph import Graph
+from lib.detectors.onnx_trees import average_path_length, isolation_trees
+from lib.detectors.sampling import check_weight, draw
+from lib.detectors.scaling import Scaler
 
 MAX_DRAWN = 200_000  # rows handed to scikit-learn's forest, which samples them again for each tree
 

@@ -16,13 +16,13 @@ def _isolation_forest():
 
 
 def _autoencoder():
-    from lib.autoencoder import Autoencoder
+    from lib.detectors.autoencoder import Autoencoder
 
     return Autoencoder
 
 
 def _gaussian_mixture():
-    from lib.mixture import GaussianMixtureEnsemble
+    from lib.detectors.gaussian_mixture import GaussianMixtureEnsemble
 
     return GaussianMixtureEnsemble
 
@@ -34,19 +34,19 @@ def _supervised_boosting():
 
 
 def _robust_covariance():
-    from lib.robust import RobustDistance
+    from lib.detectors.robust_covariance import RobustDistance
 
     return RobustDistance
 
 
 def _few_labels():
-    from lib.few_labels import FewLabels
+    from lib.detectors.few_labels import FewLabels
 
     return FewLabels
 
 
 def _fusion():
-    from lib.fusion import Fusion
+    from lib.detectors.fusion import Fusion
 
     return Fusion
 

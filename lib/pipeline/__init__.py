@@ -1,1 +1,1 @@
-"""How notebooks become a run: what was asked, what is up to date, what is executed, what is said of it."""
+"""The runner: stages and parameters, what is up to date and why, executing notebooks, the console."""

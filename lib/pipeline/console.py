@@ -9,8 +9,8 @@ from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from lib.files import read_json
-from lib.serving import Now
-from lib.words import champion_entry, headline
+from lib.registry.serving import Now
+from lib.reporting.names import champion_entry, headline
 
 if TYPE_CHECKING:
     from lib.pipeline.plan import Task
@@ -87,7 +87,7 @@ def summary(
 
     Parameters
     ----------
-    now : what is served at this moment, see `lib.serving`
+    now : what is served at this moment, see `lib.registry.serving`
     remarks : sentences that must not be overlooked
     """
     metrics = read_json(run.folder / "metrics.json", {})

@@ -18,9 +18,9 @@ from lib.pipeline.stages import read_cells
 
 # Imports that only a notebook run by hand reaches: the pipeline passes `track=False` and logs from the
 # files itself, so that an edit of how MLflow is spoken to reruns no fit.
-BY_HAND = {"lib/notebook.py": {"lib.tracking"}}
+BY_HAND = {"lib/notebook.py": {"lib.registry.tracking"}}
 # Imports whose effect is in the data: another simulator makes another split, which real data never see.
-IN_THE_DATA = {"lib/splits.py": {"lib.simulation"}}
+IN_THE_DATA = {"lib/data/splits.py": {"lib.data.simulation"}}
 
 
 def made_from(job: Job, root: Path, inputs: dict, registry: dict) -> dict[str, Any]:
@@ -145,7 +145,7 @@ def locked_versions(root: Path) -> dict[str, str | None]:
 def reasons(old: dict, new: dict) -> list[str]:
     """Return what differs between two results of `made_from`, in words.
 
-    Such as `parameter latent: 8 → 16`, `lib/metrics.py changed`.
+    Such as `parameter latent: 8 → 16`, `lib/evaluation/metrics.py changed`.
     """
     said = []
     for part, prefix in (("parameters", "parameter "), ("registry", "registry, "), ("versions", "")):

@@ -2,9 +2,10 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
-from lib import notes, store
 from lib.files import read_json
 from lib.pipeline.stages import read_cells, within
+from lib.registry import mlflow_store
+from lib.reporting import run_descriptions
 
 STATUS = {"done": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}  # ours and MLflow's
 
@@ -12,12 +13,12 @@ STATUS = {"done": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}  # ou
 def champion_version(name):
     """Version that the registry's alias points to, None without one; "unknown" where there is no answer."""
     try:
-        return store.champion_version(name)
-    except store.TrackingError:  # no SQLite store: ask MLflow, whose import takes seconds
-        from lib import tracking
+        return mlflow_store.champion_version(name)
+    except mlflow_store.TrackingError:  # no SQLite store: ask MLflow, whose import takes seconds
+        from lib.registry import tracking
     try:
         champion = tracking.champion(name)
-    except store.TrackingError:
+    except mlflow_store.TrackingError:
         return "unknown"
     return champion and champion.version
 
@@ -58,20 +59,20 @@ class Logbook:
             try:
                 return function(*args)
             except Exception as error:  # whatever it is, a run is not lost by it
-                what = error if isinstance(error, store.TrackingError) else f"{type(error).__name__}: {error}"
+                what = error if isinstance(error, mlflow_store.TrackingError) else f"{type(error).__name__}: {error}"
                 self.error = f"What could not be logged is in reports/{self.run.name}: {what}"
         return None
 
     def _start(self):
-        from lib import tracking  # imports MLflow, which takes seconds
+        from lib.registry import tracking  # imports MLflow, which takes seconds
 
-        description = notes.pipeline(self.run.name, {})
+        description = run_descriptions.pipeline(self.run.name, {})
         parent_id = tracking.start_pipeline(self.run.name, self.tags, description, self.run.info.get("mlflow_run", ""))
         self.run.note(mlflow_run=parent_id)
         return parent_id
 
     def _stage(self, task, places):
-        from lib import tracking
+        from lib.registry import tracking
 
         outputs = [key for key in task.record.get("outputs", ()) if key.startswith("run/")]
         models = [key for key in outputs if within(key, "run/models") and key.endswith("/manifest.json")]
@@ -88,7 +89,7 @@ class Logbook:
             cards=[places.path(key) for key in outputs if key.endswith("_card.md") and key.count("/") == 1],
             candidates=[task.state.kept(key).parent for key in models],  # the comparison may add to the others by now
             tags=self.tags | ({"reused_from": task.record["run"]} if reused else {}),
-            description=notes.stage(task.job.stage.name, read_cells(task.job.notebook), task.why),
+            description=run_descriptions.stage(task.job.stage.name, read_cells(task.job.notebook), task.why),
             status="FINISHED" if task.is_whole else "FAILED",
             seconds=task.record.get("seconds", 0.0),
         )
@@ -96,7 +97,7 @@ class Logbook:
             task.state.note(task.record | {"mlflow_run": run_id})
 
     def _finish(self, status, metrics):
-        from lib import tracking
+        from lib.registry import tracking
 
-        figures, description = notes.figures(metrics), notes.pipeline(self.run.name, metrics)
+        figures, description = run_descriptions.figures(metrics), run_descriptions.pipeline(self.run.name, metrics)
         tracking.finish_pipeline(self._parent.result(), STATUS[status], figures, description=description)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lib import serving
 from lib.errors import Refused
 from lib.files import sha256
 from lib.pipeline.dependencies import made_from, reasons
@@ -16,6 +15,7 @@ from lib.pipeline.runs import Run
 from lib.pipeline.settings import Job
 from lib.pipeline.stages import Stage, upstream, within
 from lib.pipeline.state import Places, State, put_back
+from lib.registry import serving
 
 
 @dataclass

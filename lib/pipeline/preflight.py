@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from lib import serving, splits, store
-from lib.datasets import ROOT, Dataset
+from lib.data import splits
+from lib.data.datasets import ROOT, Dataset
 from lib.errors import RawFileMissing, Refused, TrackingError
 from lib.pipeline.runs import Run
+from lib.registry import mlflow_store, serving
 
 DEFAULT, FALLBACK = "creditcard", "simulated"
 
@@ -135,7 +136,7 @@ def _proof(root: Path, runs: list[Run]) -> str:
     if runs:
         return f"reports/{runs[0].name} is a run on {runs[0].info.get('dataset')}"
     try:
-        champion = store.champion(registered_name(DEFAULT))
+        champion = mlflow_store.champion(registered_name(DEFAULT))
     except TrackingError:  # a team's registry: it says nothing of this folder
         return ""
     return f"the registry has {champion.name} version {champion.version}" if champion else ""

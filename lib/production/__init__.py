@@ -1,1 +1,1 @@
-"""What comes after deployment, simulated: watch, let labels arrive, retrain, promote."""
+"""After deployment: replay, drift, late labels, policies, retraining, scoring of new tables."""

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from lib import bundle, drift, metrics, progress, replay, tracking
-from lib.calibration import threshold_for_budget
-from lib.datasets import DataError
-from lib.errors import unknown
-from lib.manifest import read
-from lib.production import monitor, sandbox
+from lib import bundle, progress
+from lib.bundle.calibration import threshold_for_budget
+from lib.bundle.manifest import read
+from lib.errors import DataError, unknown
+from lib.evaluation import metrics
+from lib.production import drift, monitoring, replay, sandbox
+from lib.registry import tracking
 
 POLICIES = {
     "frozen": "nothing changes",
@@ -72,7 +73,7 @@ class Deployment:
     def __init__(self, policy, history, start, folder, options):
         self.policy, self.history, self.options, self.folder = policy, history, options, Path(folder)
         self.features, self.name, self.live = history.split.dataset.features, f"sandbox-{policy}", self.folder / "live"
-        self.stream = monitor.Stream(self.folder, self.features)
+        self.stream = monitoring.Stream(self.folder, self.features)
         self.steps, self.drifts, self.events, self.shadows = [], {}, [], []
         self.challenger, self.first_drift = None, None
         validation = history.data.take(history.slices["validation"])
@@ -108,7 +109,7 @@ class Deployment:
             rows_per_request=options.rows_per_request, connections=options.connections,
         )  # fmt: skip
         self.stream.keep(batch, log, data, self.history.frame[list(dataset.ids)].iloc[rows] if dataset.ids else None)
-        step, self.drifts[batch] = monitor.look(self.stream, batch, self.reference, options.alert_budget)
+        step, self.drifts[batch] = monitoring.look(self.stream, batch, self.reference, options.alert_budget)
         step |= {"seconds": log.attrs["seconds"], "estimated_recall": self.estimator.recall(log, data.weight)}
         self.steps.append(step | {"fit_s": 0.0, "promoted": False})
         found = [*step["drifted"], *(["the score"] if step["score_drifted"] else [])]
@@ -131,9 +132,9 @@ class Deployment:
         score = self.bundle.anomaly_score(data.X)
         options = {"block_s": self.block_s, "clock": self.history.clock}
         self.reference = drift.Reference(self.features, data, score, **options)
-        self.estimator = monitor.Estimator(score[unfitted], data.y[unfitted], data.weight[unfitted])
-        apart_s = self.block_s / metrics.BLOCK_S * monitor.APART_S
-        self.frauds = monitor.Frauds(self.features, self.history.data.take(past), apart_s=apart_s)
+        self.estimator = monitoring.Estimator(score[unfitted], data.y[unfitted], data.weight[unfitted])
+        apart_s = self.block_s / metrics.BLOCK_S * monitoring.APART_S
+        self.frauds = monitoring.Frauds(self.features, self.history.data.take(past), apart_s=apart_s)
 
     def _set_threshold(self, batch):
         """Alert the budget's share of the recent transactions, but none that the model was fitted on."""
@@ -208,7 +209,7 @@ class Deployment:
         for step in self.steps:
             rows = self.history.slices[step["batch"]]
             data, log = self.history.data.take(rows), self.stream.log(step["batch"])
-            step["realised"] = monitor.realise(log, data, **options)
+            step["realised"] = monitoring.realise(log, data, **options)
             known = (s["batch"] for s in self.steps if self.history.n_known(s["end_s"]) >= rows.stop)
             step["labels_known_after"] = next(known, None)
             for seen in self.shadows:
@@ -219,7 +220,7 @@ class Deployment:
 
     def to_dict(self):
         """JSON-able: policy, options, steps, events, shadows, totals."""
-        totals = monitor.totals(self.steps) | {"fit_s": sum(step["fit_s"] for step in self.steps)}
+        totals = monitoring.totals(self.steps) | {"fit_s": sum(step["fit_s"] for step in self.steps)}
         return {
             "policy": self.policy,
             "options": asdict(self.options) | {"block_s": self.block_s},

@@ -15,19 +15,25 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-from lib import bundle, candidates, challengers, comparison, gate, metrics, periods, replay, splits, tracking
-from lib.calibration import threshold_for_budget
-from lib.datasets import ROOT, DataError
+from lib import bundle
+from lib.bundle.calibration import threshold_for_budget
+from lib.bundle.manifest import read
+from lib.data import cuts, splits
+from lib.data.datasets import ROOT
+from lib.data.splits import MANIFEST
 from lib.detectors import baselines
 from lib.detectors.isolation_forest import IsolationForest
-from lib.fused_candidate import fuse
-from lib.manifest import read
-from lib.notebook import write_json
+from lib.errors import DataError
+from lib.evaluation import comparison, gate, metrics
+from lib.files import write_json
 from lib.pipeline import stages
+from lib.pipeline.notebook_execution import Execution
 from lib.pipeline.parameters import read_parameters
-from lib.runner import Execution
-from lib.splits import MANIFEST
-from lib.store import sqlite_uri
+from lib.production import replay
+from lib.registry import candidates, challengers, tracking
+from lib.registry.fused_candidate import fuse
+from lib.registry.mlflow_store import sqlite_uri
+from lib.reporting import cards
 
 URI = "MLFLOW_TRACKING_URI"
 VALIDATING_FRAUDS = gate.MIN_FRAUDS  # a challenger's validation reaches back until it holds so many
@@ -77,7 +83,7 @@ def calibrate(folder, data, alert_budget, name):
     """Give a candidate its calibration and the budget's threshold on these Arrays; no label is used."""
     raw = bundle.load(folder).raw_score(data.X)
     threshold = threshold_for_budget(raw, data.weight, alert_budget)
-    challengers.calibrate(folder, raw, data.weight, threshold, "alert_budget", alert_budget, {}, name)
+    challengers.calibrate(folder, raw, data.weight, threshold, "alert_budget", alert_budget, {}, name, card=cards.model)
 
 
 def deploy(name, folder):
@@ -138,7 +144,7 @@ class History:
         manifest = self.split.manifest | {"periods": {}, "remarks": []}
         for name, part in parts.items():
             replay.write(self.frame.iloc[part], folder / f"{name}.parquet")
-            manifest["periods"][name] = periods.summary(self.split.dataset, self.frame.iloc[part])
+            manifest["periods"][name] = cuts.summary(self.split.dataset, self.frame.iloc[part])
         write_json(folder / MANIFEST, manifest)
         return folder
 

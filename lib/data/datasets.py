@@ -1,0 +1,300 @@
+"""A table of transactions: what its columns mean, and what models and metrics see of its rows."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from lib.data import checks, description
+from lib.data.checks import check, iter_transactions, prepare, read_transactions  # noqa: F401 - this is their door
+from lib.data.columns import free_name
+from lib.data.download import fetch
+from lib.data.description import BUDGET, BUDGETS, ROOT, LabelWords, Raw
+from lib.data.reading import Format
+from lib.errors import DataError, RawFileMissing, did_you_mean
+
+UNLABELLED = -1  # y of a transaction whose label is not known yet
+
+
+class Arrays(NamedTuple):
+    """What models and metrics see of n transactions, in time order."""
+
+    X: np.ndarray  # (n, d) float32, in the order of Dataset.features; NaN where missing
+    y: np.ndarray  # (n,) int8, 1 = fraud, 0 = genuine, -1 = not known
+    weight: np.ndarray  # (n,) float64, inverse sampling probability
+    time_s: np.ndarray  # (n,) float64, seconds; since 1970-01-01 UTC where time is a date
+    amount: np.ndarray | None  # (n,) float64, 0 where missing; None if the dataset has no amount
+
+    def take(self, rows: np.ndarray) -> Arrays:
+        """Return the same arrays for some rows: a boolean mask or positions."""
+        return Arrays(*(None if values is None else values[rows] for values in self))
+
+    def training(self, train_on: str) -> Arrays:
+        """Return the rows to fit on.
+
+        'genuine' keeps those that are known to be genuine; 'all' keeps all and uses no label.
+        Raises DataError for another word, or for 'genuine' where nothing is labelled.
+        """
+        if train_on not in ("genuine", "all"):
+            raise DataError(f"train_on is {train_on!r}; it is 'genuine' or 'all'")
+        if train_on == "all":
+            return self
+        if not np.any(self.y != UNLABELLED):
+            raise DataError("train_on 'genuine' needs labels and there are none; use train_on 'all'")
+        return self.take(self.y == 0)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What a table's columns mean. Everything downstream takes features and names from here.
+
+    The keys are those of `lib.data.description.Description`; `label` is the column, `label_words` its words
+    for fraud and genuine where it has its own.
+    """
+
+    name: str
+    time: str | tuple[str, str] | None
+    features: tuple[str, ...]
+    label: str | None = None
+    amount: str | None = None
+    weight: str | None = None
+    ids: tuple[str, ...] = ()
+    missing: str = "refuse"
+    negative_amount: str = "refuse"
+    alert_budgets: tuple[float, ...] = BUDGETS
+    raw: Raw = field(default_factory=Raw)
+    simulation: dict | None = None
+    alert_budget: float | None = None
+    label_words: LabelWords | None = None
+    time_format: str | None = None
+    time_unit: str | None = None
+    separator: str | None = None
+    decimal: str | None = None
+    encoding: str | None = None
+    folder: Path | None = field(default=None, compare=False, repr=False)  # raw.path starts there
+
+    def __post_init__(self) -> None:
+        if self.alert_budget is None:
+            budget = BUDGET if BUDGET in self.alert_budgets else self.alert_budgets[0]
+            object.__setattr__(self, "alert_budget", budget)
+
+    @property
+    def time_columns(self) -> tuple[str, ...]:
+        """The columns that tell the time: none, one, or date and time."""
+        if self.time is None:
+            return ()
+        return (self.time,) if isinstance(self.time, str) else self.time
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The table's columns in use: time, features, amount, weight, ids, label; each once."""
+        single = (self.amount, self.weight, *self.ids, self.label)
+        named = (*self.time_columns, *self.features, *single)
+        return tuple(dict.fromkeys(column for column in named if column is not None))
+
+    @property
+    def time_column(self) -> str:
+        """The one column of a checked frame that holds the time.
+
+        The table's own where it has one; else a name that none of its columns has.
+        """
+        if isinstance(self.time, str):
+            return self.time
+        return free_name("time", self.columns)
+
+    @property
+    def format(self) -> Format:
+        """How its CSV files are written, as far as the description says."""
+        return Format(self.separator, self.decimal, self.encoding)
+
+    @property
+    def raw_path(self) -> Path | None:
+        """Where the raw file lies if no other is named."""
+        if not self.raw.path:
+            return None
+        return (self.folder or ROOT / "data") / Path(self.raw.path).expanduser()
+
+    def arrays(self, frame: pd.DataFrame) -> Arrays:
+        """Return the Arrays of a checked frame (`read_transactions`, `prepare` or a split's)."""
+        X = np.empty((len(frame), len(self.features)), np.float32)
+        for i, feature in enumerate(self.features):
+            X[:, i] = frame[feature].to_numpy()
+        if self.label is not None and self.label in frame.columns:
+            y = frame[self.label].to_numpy(np.int8)
+        else:
+            y = np.full(len(frame), UNLABELLED, np.int8)
+        weight = np.ones(len(frame))
+        if self.weight is not None:
+            weight = frame[self.weight].to_numpy(np.float64)
+        amount = None
+        if self.amount is not None:
+            amount = np.nan_to_num(frame[self.amount].to_numpy(np.float64))
+        return Arrays(X, y, weight, _seconds(frame[self.time_column]), amount)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the description as JSON has it; `from_dict` is its inverse.
+
+        Keys that came later are left out where they have their defaults, so that the folders of
+        splits that were made before are found again.
+        """
+        label = self.label
+        if self.label_words is not None:
+            label = self.label_words.model_dump(mode="json")
+        plain = {
+            "name": self.name,
+            "time": list(self.time) if isinstance(self.time, tuple) else self.time,
+            "features": list(self.features),
+            "label": label,
+            "amount": self.amount,
+            "weight": self.weight,
+            "ids": list(self.ids),
+            "missing": self.missing,
+            "negative_amount": self.negative_amount,
+            "alert_budgets": list(self.alert_budgets),
+            "raw": self.raw.model_dump(),
+            "simulation": self.simulation,
+        }
+        for key in ("time_format", "time_unit", "separator", "decimal", "encoding"):
+            if getattr(self, key) is not None:
+                plain[key] = getattr(self, key)
+        by_default = Dataset("x", None, (), alert_budgets=self.alert_budgets).alert_budget
+        if self.alert_budget != by_default:
+            plain["alert_budget"] = self.alert_budget
+        return plain
+
+    @classmethod
+    def from_dict(
+        cls, mapping: dict, where: str = "the description", folder: Path | None = None
+    ) -> Dataset:
+        """Build and check a dataset.
+
+        Raises DataError naming the key, the value and, for a typo, the nearest key.
+        """
+        checked = description.validated(mapping, where)
+        values = {key: getattr(checked, key) for key in type(checked).model_fields}
+        if isinstance(checked.label, LabelWords):
+            values["label"] = checked.label.column
+            values["label_words"] = checked.label
+        if checked.simulation is not None:
+            values["simulation"] = checked.simulation.model_dump(exclude_unset=True)
+        return cls(**values, folder=folder)._with_roles_checked(where)
+
+    def _with_roles_checked(self, where: str) -> Dataset:
+        """Refuse a column that has two roles; an amount may be a feature as well."""
+        roles = [("time", column) for column in self.time_columns]
+        roles += [("label", self.label), ("weight", self.weight), ("amount", self.amount)]
+        roles += [("feature", column) for column in self.features]
+        roles += [("id", column) for column in self.ids]
+        has: dict[str, list[str]] = {}
+        for role, column in roles:
+            if column is not None:
+                has.setdefault(column, []).append(role)
+        for column, its in has.items():
+            if len(its) > 1 and its != ["amount", "feature"]:
+                raise DataError(
+                    f"{where}: column {column!r} is {' and '.join(its)}; it can be one of them, once"
+                )
+        return self
+
+
+def _seconds(time: pd.Series) -> np.ndarray:
+    """Return a frame's time (n,) as float64 seconds; since 1970-01-01 UTC where it is a date."""
+    if pd.api.types.is_numeric_dtype(time):
+        return np.asarray(time, np.float64)
+    per_second = {"s": 1, "ms": 1e3, "us": 1e6, "ns": 1e9}[time.dt.unit]
+    return checks.ticks(time) / per_second
+
+
+def load_description(name_or_path: str | Path) -> Dataset:
+    """Return a dataset by name ('creditcard': data/creditcard.yaml) or by the path of a YAML file."""
+    path = ROOT / "data" / f"{name_or_path}.yaml"
+    if not path.is_file():
+        path = Path(name_or_path).expanduser()
+    if not path.is_file():
+        known = sorted(p.stem for p in (ROOT / "data").glob("*.yaml"))
+        raise DataError(
+            f"dataset {str(name_or_path)!r} is unknown; {did_you_mean(str(name_or_path), known)} "
+            f"There are {', '.join(known)}, or name a YAML file that describes yours"
+        )
+    return Dataset.from_dict(description.read(path), str(path), path.resolve().parent)
+
+
+def fingerprint(dataset: Dataset, frame: pd.DataFrame) -> str:
+    """Return the hex SHA-256 of what identifies raw rows, in the file's order, in any file format.
+
+    Over time_s (float64), amount in cents (int64) and label (int8), as far as there are such columns,
+    little endian, column after column; weights take no part.
+    """
+    arrays = dataset.arrays(frame)
+    columns = [arrays.time_s.astype("<f8")]
+    if arrays.amount is not None:
+        columns.append(np.rint(arrays.amount * 100).astype("<i8"))
+    if dataset.label is not None:
+        columns.append(arrays.y)
+    return hashlib.sha256(b"".join(column.tobytes() for column in columns)).hexdigest()
+
+
+def _contents(dataset: Dataset, path: Path) -> Raw:
+    """Return rows, frauds and fingerprint of a raw file."""
+    from dataclasses import replace
+
+    slim = replace(dataset, features=(), weight=None, ids=())
+    frame = pd.concat([part for part, _ in checks.cleaned_parts(slim, path, None, True)])
+    frauds = int((frame[dataset.label] == 1).sum()) if dataset.label is not None else None
+    return Raw(rows=len(frame), frauds=frauds, fingerprint=fingerprint(slim, frame))
+
+
+def find_raw(
+    dataset: Dataset, raw: str | Path = "", download: bool = True, progress=None
+) -> tuple[Path, str]:
+    """Return the raw file or folder, and its source.
+
+    The source is 'full' where the fingerprint is the description's, else 'custom'. The file is `raw` if
+    that is given; else the description's raw.path; else it is downloaded there from raw.url, and kept
+    only if its rows, frauds and fingerprint are the description's.
+
+    Raises RawFileMissing where nothing is there and nothing can be had; the message says what to do.
+    """
+    path = Path(raw).expanduser().resolve() if raw else dataset.raw_path
+    if raw and not path.exists():
+        raise DataError(f"raw file {path}: there is no such file or folder")
+    if path is None:
+        raise RawFileMissing(
+            f"{dataset.name}: its description names no raw.path; name the file with --raw FILE"
+        )
+    if not path.exists():
+        advice = "put it there, or name it with --raw FILE"
+        missing = f"{dataset.name}: there is no raw file {path}; {advice}"
+        if not (download and dataset.raw.url):
+            raise RawFileMissing(missing)
+        try:
+            fetch(
+                dataset.raw.url, path, lambda part: _verify(dataset, part), progress
+            )
+        except RawFileMissing as error:
+            raise RawFileMissing(f"{missing}. {error}") from error
+    return path, _source(dataset, path)
+
+
+def _verify(dataset: Dataset, path: Path) -> None:
+    there = _contents(dataset, path)
+    for key in ("rows", "frauds", "fingerprint"):
+        asked = getattr(dataset.raw, key)
+        found = getattr(there, key)
+        if asked is not None and asked != found:
+            raise DataError(f"its {key} should be {asked} and is {found}")
+
+
+def _source(dataset: Dataset, path: Path) -> str:
+    if not dataset.raw.fingerprint:
+        return "custom"
+    try:
+        is_full = _contents(dataset, path).fingerprint == dataset.raw.fingerprint
+    except DataError:
+        return "custom"  # what is wrong with the file is said where it is read as a whole
+    return "full" if is_full else "custom"

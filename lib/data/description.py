@@ -1,0 +1,261 @@
+"""What may stand in the YAML that describes a table: the keys, their types and their defaults.
+
+`data/description.schema.json` is made from these classes (`python -m lib.data.description`), so that editors
+complete keys and mark mistakes.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from lib.errors import DataError, did_you_mean
+from lib.files import write_text
+
+ROOT = Path(__file__).resolve().parents[2]
+SCHEMA = ROOT / "data" / "description.schema.json"
+BUDGET = 0.002  # of transactions that people review, where the description does not say
+BUDGETS = (0.001, BUDGET, 0.005, 0.01)
+
+
+def _name(value: Any) -> Any:
+    """Return a column's name as text; YAML reads `on`, `yes` and `no` as true and false."""
+    if isinstance(value, bool):
+        raise ValueError(
+            f"YAML reads this name as {str(value).lower()}: put quotes around it, such as 'on' or 'no'"
+        )
+    return str(value) if isinstance(value, int) else value
+
+
+def _several(value: Any) -> Any:
+    """Return a list where one value may stand for it."""
+    return value if isinstance(value, list | tuple) else [value]
+
+
+def _no_list(value: Any) -> Any:
+    """Return an empty list for a key without a value."""
+    return [] if value is None else value
+
+
+def _encoding(value: str) -> str:
+    try:
+        codecs.lookup(value)
+    except LookupError as error:
+        raise ValueError("Python knows no such encoding; common ones are utf-8, cp1252, latin-1") from error
+    return value
+
+
+def _separator(value: str) -> str:
+    value = {"tab": "\t", "\\t": "\t"}.get(value, value)
+    if len(value) != 1:
+        raise ValueError("expected one character, such as ';', or the word tab")
+    return value
+
+
+def _format(value: str) -> str:
+    if "%" not in value:
+        raise ValueError("expected a pattern such as '%m/%d/%Y %H:%M'")
+    return value
+
+
+Name = Annotated[str, BeforeValidator(_name)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Shares = Annotated[tuple[Share, ...], BeforeValidator(_several), Field(min_length=1)]
+
+
+class Strict(BaseModel):
+    """A block of the description: an unknown key is refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class LabelWords(Strict):
+    """How a column says fraud and genuine in words of its own."""
+
+    column: Name = Field(description="the label's column")
+    fraud: Annotated[tuple[Any, ...], BeforeValidator(_several), Field(min_length=1)] = Field(
+        description="values that mean fraud"
+    )
+    genuine: Annotated[tuple[Any, ...], BeforeValidator(_several), Field(min_length=1)] = Field(
+        description="values that mean genuine"
+    )
+    unknown: Annotated[tuple[Any, ...], BeforeValidator(_several)] = Field(
+        (), description="values that mean that nobody knows yet"
+    )
+
+
+class Raw(Strict):
+    """Where the raw file comes from, and what a download of it must hold to be kept."""
+
+    path: str | None = Field(None, description="file or folder, from this YAML's folder; ~ is home")
+    url: str | None = Field(None, description="where it is downloaded from if it is not there")
+    rows: int | None = Field(None, description="rows that a download must have")
+    frauds: int | None = Field(None, description="frauds that a download must have")
+    fingerprint: str | None = Field(
+        None, description="SHA-256 over time, amount in cents and label of all rows in order"
+    )
+
+
+class Simulation(Strict):
+    """What is simulated."""
+
+    rows: Annotated[int, Field(ge=1)] = Field(description="transactions")
+    seed: int = Field(0, description="another seed draws other transactions of the same customers")
+    drift: bool = Field(True, description="known changes in the untouched period")
+
+
+class Description(Strict):
+    """A table of transactions: what its columns mean and how its files are read."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")] = Field(
+        description="folder under data/, part of the registered model's name"
+    )
+    time: Name | tuple[Name, Name] | None = Field(
+        description="orders the rows and is no feature: numbers, or dates and times; two columns for "
+        "date and time; null: the order of the rows"
+    )
+    time_format: Annotated[str, BeforeValidator(_format)] | None = Field(
+        None, description="of dates that are not ISO 8601, such as '%m/%d/%Y %H:%M'"
+    )
+    time_unit: Literal["s", "ms", "us", "ns", "min", "h", "d"] | None = Field(
+        None, description="of a time that is a number; seconds by default"
+    )
+    label: Name | LabelWords | None = Field(
+        None, description="1 = fraud, 0 = genuine, empty = not known yet; other words by lists"
+    )
+    amount: Name | None = Field(None, description="for figures in money")
+    weight: Name | None = Field(None, description="how many transactions a row stands for")
+    features: Annotated[tuple[Name, ...], Field(min_length=1)] = Field(
+        description="what models see, in this order"
+    )
+    ids: Annotated[tuple[Name, ...], BeforeValidator(_no_list)] = Field(
+        (), description="columns that are kept as text beside the scores"
+    )
+    missing: Literal["refuse", "median"] = Field("refuse", description="an empty cell in a feature")
+    negative_amount: Literal["refuse", "allow"] = Field("refuse", description="refunds")
+    alert_budgets: Shares = Field(BUDGETS, description="shares of transactions for the tables")
+    alert_budget: Share | None = Field(
+        None,
+        description="share of transactions that people review; decides between models and sets the "
+        "threshold; 0.002 if it is listed in alert_budgets, else the first of them",
+    )
+    separator: Annotated[str, BeforeValidator(_separator)] | None = Field(
+        None, description="between the cells of a CSV file; found out by default"
+    )
+    decimal: Literal[".", ","] | None = Field(
+        None, description="decimal point of a CSV file; found out by default"
+    )
+    encoding: Annotated[str, BeforeValidator(_encoding)] | None = Field(
+        None, description="of a CSV file; UTF-8 by default, UTF-16 by its byte-order mark"
+    )
+    raw: Raw = Field(Raw(), description="where the raw file comes from")
+    simulation: Simulation | None = Field(None, description="only of simulated data")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _filled(cls, mapping: Any) -> Any:
+        """Let `raw:` without anything below it mean what leaving it out means."""
+        if isinstance(mapping, dict) and mapping.get("raw", "") is None:
+            return {key: value for key, value in mapping.items() if key != "raw"}
+        return mapping
+
+
+def read(path: Path) -> Any:
+    """Return what a YAML file holds; DataError if it cannot be read."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path}: cannot be read as YAML: {reason}") from error
+
+
+def validated(mapping: Any, where: str) -> Description:
+    """Return a checked description.
+
+    Raises DataError naming the key, the value and, for a typo, the nearest key.
+    """
+    if not isinstance(mapping, dict):
+        raise DataError(f"{where}: holds {mapping!r}; expected lines such as `key: value`")
+    mapping = {_key(key, where): value for key, value in mapping.items()}
+    try:
+        return Description.model_validate(mapping)
+    except ValidationError as error:
+        raise DataError(_sentence(error, where)) from error
+
+
+def _key(key: Any, where: str) -> str:
+    if isinstance(key, bool):
+        raise DataError(
+            f"{where}: YAML reads a key as {str(key).lower()}; put quotes around it if it is a name"
+        )
+    return str(key)
+
+
+def _sentence(error: ValidationError, where: str) -> str:
+    """Return one sentence on the first thing that is wrong."""
+    first = min(error.errors(), key=_gravity)
+    keys = [str(part) for part in first["loc"] if not _is_branch(part)]
+    key = ".".join(part for part in keys if not part.isdigit())
+    value = first["input"]
+    if first["type"] == "extra_forbidden":
+        block = _fields(keys[:-1])
+        return f"{where}: the key {keys[-1]!r} is unknown; {did_you_mean(keys[-1], block)}"
+    is_empty = first["type"] == "too_short" and len(keys) == 1
+    if first["type"] == "missing" or is_empty:
+        return f"{where}: the key {key!r} is missing"
+    if first["type"] == "value_error":
+        return f"{where}: {key} holds {value!r}; {first['ctx']['error']}"
+    if first["type"] == "literal_error":
+        return f"{where}: {key} is {value!r}; expected {first['ctx']['expected']}"
+    if first["type"] == "string_pattern_mismatch":
+        return f"{where}: {key} is {value!r}; it is made of letters, digits, '-' and '_'"
+    if keys[0] in ("alert_budget", "alert_budgets"):
+        return f"{where}: {key} is {value!r}; expected shares between 0 and 1, such as 0.002"
+    if keys[0] in ("features", "ids", "time", "label", "amount", "weight"):
+        if keys[0] in ("features", "ids") and len(keys) == 1:
+            return f"{where}: {key} is {value!r}; expected a list of column names"
+        return f"{where}: {key} holds {value!r}; expected the name of a column"
+    hint = "put quotes around text, none around numbers" if keys[0] == "raw" else first["msg"]
+    return f"{where}: {key} is {value!r}; {hint}"
+
+
+def _gravity(found: Any) -> tuple[int, int]:
+    """Order mistakes: a typo explains more than the key that it leaves missing."""
+    kinds = {"extra_forbidden": 0, "value_error": 1, "missing": 3}
+    if found["type"] == "string_type" and isinstance(found["input"], dict):
+        return 4, 0  # the other branch of the key, which takes a block, says what is wrong with it
+    return kinds.get(found["type"], 2), -len(found["loc"])
+
+
+def _is_branch(part: Any) -> bool:
+    """Return whether a part of a location names a branch of a union, which is no key of the YAML."""
+    return isinstance(part, str) and bool(re.search(r"[\[(]|^str$|^LabelWords$|^float$", part))
+
+
+def _fields(keys: list[str]) -> list[str]:
+    """Return the keys of the block that these keys lead to."""
+    blocks = {"raw": Raw, "simulation": Simulation, "label": LabelWords}
+    block = blocks.get(keys[0], Description) if keys else Description
+    return list(block.model_fields)
+
+
+def schema() -> str:
+    """Return the JSON Schema of a description."""
+    document = Description.model_json_schema()
+    document["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    return json.dumps(document, indent=1) + "\n"
+
+
+def main() -> None:
+    """Write the schema beside the descriptions."""
+    write_text(SCHEMA, schema())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,272 @@
+"""Three periods in time order, reference | validation | untouched (in batches), never parting one instant.
+
+`splits.json` says what lies in a split folder; it is written with the Parquet files, all of them or none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lib.data import cuts, datasets, reading
+from lib.data.checks import check_header, columns_to_read
+from lib.data.datasets import (
+    Arrays,
+    DataError,
+    Dataset,
+    find_raw,
+    load_description,
+    prepare,
+    read_transactions,
+)
+from lib.files import locked
+
+MANIFEST = "splits.json"
+MAKER = "run notebook 02_split, or call lib.data.splits.ensure, to make it"
+
+
+@dataclass(frozen=True)
+class Split:
+    """A split folder on disk. Print it: a table of its periods."""
+
+    path: Path
+    manifest: dict  # the content of splits.json
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The description that the split was made with."""
+        return Dataset.from_dict(self.manifest["dataset"], str(self.path / MANIFEST))
+
+    @property
+    def source(self) -> str:
+        """'full', 'custom' or 'simulated'."""
+        return self.manifest["source"]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex sha256 of splits.json."""
+        return reading.sha256(self.path / MANIFEST)
+
+    @property
+    def batches(self) -> list[str]:
+        """Names of the untouched period's batches, in time order."""
+        return [name for name in self.manifest["periods"] if name.startswith("batch_")]
+
+    def frame(self, period: str) -> pd.DataFrame:
+        """The transactions of 'reference', 'validation', 'untouched' or a batch, in time order."""
+        if period not in self.manifest["periods"]:
+            raise DataError(f"period {period!r} is unknown; there are {', '.join(self.manifest['periods'])}")
+        names = self.batches if period == "untouched" else [period]
+        return pd.concat([_read(_file(self.path, name)) for name in names], ignore_index=True)
+
+    def arrays(self, period: str) -> Arrays:
+        """`frame` as `lib.data.datasets.Arrays`."""
+        return self.dataset.arrays(self.frame(period))
+
+    def table(self) -> pd.DataFrame:
+        """One row a period, as text for people; shares and fraud rate are weighted."""
+        return cuts.table(self.manifest)
+
+    def __str__(self) -> str:
+        return f"{self.dataset.name} ({self.source})\n{self.table().to_string(index=False)}"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{self.dataset.name} ({self.source})</p>{self.table().to_html(index=False, border=0)}"
+
+
+def locate(
+    dataset: Dataset, *, source_id: str, reference: float = 0.5, validation: float = 0.2, n_batches: int = 10
+) -> Path:
+    """The folder of a split, a function of the data (`source_id`), their description and the shares."""
+    asked = [dataset.to_dict(), source_id, reference, validation, n_batches]
+    digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+    return datasets.ROOT / "data" / dataset.name / f"{reference:g}-{validation:g}-{n_batches}-{digest[:12]}"
+
+
+class Table(NamedTuple):
+    """A checked table before it is split."""
+
+    dataset: Dataset
+    source: str  # 'full', 'custom' or 'simulated'
+    source_id: str  # identifies the transactions without reading them
+    path: Path | None  # the raw file or folder; None for simulated transactions
+    read: Callable[[], pd.DataFrame]  # the transactions, checked and in time order; DataError if a row is not right
+
+
+def find(dataset_name="simulated", rows=20_000, seed=0, raw="", *, download=True, progress=None) -> Table:
+    """The table that a description means, found but not read yet; real tables ignore `rows` and `seed`.
+
+    rows : simulated transactions (n); 0: as the description says. See `find_raw` for the rest, and for DataError.
+    """
+    dataset = load_description(dataset_name)
+    if dataset.simulation is None:
+        path, source = find_raw(dataset, raw, download, progress)
+        check_header(dataset, path)  # also where nobody will read the rows: in a dry run
+        return Table(dataset, source, reading.sha256(path), path, lambda: read_transactions(dataset, path))
+    if raw:
+        raise DataError(f"{dataset.name} is simulated and takes no raw file ({raw}); name another dataset with it")
+    from lib.data import simulation  # only here: real data do not need it
+
+    columns_to_read(dataset, list(simulation.COLUMNS), dataset.name, labelled=True)
+    rows, drift = rows or dataset.simulation["rows"], dataset.simulation.get("drift", True)
+    code = reading.sha256(Path(simulation.__file__))[:12]  # another simulator, other transactions
+    where = f"{dataset.name} (rows={rows}, seed={seed})"
+    source_id = f"simulated-{rows}-{seed}-{drift}-{code}"
+
+    def simulated() -> pd.DataFrame:
+        return prepare(dataset, simulation.simulate(rows, seed, drift=drift), where)
+
+    return Table(dataset, "simulated", source_id, None, simulated)
+
+
+def ensure(
+    dataset_name: str | Path = "simulated",
+    rows: int = 20_000,
+    seed: int = 0,
+    raw: str | Path = "",
+    *,
+    reference: float = 0.5,
+    validation: float = 0.2,
+    n_batches: int = 10,
+    download: bool = True,
+    progress=None,
+) -> Path:
+    """The split folder of a table (see `find`), made if it is not there. Several processes may call this at once.
+
+    Raises DataError before anything is written.
+    """
+    table = find(dataset_name, rows, seed, raw, download=download, progress=progress)
+    shares = {"reference": reference, "validation": validation, "n_batches": n_batches}
+    folder = locate(table.dataset, source_id=table.source_id, **shares)
+    if not is_whole(folder):
+        frame, raw_sha256, made_with = table.read(), table.source_id, None
+        if table.source == "simulated":
+            raw_sha256, made_with = cuts.digest(frame), seed
+        make(table.dataset, frame, folder, source=table.source, raw_sha256=raw_sha256, seed=made_with, **shares)
+    return folder
+
+
+def make(
+    dataset: Dataset,
+    frame: pd.DataFrame,
+    folder: Path,
+    *,
+    source: str,
+    raw_sha256: str | None,
+    reference: float = 0.5,
+    validation: float = 0.2,
+    n_batches: int = 10,
+    seed: int | None = None,
+) -> Split:
+    """Cut a checked frame in time order (`read_transactions`, `prepare`) and write it to `folder`.
+
+    Parameters
+    ----------
+    reference, validation : shares of the weight; the rest is untouched, in `n_batches` of equal weight. A cut lies
+        at the change of instant that is nearest to its share.
+    seed : of simulated data.
+
+    Raises DataError, and writes nothing, where a period would be empty or validation would hold no fraud.
+    """
+    parts = cuts.cut(dataset, frame, reference, validation, n_batches)
+    manifest = {
+        "dataset": dataset.to_dict(),
+        "source": source,
+        "raw_sha256": raw_sha256,
+        "seed": seed,
+        "shares": {"reference": reference, "validation": validation, "n_batches": n_batches},
+        "time": _kind_of_time(dataset, frame),
+        "periods": {name: cuts.summary(dataset, frame.iloc[part]) for name, part in parts.items()},
+    }
+    manifest["remarks"] = [*frame.attrs.get("remarks", []), *cuts.remarks(manifest["periods"])]
+    if manifest["periods"]["validation"]["n_frauds"] == 0:
+        raise DataError(
+            f"{dataset.name}: validation holds no fraud, so nothing can be compared on it; "
+            f"give it a larger share (validation={validation:g}) or use data with more frauds"
+        )
+    try:
+        with locked(Path(folder).parent / ".lock"):
+            _write(frame, parts, manifest, Path(folder))
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be written ({error})") from error
+    return Split(Path(folder), manifest)
+
+
+def _kind_of_time(dataset: Dataset, frame: pd.DataFrame) -> str:
+    """`rows` for a table without a time, else `seconds` or `datetime`."""
+    if dataset.time is None:
+        return "rows"
+    return "seconds" if pd.api.types.is_numeric_dtype(frame[dataset.time_column]) else "datetime"
+
+
+def open_split(folder: str | Path) -> Split:
+    """A split that is whole; DataError in one sentence if it is not."""
+    folder = Path(folder)
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        for name, period in manifest["periods"].items():
+            if "n_labelled" not in period:  # made by an older version, which did not count them
+                raise DataError(f"{folder}: {MANIFEST} does not count the labels of {name}; {MAKER}")
+            if name != "untouched" and pq.read_metadata(_file(folder, name)).num_rows != period["n"]:
+                raise DataError(f"{folder}: {name} does not hold the rows that {MANIFEST} says; {MAKER}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{folder}: there is no whole split; {MAKER}") from error
+    return Split(folder, manifest)
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether `open_split` would open it."""
+    try:
+        open_split(folder)
+    except DataError:
+        return False
+    return True
+
+
+def _file(folder, period):
+    return folder / "untouched" / f"{period}.parquet" if period.startswith("batch_") else folder / f"{period}.parquet"
+
+
+def _read(file):
+    try:
+        return pq.read_table(file, page_checksum_verification=True).to_pandas()
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{file}: cannot be read ({error}); {MAKER}") from error
+
+
+def _write(frame, parts, manifest, folder):
+    """Write into a temporary folder beside `folder`, then rename it; needs the lock of the parent."""
+    text = json.dumps(manifest, indent=1, allow_nan=False) + "\n"
+    if is_whole(folder) and (folder / MANIFEST).read_text(encoding="utf-8") == text:
+        return  # made already, perhaps by the process that held the lock before
+    new = folder.parent / ".making"
+    shutil.rmtree(new, ignore_errors=True)  # left by a process that was killed: whoever is alive has the lock
+    (new / "untouched").mkdir(parents=True)
+    try:
+        for name, part in parts.items():
+            if name != "untouched":
+                table = pa.Table.from_pandas(frame.iloc[part], preserve_index=False)
+                pq.write_table(table, _file(new, name), write_page_checksum=True)
+        (new / MANIFEST).write_text(text, encoding="utf-8")
+        for path in filter(Path.is_file, new.rglob("*")):
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        if folder.exists():
+            folder.rename(new / "replaced")
+        new.rename(folder)
+        shutil.rmtree(folder / "replaced", ignore_errors=True)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)

@@ -1,0 +1,356 @@
+"""The rule that lets a model through: which candidate, if any, becomes champion. Pure; nothing is read or written.
+
+The champion stays unless the challenger is better. A person's `accept` lifts what stands in the way of a comparison
+(few frauds, a fit that overlaps validation, files that are gone, a model that was withdrawn), never its result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+DIRECTION = "higher is better"  # of every metric in lib.evaluation.metrics, and so of the one that selects
+PROMOTE = ("better", "clearly_better")
+NOMINEES = (
+    "fusion",
+    "autoencoder",
+    "gaussian_mixture",
+    "isolation_forest",
+)  # in this order where nobody can judge
+MIN_FRAUDS = 10  # labelled frauds that it takes to replace a champion
+TINY = 1e-12  # what adding the same weights in another order can make of a tie
+
+
+@dataclass(frozen=True)
+class AtBudget:
+    """Precision and recall at the alert budget that decides, shares from 0 to 1; None where they are unknown."""
+
+    precision: float | None = None
+    recall: float | None = None
+
+    @property
+    def is_known(self) -> bool:
+        """Whether both figures are there."""
+        return None not in (self.precision, self.recall)
+
+
+@dataclass(frozen=True)
+class Naive:
+    """A rule that anybody could write into a query: `value` of the selecting metric, and what it finds."""
+
+    value: float | None
+    at_budget: AtBudget = AtBudget()
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A fitted model on this validation.
+
+    figure : {"value", "low", "high"} of the selecting metric.
+    supervised : whether it was fitted with labels of fraud.
+    label_free : whether no label at all was used, not even to leave frauds out.
+    bundle_hash : `lib.bundle.bundle_hash` of it as it would be registered.
+    difference : {"value", "low", "high"}, its metric minus the champion's on the same resamples; None without one.
+    """
+
+    name: str
+    figure: Mapping
+    supervised: bool = False
+    bundle_hash: str = ""
+    difference: Mapping | None = None
+    at_budget: AtBudget = AtBudget()
+    label_free: bool = False
+
+
+@dataclass(frozen=True)
+class Champion:
+    """The model that holds the alias now.
+
+    figure : the selecting metric on this validation; None if the champion could not be scored on it.
+    fit_start_s, fit_end_s : the time its fitted transactions span, in the seconds of this dataset.
+    lost : the sentence that says why its files can't be read; empty where they can.
+    """
+
+    version: str
+    bundle_hash: str
+    fit_start_s: float
+    fit_end_s: float
+    figure: Mapping | None = None
+    lost: str = ""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What decides: the first and the last instant, the labelled frauds, and their share of the labelled weight.
+
+    A champion fitted on any of it has seen its answers, so that comparing it would favour the champion.
+    """
+
+    start_s: float
+    end_s: float
+    n_frauds: int
+    prevalence: float | None = None
+
+
+@dataclass(frozen=True)
+class Terms:
+    """How to decide.
+
+    metric : name of the selecting metric, higher is better.
+    promote : 'better', the paired difference is above 0; 'clearly_better', its interval is.
+    min_frauds : with fewer labelled frauds in validation no champion is replaced unless a person accepts it.
+    nominee : the candidate to take where validation holds no labelled fraud; empty: the first of NOMINEES.
+    alert_budget : share of the transactions that people review.
+    accept : promote although the champion cannot be compared; a person has decided so.
+    allow_supervised : let models fitted with labels of fraud compete.
+    """
+
+    metric: str = "average_precision"
+    promote: str = "better"
+    min_frauds: int = MIN_FRAUDS
+    nominee: str = ""
+    alert_budget: float = 0.002
+    accept: bool = False
+    allow_supervised: bool = False
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """promote : the candidate to register, or None; reasons : sentences, in the order of the decision.
+
+    action : 'promote'; 'keep', the champion stays; 'none', there is no champion and none is made.
+    remarks : sentences that must not be overlooked, whatever was decided.
+    """
+
+    promote: str | None
+    reasons: list[str]
+    action: str
+    remarks: list[str] = field(default_factory=list)
+
+
+def decide(
+    candidates: Sequence[Candidate],
+    champion: Champion | None,
+    validation: Validation,
+    *,
+    naive: Mapping[str, Naive] | None = None,
+    withdrawn: Mapping[str, str] | None = None,
+    terms: Terms = Terms(),
+) -> Verdict:
+    """Choose the best candidate and hold it against naive rules and champion.
+
+    Parameters
+    ----------
+    candidates : in order of preference: of equal values the first one is chosen.
+    champion : None if there is none yet.
+    naive : the candidate must be above all of them by the metric, and below none of them at the alert budget.
+    withdrawn : {bundle hash: clause}, such as "version 2 was withdrawn: too many alerts".
+
+    Raises
+    ------
+    ValueError : `terms.nominee` is none of the candidates, `terms.promote` none of PROMOTE.
+    """
+    if terms.promote not in PROMOTE:
+        raise ValueError(f"promote is {terms.promote!r}; it is {' or '.join(PROMOTE)}.")
+    names = [candidate.name for candidate in candidates]
+    if terms.nominee and terms.nominee not in names:
+        raise ValueError(
+            f"nominee is {terms.nominee!r}; the candidates are {', '.join(names) or 'none'}."
+        )
+    best, reasons = _best(candidates, validation, terms)
+    verdict = _rule(best, reasons, champion, validation, (naive or {}, withdrawn or {}, terms))
+    return replace(verdict, remarks=_remarks(verdict, champion, validation, terms))
+
+
+def _rule(best, reasons, champion, validation, given):
+    """The decision on the best candidate, None if there is none -> Verdict without remarks."""
+    naive, withdrawn, terms = given
+    stays = "none" if champion is None else "keep"
+    if best is None:
+        return Verdict(None, reasons, stays)
+    if beaten := _beaten(best, naive, validation):
+        return Verdict(None, [*reasons, beaten], stays)
+    if validation.n_frauds:
+        reasons.append(
+            f"it beats the naive rules {', '.join(naive)}"
+            if naive
+            else "there is no naive rule to beat"
+        )
+    if champion and not champion.lost and champion.bundle_hash == best.bundle_hash:
+        return Verdict(
+            None, [*reasons, f"it is identical to the champion, version {champion.version}"], "keep"
+        )
+
+    obstacle = withdrawn.get(best.bundle_hash) or _incomparable(best, champion, validation, terms)
+    if obstacle and not terms.accept:
+        return Verdict(
+            None,
+            [*reasons, f"{obstacle}; pass --accept to promote {best.name} all the same"],
+            stays,
+        )
+    if obstacle:
+        return Verdict(
+            best.name, [*reasons, f"{obstacle}; {best.name} was accepted all the same"], "promote"
+        )
+    if champion is None:
+        return Verdict(best.name, [*reasons, "there was no champion before it"], "promote")
+    return _compared(best, reasons, champion, validation, terms)
+
+
+def _best(candidates, validation, terms):
+    """The candidate to decide on, or None, and the reasons so far."""
+    eligible = [c for c in candidates if terms.allow_supervised or not c.supervised]
+    reasons = [
+        f"{c.name} was fitted with labels and takes no part"
+        for c in candidates
+        if c not in eligible
+    ]
+    if not validation.n_frauds:
+        return _nominated(eligible, reasons, terms.nominee)
+    known = [c for c in eligible if c.figure["value"] is not None]
+    if not known:
+        return None, [*reasons, f"no candidate has a value of {terms.metric}"]
+    best = max(known, key=lambda c: c.figure["value"])
+    figure, of = _text(best.figure), f"{len(known)} candidate{'s' * (len(known) != 1)}"
+    return best, [
+        *reasons,
+        f"{best.name} has the best {terms.metric} of {of}: {figure}, {DIRECTION}",
+    ]
+
+
+def _nominated(eligible, reasons, nominee):
+    """The same where validation holds no labelled fraud: the nominee, else by the order of NOMINEES."""
+
+    def rank(candidate):
+        family = candidate.name.partition("@")[0]
+        place = NOMINEES.index(family) if family in NOMINEES else len(NOMINEES)
+        is_fusion = place == 0
+        return not is_fusion, not is_fusion and not candidate.label_free, place
+
+    chosen = [c for c in eligible if nominee in ("", c.name)]
+    if not chosen:
+        return None, [*reasons, "there is no candidate that may be promoted"]
+    best = min(chosen, key=rank)
+    how = "it is the nominee" if nominee else "none was named by the parameter nominee"
+    return best, [
+        *reasons,
+        f"validation holds no labelled fraud, so that nobody can judge {best.name}; {how}",
+    ]
+
+
+def _beaten(best, naive, validation):
+    """The naive rules that the candidate does not beat, as a clause; empty if it beats them all."""
+    if not validation.n_frauds:
+        return ""
+    by_metric = [
+        f"{name} ({rule.value:.4f})"
+        for name, rule in naive.items()
+        if rule.value is not None and rule.value >= best.figure["value"]
+    ]
+    if by_metric:
+        return f"it does not beat the naive rule {', '.join(by_metric)}"
+    at_budget = [
+        f"{name} (precision {rule.at_budget.precision:.2f}, recall {rule.at_budget.recall:.2f})"
+        for name, rule in naive.items()
+        if _finds_more(rule.at_budget, best.at_budget)
+    ]
+    if not at_budget:
+        return ""
+    own = f"precision {best.at_budget.precision:.2f}, recall {best.at_budget.recall:.2f}"
+    return (
+        f"at the alert budget it has {own} and does not beat the naive rule {', '.join(at_budget)}"
+    )
+
+
+def _finds_more(rule, own):
+    """Whether a rule is better at the budget, where precision and recall count the same frauds; a draw is not."""
+    return rule.is_known and own.is_known and rule.recall > own.recall + TINY
+
+
+def _incomparable(best, champion, validation, terms):
+    """Why challenger and champion cannot be compared on this validation, or None."""
+    if champion is None:
+        return None
+    name, start, end = (
+        f"the champion, version {champion.version},",
+        validation.start_s,
+        validation.end_s,
+    )
+    if champion.lost:
+        return f"{name} can't be read ({champion.lost.rstrip('.')})"
+    if champion.fit_start_s <= end and champion.fit_end_s >= start:
+        fitted = f"{champion.fit_start_s:.0f} s to {champion.fit_end_s:.0f} s"
+        overlap = f"which overlaps this validation ({start:.0f} s to {end:.0f} s)"
+        return f"{name} was fitted on transactions from {fitted}, {overlap}"
+    if not validation.n_frauds:
+        return f"{name} stays where validation holds no labelled fraud"
+    if champion.figure is None or champion.figure["value"] is None or best.difference is None:
+        return f"{name} could not be scored on this validation"
+    if validation.n_frauds < terms.min_frauds:
+        few = f"only {_frauds(validation.n_frauds)} in validation, fewer than min_frauds ({terms.min_frauds})"
+        return f"there {'is' if validation.n_frauds == 1 else 'are'} {few}; {_comparison(best, champion)}"
+    return None
+
+
+def _compared(best, reasons, champion, validation, terms):
+    """The decision between challenger and champion by their paired difference."""
+    comparison, difference = _comparison(best, champion), best.difference["value"]
+    if abs(difference) <= TINY:
+        if terms.accept:
+            return Verdict(
+                best.name,
+                [*reasons, f"it scores as the champion does; accepted: {comparison}"],
+                "promote",
+            )
+        tie = "it is not better than the champion but scores as well; pass --accept to promote it all the same"
+        return Verdict(None, [*reasons, f"{tie}: {comparison}"], "keep")
+    if difference < 0:
+        return Verdict(
+            None, [*reasons, f"it is not better than the champion: {comparison}"], "keep"
+        )
+    low = best.difference["low"]
+    is_clear = low is not None and low > 0
+    if terms.promote == "clearly_better" and not is_clear:
+        return Verdict(
+            None, [*reasons, f"it is not clearly better than the champion: {comparison}"], "keep"
+        )
+    reasons = [*reasons, f"it is better than the champion: {comparison}"]
+    if not is_clear:
+        why = "there is no interval" if low is None else "the interval spans 0"
+        reasons.append(f"{why}: this may be chance; {_frauds(validation.n_frauds)} decided")
+    return Verdict(best.name, reasons, "promote")
+
+
+def _remarks(verdict, champion, validation, terms):
+    """What must not be overlooked, whatever was decided."""
+    remarks = []
+    if verdict.promote and not validation.n_frauds:
+        remarks.append(f"Nobody has judged {verdict.promote}: validation holds no labelled fraud.")
+    elif verdict.promote and validation.n_frauds < terms.min_frauds:
+        remarks.append(
+            f"Only {_frauds(validation.n_frauds)} decided for {verdict.promote}; so few decide little."
+        )
+    if champion and champion.lost and not verdict.promote:
+        remarks.append(f"{champion.lost} --accept lets a candidate replace it.")
+    prevalence, budget = validation.prevalence, terms.alert_budget
+    if validation.n_frauds and prevalence and budget < prevalence:
+        remarks.append(
+            f"The alert budget {budget:g} is below the prevalence {prevalence:.4g}: no model can have a recall above "
+            f"{budget / prevalence:.2g} (budget / prevalence) at it."
+        )
+    return remarks
+
+
+def _comparison(best, champion):
+    difference = _text(best.difference)
+    return f"version {champion.version} has {_text(champion.figure)}, the paired difference is {difference}"
+
+
+def _frauds(n):
+    return f"{n} labelled fraud{'s' if n != 1 else ''}"
+
+
+def _text(figure):
+    if figure["low"] is None:
+        return f"{figure['value']:.4f} (no interval)"
+    return f"{figure['value']:.4f} (95 % interval {figure['low']:.4f} to {figure['high']:.4f})"

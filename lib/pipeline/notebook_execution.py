@@ -1,0 +1,158 @@
+"""One notebook: executed by papermill with a kernel of its own, watched, archived as .ipynb and .html."""
+
+import contextlib
+import os
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+START_TIMEOUT_S = 180  # a kernel on a busy machine
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+QUIET = {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}  # the debugger's remark on frozen modules
+TEMPLATE = Path(__file__).parent / "templates" / "notebook.html.j2"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a notebook ended: `message` is empty if it ran through, else one sentence."""
+
+    message: str
+    seconds: float
+    peak_mb: float
+    n_cells: int
+
+
+class Execution:
+    """A notebook being executed. `run` blocks until its end; `watch` is to be called by another thread meanwhile.
+
+    Parameters
+    ----------
+    notebook : Path
+    archive : Path without suffix; `<archive>.ipynb` and `<archive>.html` appear there at the end, however it ends
+    parameters : dict, every one of them in the notebook's parameters cell
+    root : Path, the project's folder: the kernel's working directory and import path
+    environment : dict, the kernel's environment variables, to which import path and threads are added
+    threads : int, compute threads of the kernel
+    timeout : float, s; 0 for none
+    inherit : file descriptors that stay open as long as the kernel lives
+    """
+
+    def __init__(self, notebook, archive, parameters, root, environment, threads=1, timeout=0.0, inherit=()):
+        self.notebook, self.archive, self.parameters, self.root = notebook, archive, parameters, Path(root)
+        self.name, self.threads, self.timeout, self.inherit = archive.name, threads, timeout, inherit
+        self.environment = environment | dict.fromkeys(THREAD_VARIABLES, str(threads)) | QUIET
+        self.environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), environment.get("PYTHONPATH")]))
+        self.environment.pop("MLFLOW_RUN_ID", None)  # it would break nested runs
+        self.kernel, self.peak_mb, self.n_done, self.start = None, 0.0, 0, time.monotonic()
+        self._killed, self._cell, self._n_injected = "", "no cell", 0
+
+    @property
+    def seconds(self):
+        return time.monotonic() - self.start
+
+    def run(self):
+        """Execute and archive -> Outcome."""
+        self.start = time.monotonic()
+        partial = self.archive.with_name(f".{self.archive.name}.part.ipynb")
+        try:
+            partial.parent.mkdir(parents=True, exist_ok=True)
+            message = self._execute(partial)
+            if partial.exists():  # else it did not come to its first cell
+                archive(partial, self.archive)
+        except Exception as error:  # whatever it is, the other notebooks go on
+            message = self._killed or f"{self.name} could not be executed and archived: {error}"
+        return Outcome(message, self.seconds, self.peak_mb, self.n_done)
+
+    def _execute(self, partial):
+        """Execute into the file `partial` -> message, empty if the notebook ran through."""
+        from nbclient.exceptions import DeadKernelError
+        from papermill import PapermillExecutionError, execute_notebook
+
+        from lib.pipeline import kernels  # imports Jupyter, which takes a second
+
+        options = {"inherit": self.inherit, "on_start": self._started}
+        try:
+            with kernels.socket_folder() as sockets:
+                execute_notebook(
+                    verbatim(self.notebook),
+                    verbatim(partial),
+                    self.parameters,
+                    kernel_name="python3",
+                    engine_name=kernels.ENGINE,
+                    kernel=kernels.Kernel(sockets, self.environment, self.root, **options),
+                    hooks={"on_cell_execute": self._begin, "on_cell_executed": self._end},
+                    start_timeout=START_TIMEOUT_S,
+                    progress_bar=False,
+                )
+        except PapermillExecutionError as error:
+            return f"{self._cell} failed: {plain(error.ename)}: {plain(error.evalue)}"
+        except DeadKernelError:
+            return f"{self._killed or 'the kernel died'} in {self._cell}, at {self.peak_mb:,.0f} MB"
+        except kernels.KernelFailed as error:
+            return self._killed or f"its kernel could not be started: {error}"
+        return ""
+
+    def _started(self, pid):
+        self.kernel = psutil.Process(pid)
+        if self._killed:  # before there was a process
+            self.kill(self._killed)
+
+    def watch(self):
+        """Note the memory of the kernel and its children; stop them when their time is over."""
+        memory = 0
+        for process in self._processes():
+            with contextlib.suppress(psutil.Error):  # it has just ended
+                memory += process.memory_info().rss
+        self.peak_mb = max(self.peak_mb, memory / 2**20)
+        if self.timeout and self.seconds > self.timeout:
+            self.kill(f"stopped after {self.timeout:g} s (--timeout)")
+
+    def kill(self, reason):
+        """End the kernel and its children at once; the outcome's message begins with `reason`."""
+        self._killed = reason
+        for process in self._processes():
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+
+    def _processes(self):
+        if self.kernel is None:
+            return []
+        with contextlib.suppress(psutil.Error):
+            return [*self.kernel.children(recursive=True), self.kernel]
+        return []
+
+    def _begin(self, cell, cell_index):
+        self._n_injected += "injected-parameters" in cell.metadata.get("tags", [])
+        first_line = next(iter(cell.source.strip().splitlines()), "")
+        self._cell = f"cell {cell_index + 1 - self._n_injected} (`{first_line}`)"
+
+    def _end(self, **_):
+        self.n_done += 1
+
+
+def verbatim(path):
+    """A path for papermill, which fills in what stands between braces."""
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
+def plain(text):
+    """`text` without a terminal's colours."""
+    return re.sub(r"\x1b\[[\d;]*m", "", text).strip()
+
+
+def archive(partial, target):
+    """The executed notebook under its name, and as HTML with its code folded away; each appears whole."""
+    import nbformat
+    from jinja2 import DictLoader
+    from nbconvert import HTMLExporter
+
+    ours = DictLoader({TEMPLATE.name: TEMPLATE.read_text(encoding="utf-8")})  # a folder would hide nbconvert's own
+    exporter = HTMLExporter(template_file=TEMPLATE.name, extra_loaders=[ours])
+    html, _ = exporter.from_notebook_node(nbformat.read(partial, as_version=4), {"metadata": {"name": target.name}})
+    page = partial.with_suffix(".html")
+    page.write_text(html, encoding="utf-8")
+    page.replace(f"{target}.html")
+    partial.replace(f"{target}.ipynb")

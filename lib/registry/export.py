@@ -1,0 +1,125 @@
+"""From the registry to the server: provenance, parity with the estimator, scoring time."""
+
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from lib import bundle
+from lib.bundle.calibration import threshold_for_budget
+from lib.data import splits
+from lib.detectors.isolation_forest import IsolationForest
+from lib.errors import BundleError
+from lib.registry import candidates, challengers, serving, tracking
+from lib.registry.mlflow_store import git_commit
+
+TOLERANCE = 1e-5  # relative to the spread of the scores; float32 arithmetic over a few hundred terms
+
+
+def provenance(present):
+    """Where and when an exported bundle comes from; never part of its hash -> dict."""
+    return {
+        "registered_name": present.name,
+        "mlflow_run_id": present.run_id,
+        "exported_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git_commit": git_commit(),
+    }
+
+
+def obstacle(present, features, name):
+    """The sentence that says why the champion of `name` is not exported; empty where it is.
+
+    present : store.Champion or None; features : the names that this dataset has now, in order
+    A champion that stays although its features are others, or its files are gone, is a normal end: what is served
+    goes on being served.
+    """
+    if present is None:
+        return f"{name} has no champion."
+    if present.lost:
+        return present.lost
+    theirs, ours = present.manifest["features"], list(features)
+    if theirs == ours:
+        return ""
+    odd = [f for f in theirs if f not in ours] + [f for f in ours if f not in theirs]
+    why = f"differ in {', '.join(odd[:5])}" if odd else "have another order"
+    return f"{name} version {present.version} is not exported: its features and those of the description {why}."
+
+
+def held_back(bundle_dir, registered_name, replace):
+    """The sentence that says why a bundle is left where it is; empty where it may be replaced.
+
+    A bundle of another registered name is another model for other transactions: a server would answer with it to
+    whoever asks for the first. A damaged bundle serves nobody and is replaced.
+    """
+    there, _ = serving.exported(bundle_dir)
+    if there is None or replace or there.name in ("", registered_name):
+        return ""
+    return (
+        f"Not exported: {bundle_dir.name} holds {there} for {there.dataset}, which goes on being served; "
+        f"--only 07_export --replace puts {registered_name} in its place."
+    )
+
+
+def parity(exported, folder):
+    """Compare the exported bundle with the fitted estimator's own scores on the rows kept in `parity.npz`.
+
+    Returns
+    -------
+    dict: `n` rows, `max_relative_difference` (of the raw score, relative to the larger of its size and the spread of
+    all scores), `rank_correlation` (Spearman), `swapped`: rows whose neighbour in the estimator's order scores lower
+    in the bundle by more than float32 explains.
+
+    Raises
+    ------
+    BundleError
+        If a difference or a swap is beyond that; the bundle must not be served.
+    """
+    with np.load(Path(folder) / "parity.npz") as kept:
+        X, expected = kept["X"], kept["raw_score"]
+    scores = exported.raw_score(X)
+    scale = np.maximum(np.abs(expected), np.ptp(expected) or 1.0)
+    worst = float((np.abs(scores - expected) / scale).max())
+    order = np.argsort(expected, kind="stable")
+    swapped = int((np.diff(scores[order]) < -TOLERANCE * scale[order][1:]).sum())
+    if worst > TOLERANCE or swapped:
+        raise BundleError(
+            f"The graph differs from its estimator by {worst:.1e} (relative), {swapped} rows out of order."
+        )
+    varied = np.ptp(expected) > 0 and np.ptp(scores) > 0
+    correlation = float(spearmanr(scores, expected).statistic) if varied else 1.0
+    return {"n": len(X), "max_relative_difference": worst, "rank_correlation": correlation, "swapped": swapped}
+
+
+def speed(exported, folder, n_rows=100_000, repeats=200):
+    """Scoring time on the kept rows -> {"one_row_ms" (median), "hundred_rows_ms" (median), "rows_per_s" (in bulk)}."""
+    with np.load(Path(folder) / "parity.npz") as kept:
+        X = np.resize(kept["X"], (n_rows, kept["X"].shape[1]))
+
+    def median_ms(rows):
+        times = []
+        for i in range(repeats):
+            start = time.perf_counter()
+            exported.raw_score(X[i * rows : (i + 1) * rows])
+            times.append(time.perf_counter() - start)
+        return float(np.median(times) * 1e3)
+
+    start = time.perf_counter()
+    exported.raw_score(X)
+    in_bulk = n_rows / (time.perf_counter() - start)
+    return {"one_row_ms": median_ms(1), "hundred_rows_ms": median_ms(100), "rows_per_s": round(in_bulk)}
+
+
+def register_forest(run_dir, dataset, registered_name, *, card, seed=0):
+    """Give a registered name its first champion, an isolation forest, so that the export can be tried on its own."""
+    split = splits.open_split(splits.ensure(dataset, seed=seed))
+    regime = candidates.regimes("both", split)[0]
+    detector, training, seconds = candidates.fit(IsolationForest(seed=seed), split, regime)
+    name = candidates.variant("isolation_forest", regime)
+    folder = candidates.write(run_dir, name, detector, split, training, regime, seconds)
+    data, alert_budget = split.arrays("validation"), split.dataset.alert_budget
+    raw = bundle.load(folder).raw_score(data.X)
+    threshold = threshold_for_budget(raw, data.weight, alert_budget)
+    challengers.calibrate(folder, raw, data.weight, threshold, "alert_budget", alert_budget, {}, registered_name, card=card)
+    return tracking.register(folder, registered_name, ["first of its name, registered by hand"])

@@ -1,0 +1,90 @@
+"""Build on the finished candidates of a run: read them as detectors, fuse them into one."""
+
+from pathlib import Path
+
+from lib.bundle import Bundle
+from lib.bundle.manifest import read
+from lib.detectors.base import Detector
+from lib.detectors.fusion import MEMBERS, Fusion
+from lib.detectors.onnx_graph import Graph
+from lib.registry import candidates
+
+FUSED = MEMBERS  # models whose candidates are fused where a run has them all
+
+
+class Exported(Detector):
+    """A candidate of a run, read back from its graph: fitted once, used by whatever builds on it.
+
+    It is no estimator: it is fitted already and cannot be fitted again.
+
+    Parameters
+    ----------
+    folder : Path or str
+        Of the candidate.
+    threads : int
+        Compute threads of scoring.
+
+    Raises
+    ------
+    BundleError
+        If the candidate is not whole.
+    """
+
+    def __init__(self, folder: Path | str, threads: int = 1) -> None:
+        self.folder = folder
+        self.threads = threads
+        self.manifest_, self.graphs_ = read(Path(folder))
+        self.bundle_ = Bundle(
+            self.manifest_,
+            self.graphs_,
+            threads,
+            str(folder),
+        )
+        self.n_features_in_ = len(self.bundle_.features)
+
+    def _raw_score(self, X):
+        return self.bundle_.raw_score(X)
+
+    def graph_score(self, graph: Graph) -> str:
+        """Add the candidate's own graph."""
+        return graph.include(self.graphs_["model.onnx"])
+
+    def graph_contributions(self, graph: Graph) -> str | None:
+        """Add the candidate's own explanation; None if it has none."""
+        explain = self.graphs_.get("explain.onnx")
+        if explain is None:
+            return None
+        return graph.include(explain)
+
+
+def fuse(run_dir, split, folders: dict[str, Path], threads: int = 1) -> dict[str, Path]:
+    """Write the fusion of a run's candidates, for each regime that has all models of FUSED.
+
+    Parameters
+    ----------
+    run_dir : Path
+    split : lib.data.splits.Split
+    folders : dict of name to folder
+        The run's candidates.
+    threads : int
+
+    Returns
+    -------
+    dict of name to folder
+        The candidates that were written.
+    """
+    made = {}
+    for regime in candidates.REGIMES["both"]:
+        names = [candidates.variant(model, regime) for model in FUSED]
+        if not set(names) <= set(folders):
+            continue
+        members = [Exported(folders[name], threads) for name in names]
+        fits = [member.manifest_["fit"] for member in members]
+        of = {model: fit["parameters"] for model, fit in zip(FUSED, fits, strict=True)}
+        fusion = Fusion(of, seed=fits[0]["seed"], threads=threads)
+        fusion, training, seconds = candidates.fit(fusion, split, regime, fitted=members)
+        name = candidates.variant("fusion", regime)
+        made[name] = candidates.write(
+            run_dir, name, fusion, split, training, regime=regime, fit_s=seconds
+        )
+    return made

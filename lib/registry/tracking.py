@@ -1,0 +1,363 @@
+"""Runs and models in MLflow; the only file that imports it, and only when used (the import takes seconds).
+
+A pipeline is a parent run with a child run for each stage. A candidate is an MLflow ONNX model whose folder carries
+the candidate's own files beside MLflow's, byte for byte, so that the registry alone is enough to export it.
+"""
+
+import functools
+import json
+import os
+import re
+import shutil
+import tempfile
+import time
+from datetime import UTC, datetime
+from importlib.metadata import version as installed
+from pathlib import Path
+
+import numpy as np
+
+from lib import bundle
+from lib.errors import BundleError, TrackingError
+from lib.files import read_json
+from lib.registry import descriptions, mlflow_store
+from lib.registry.mlflow_store import Champion, flatten, in_a_sentence
+
+PARENT = "PIPELINE_MLFLOW_RUN"  # variable in which the pipeline tells its notebooks the parent run's id
+CHAMPION, PREVIOUS = "champion", "previous"
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # MLflow's pages then begin with the table of runs
+FILES = ("model.onnx", "explain.onnx", "model_card.md", "manifest.json", "metrics.json", "parity.npz")
+
+
+def _client():
+    """(MLflow's client, experiment id) of the store that `tracking_uri` names now."""
+    mlflow_store.relocate()
+    with mlflow_store.quiet():
+        return _connect(mlflow_store.tracking_uri(), mlflow_store.registry_uri())
+
+
+@functools.lru_cache(maxsize=1)  # one at a time: MLflow's registry asks the URI that was set last
+def _connect(uri, registry_uri):
+    mlflow_store.check()
+    import mlflow
+
+    try:
+        mlflow.set_tracking_uri(uri)
+        client = mlflow.MlflowClient()
+        experiment = client.get_experiment_by_name(mlflow_store.EXPERIMENT)
+    except mlflow.exceptions.MlflowException as error:
+        raise TrackingError(mlflow_store.unreachable(uri, error)) from error
+    if experiment is None:
+        path = mlflow_store.database(uri)
+        return client, client.create_experiment(mlflow_store.EXPERIMENT, mlflow_store.artifacts(path) if path else None, KIND)
+    if experiment.lifecycle_stage == "deleted":
+        client.restore_experiment(experiment.experiment_id)
+    return client, experiment.experiment_id
+
+
+def _log(client, run_id, params, metrics, model_id=None):
+    from mlflow.entities import Metric, Param
+
+    now = round(time.time() * 1000)
+    params = [Param(re.sub(r"[^\w\-. /]", "_", name), str(value)) for name, value in params.items()]
+    metrics = [Metric(name, value, now, 0, model_id, run_id=run_id) for name, value in flatten(metrics).items()]
+    for i in range(0, len(params), 100):  # MLflow's limits for one request
+        client.log_batch(run_id, params=params[i : i + 100])
+    for i in range(0, len(metrics), 1000):
+        client.log_batch(run_id, metrics=metrics[i : i + 1000])
+
+
+def _start(name, tags=None, description="", parent_id="", started_s=None, program="run_pipeline.py"):
+    client, experiment = _client()
+    kind = "NOTEBOOK" if program.endswith(".ipynb") else "LOCAL"
+    ours = {"mlflow.note.content": description, "mlflow.source.name": program, "mlflow.source.type": kind}
+    tags = {key: str(value) for key, value in (tags or {}).items()} | ours
+    tags |= {"mlflow.parentRunId": parent_id} if parent_id else {}
+    tags |= {"mlflow.source.git.commit": commit} if (commit := mlflow_store.git_commit()) else {}
+    return client.create_run(experiment, round((started_s or time.time()) * 1000), tags, name).info.run_id
+
+
+@in_a_sentence
+def start_pipeline(run_name, tags=None, description="", parent_id=""):
+    """Start the parent run, or take up `parent_id` if that run is still there -> its id.
+
+    tags : dict such as dataset and source; description : Markdown.
+    """
+    client, experiment = _client()
+    if parent_id and client.search_runs([experiment], f"attributes.run_id = '{parent_id}'"):
+        client.update_run(parent_id, status="RUNNING")
+        return parent_id
+    return _start(run_name, tags, description)
+
+
+@in_a_sentence
+def finish_pipeline(run_id, status="FINISHED", metrics=None, description=""):
+    """End the parent run; status is FINISHED, FAILED or KILLED, metrics a nested dict, description Markdown."""
+    _log(_client()[0], run_id, {}, metrics or {})
+    if description:
+        _client()[0].set_tag(run_id, "mlflow.note.content", description[: descriptions.LIMIT])
+    _client()[0].set_terminated(run_id, status)
+
+
+@in_a_sentence
+def log_stage(parent_id, stage, *, params=None, metrics=None, figures=(), notebooks=(), cards=(), candidates=(),
+              tags=None, description="", status="FINISHED", seconds=0.0):  # fmt: skip
+    """Log one stage as a child run, from the files that it left -> the child's id.
+
+    Parameters
+    ----------
+    parent_id : str, the pipeline's run; empty for a run of its own
+    params : dict of plain values; metrics : nested dict, see `flatten`
+    figures, notebooks, cards : files to attach (the executed .ipynb and .html; Markdown)
+    candidates : folders, see `log_candidate`
+    tags : dict, such as dataset and source; description : Markdown
+    status : FINISHED or FAILED; seconds : how long it took; it has just ended
+    """
+    (client, _), end_s, program = _client(), time.time(), f"notebooks/{stage.partition('@')[0]}.ipynb"
+    run_id = _start(stage, {"stage": stage} | (tags or {}), description, parent_id, end_s - seconds, program)
+    _log(client, run_id, params or {}, metrics or {})
+    for place, paths in (("figures", figures), ("notebook", notebooks), ("cards", cards)):
+        for path in paths:
+            client.log_artifact(run_id, str(path), place)
+    for folder in candidates:
+        log_candidate(run_id, folder)
+    client.set_terminated(run_id, status, round(end_s * 1000))
+    return run_id
+
+
+@in_a_sentence
+def log_candidate(run_id, folder):
+    """Log a candidate's folder as an MLflow ONNX model of this run -> its model id.
+
+    No requirement is inferred and nothing is pickled; the candidate's files stay as they are, to the byte.
+    """
+    from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+
+    (client, experiment), folder = _client(), Path(folder)
+    manifest = read_json(folder / "manifest.json")
+    params = {key: str(value) for key, value in manifest["fit"].items()}
+    model = client.create_logged_model(experiment, re.sub("[/:.%\"']", "_", manifest["model"]), run_id, params=params)
+    with tempfile.TemporaryDirectory() as temporary:
+        _save(folder, manifest, model, run_id, Path(temporary) / "model")
+        client.log_model_artifacts(model.model_id, str(Path(temporary) / "model"))
+    client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, 0)])
+    _log(client, run_id, {}, manifest.get("metrics", {}), model.model_id)
+    return model.model_id
+
+
+def _save(folder, manifest, model, run_id, target):
+    """Write MLflow's model folder; the graph that MLflow has serialised anew makes room for the original bytes."""
+    import mlflow.onnx
+    import onnx
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    example = np.array([manifest["reference"]["median"]], dtype=np.float32)
+    inputs = Schema([TensorSpec(example.dtype, (-1, example.shape[1]), "features")])
+    output = Schema([TensorSpec(example.dtype, (-1,), "raw_score")])
+    mlflow.onnx.save_model(
+        onnx.load_model_from_string((folder / "model.onnx").read_bytes()),
+        target,
+        mlflow_model=Model(model.artifact_location, run_id, model_uuid=model.model_id, model_id=model.model_id),
+        signature=ModelSignature(inputs, output),
+        input_example=example,
+        pip_requirements=[f"{package}=={installed(package)}" for package in ("numpy", "onnx", "onnxruntime")],
+        onnx_execution_providers=["CPUExecutionProvider"],
+        save_as_external_data=False,
+    )
+    for name in filter(lambda name: (folder / name).is_file(), FILES):
+        shutil.copyfile(folder / name, target / name)
+
+
+@in_a_sentence
+def register(folder, name, reasons=(), description=""):
+    """Make a candidate's folder the champion of `name`; the champion so far becomes `previous` -> its version.
+
+    A model that the registry has already, by its bundle hash and with its files whole, makes no new version: the
+    alias goes to that one, and a mark of withdrawal is taken off it.
+
+    reasons : sentences of the gate; description : Markdown of the version, the reasons by default
+    The model is logged to the pipeline's run where there is one (variable PIPELINE_MLFLOW_RUN), else to its own.
+    """
+    (client, _), manifest = _client(), read_json(Path(folder) / "manifest.json")
+    said, own = description or descriptions.version(manifest, reasons), bundle.bundle_hash(folder)
+    version = _whole_version(client, name, own)
+    if version is None:
+        version = _new_version(client, Path(folder), name, said)
+    elif said:
+        client.update_model_version(name, version, said)
+    _crown(client, name, version)
+    client.update_registered_model(name, descriptions.registered(manifest, folder))
+    return version
+
+
+def _new_version(client, folder, name, description):
+    """Log the files and make a version of them, without any alias yet -> its number."""
+    manifest = read_json(folder / "manifest.json")
+    tags = descriptions.version_tags(manifest) | {"bundle_hash": bundle.bundle_hash(folder)}
+    run_id = os.environ.get(PARENT) or _start(f"register {manifest['model']}", tags)
+    model_id = log_candidate(run_id, folder)
+    if run_id != os.environ.get(PARENT):
+        client.set_terminated(run_id)
+    if _aliases(client, name) is None:
+        client.create_registered_model(name)
+    made = client.create_model_version(name, f"models:/{model_id}", run_id, tags, None, description, model_id=model_id)
+    version = str(made.version)
+    client.set_logged_model_tags(model_id, {"mlflow.modelVersions": json.dumps([{"name": name, "version": version}])})
+    return version
+
+
+def _crown(client, name, version):
+    """Let the alias `champion` point to a version, note since when, and take marks of withdrawal off that model."""
+    before = (_aliases(client, name) or {}).get(CHAMPION)
+    if before != version:
+        if before is not None:
+            client.set_registered_model_alias(name, PREVIOUS, before)
+        client.set_registered_model_alias(name, CHAMPION, version)
+        client.set_model_version_tag(name, version, "champion_since", _now())
+    versions = _versions(client, name)
+    own = next(v.bundle_hash for v in versions if v.version == version)
+    for same in versions:
+        if same.withdrawn and (same.version == version or (own and same.bundle_hash == own)):
+            client.delete_model_version_tag(name, same.version, "withdrawn")
+            client.delete_model_version_tag(name, same.version, "withdrawn_at")
+
+
+def _now():
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _versions(client, name):
+    """All versions of a registered name, the newest first -> [store.Version]."""
+    found = client.search_model_versions(f"name = '{name}'")
+    versions = [mlflow_store.Version(name, str(v.version), dict(v.tags)) for v in found]
+    return sorted(versions, key=lambda v: int(v.version), reverse=True)
+
+
+def _hash(client, version):
+    """The bundle hash of a version; of one that is older than the tag it is computed from the files and noted.
+
+    Empty where the files can't be read: nothing is then known of the model, and no candidate is taken for it.
+    """
+    if version.bundle_hash:
+        return version.bundle_hash
+    present = _present(client, version)
+    if present.lost:
+        return ""
+    found = bundle.bundle_hash(present.folder)
+    client.set_model_version_tag(version.name, version.version, "bundle_hash", found)
+    return found
+
+
+def _whole_version(client, name, bundle_hash):
+    """The newest version that is this model and whose files are whole; None without one."""
+    for version in _versions(client, name):
+        if _hash(client, version) == bundle_hash and not _present(client, version).lost:
+            return version.version
+    return None
+
+
+@in_a_sentence
+def withdrawn(name):
+    """The models that were rolled back from -> {bundle hash: clause}, for the gate."""
+    client, _ = _client()
+    marked = [version for version in _versions(client, name) if version.withdrawn]
+    return {_hash(client, v): f"version {v.version} was withdrawn: {v.withdrawn}" for v in marked}
+
+
+@in_a_sentence
+def serving(name, alias=CHAMPION):
+    """What the registry knows of the version behind an alias -> store.Version; None without one.
+
+    No artifact is read. Of a SQLite store `lib.registry.mlflow_store.champion` says the same without MLflow's import.
+    """
+    client, _ = _client()
+    version = (_aliases(client, name) or {}).get(alias)
+    return next((v for v in _versions(client, name) if v.version == version), None)
+
+
+def _aliases(client, name):
+    """{alias: version} of a registered model; None if there is no such model."""
+    found = client.search_registered_models(f"name = '{name}'")
+    return {alias: str(version) for alias, version in found[0].aliases.items()} if found else None
+
+
+class FilesLost(TrackingError):  # noqa: N818 - reads as what happened
+    """The registry names a version whose files are not there any more."""
+
+
+@in_a_sentence
+def fetch(name, alias, folder):
+    """Put the files of the version behind an alias into `folder`, whole or not at all -> version; None without one."""
+    version = (_aliases(_client()[0], name) or {}).get(alias)
+    if version is not None:
+        _download(name, version, Path(folder))
+    return version
+
+
+def _download(name, version, folder):
+    import mlflow
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetch-") as temporary:
+        whole = Path(mlflow.artifacts.download_artifacts(f"models:/{name}/{version}", dst_path=temporary))
+        if not (whole / "manifest.json").is_file():  # MLflow says nothing of files that are gone
+            raise FilesLost(f"The files of {name}, version {version}, are gone from MLflow's store.")
+        shutil.rmtree(folder, ignore_errors=True)
+        whole.replace(folder)
+
+
+@functools.cache
+def _scratch():
+    return tempfile.TemporaryDirectory(prefix="champion-")
+
+
+@in_a_sentence
+def champion(name):
+    """The version behind the alias `champion` -> Champion, or None if there is none.
+
+    One whose files are gone, or are not as they were written, has the sentence that says so as its `lost`.
+    """
+    found = serving(name)
+    return found and _present(_client()[0], found)
+
+
+def _present(client, version):
+    """A version with a copy of its files, or with the sentence that says why there is none -> Champion."""
+    run_id = client.get_model_version(version.name, version.version).run_id or ""
+    folder = Path(tempfile.mkdtemp(dir=_scratch().name)) / "model"
+    try:
+        _download(version.name, version.version, folder)
+        manifest = bundle.verify(folder)
+    except (FilesLost, BundleError) as error:
+        why = str(error) if isinstance(error, FilesLost) else f"The files of {version.name} are damaged: {error}"
+        return Champion(version.name, version.version, run_id, descriptions.known(version), None, why)
+    return Champion(version.name, version.version, run_id, manifest, folder)
+
+
+@in_a_sentence
+def rollback(name, why=""):
+    """Swap `champion` and `previous`, and mark the version that was champion as withdrawn -> the version that is now.
+
+    why : the reason that is kept with the mark; the time by default
+
+    Raises
+    ------
+    TrackingError
+        There is no previous version, or its files are gone; nothing has changed.
+    """
+    client, _ = _client()
+    aliases = _aliases(client, name) or {}
+    if PREVIOUS not in aliases:
+        raise TrackingError(f"{name} has no previous champion to go back to.")
+    leaves, returns = aliases[CHAMPION], serving(name, PREVIOUS)
+    present = _present(client, returns)
+    if present.lost:
+        raise TrackingError(f"{present.lost} There is nothing to go back to.")
+    now = _now()
+    client.set_model_version_tag(name, leaves, "withdrawn", why or f"rolled back at {now}")
+    client.set_model_version_tag(name, leaves, "withdrawn_at", now)
+    _crown(client, name, returns.version)
+    client.update_registered_model(name, descriptions.registered(present.manifest, present.folder))
+    return returns.version

@@ -1,0 +1,1 @@
+"""What people read: names, tables, figures, cards, pages and the dashboard."""

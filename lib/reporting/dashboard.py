@@ -1,0 +1,249 @@
+"""The dashboard of a simulated production: one column a batch, from alerts and drift to labels and money."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import NullLocator, PercentFormatter
+
+from lib.data.columns import one_line
+from lib.production.drift import SCORE
+from lib.reporting import plots
+from lib.reporting.tables import cell
+
+POLICY_COLOURS = {
+    "frozen": "#4D4D4D",
+    "threshold": "#0072B2",
+    "retrain_every": "#009E73",
+    "retrain_on_drift": "#D55E00",
+}
+N_SHOWN = 12  # rows of the drift panel at most
+HEAT = LinearSegmentedColormap.from_list("heat", ["#F4F6F8", "#DCE6EE", "#F2C9A5", "#E08A4F", "#B5432B"])
+
+
+def label(policy):
+    """`retrain_every` -> `retrain every few batches`."""
+    return {"retrain_every": "retrain every few batches", "retrain_on_drift": "retrain on drift",
+            "threshold": "threshold re-set", "frozen": "frozen"}[policy]  # fmt: skip
+
+
+def dashboard(results, table, title, injected=()):
+    """Alerts, drift, recall and money over the batches; without labels the first two -> Figure.
+
+    Parameters
+    ----------
+    results : {policy: policies.Deployment.to_dict()}
+    table : policies.Deployment.drift() of the first policy
+    injected : simulation.Drift: what is known to happen, framed in the drift panel
+    """
+    names = _shown(table, injected)
+    first = next(iter(results.values()))
+    steps = first["steps"]
+    heights = [1.5, 0.42 + 0.19 * len(names), *([1.7, 1.7] if judged(first) else [])]
+    fig, axes = plots.figure(len(heights), 1, width=11.0, height=2.6 + sum(heights), sharex=True, height_ratios=heights)
+    alerts(axes[0], results)
+    drift(axes[1], table, names, injected)
+    if judged(first):
+        recall(axes[2], results)
+        money(axes[3], results)
+    axes[0].set_xlim(0.5, len(steps) + 0.5)
+    promotions([axes[0], *axes[2:]], results)
+    ends = [_end(i, step, first["clock"]) for i, step in enumerate(steps, 1)]
+    axes[-1].set_xticks(range(1, len(steps) + 1), ends, fontsize=8.5)
+    axes[-1].set_xlabel(f"batch, and the {'hour of the day' if first['clock'] else 'row'} at which it ends")
+    for ax in axes:
+        ax.tick_params(length=0)
+        ax.grid(axis="x", visible=False)
+    fig.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold", color=plots.INK)
+    return fig
+
+
+def judged(result):
+    """Whether any transaction of the stream has a label in the end; `result`: of one policy."""
+    return any(step["realised"]["n_labelled"] for step in result["steps"])
+
+
+def _end(i, step, clock):
+    if not clock:
+        return f"{i}\n{step['end_s']:,.0f}"
+    hour, minute = divmod(int(step["end_s"] // 60 % 1440), 60)
+    return f"{i}\n{hour:02d}:{minute:02d}"
+
+
+def _shown(table, injected):
+    """The columns worth a row: what was flagged or injected, the earliest first, and the score on top."""
+    features, score = table[~table["is_score"]], table["name"][table["is_score"]].iloc[0]
+    first = features[features["flagged"]].groupby("name")["batch"].agg(["min", "size"])
+    first = first.sort_values(["min", "size"], ascending=[True, False]).index
+    known = [feature for d in injected if d.what != "fraud" for feature in d.features]
+    names = dict.fromkeys([*(n for n in first if n in known), *first, *known])
+    return [score, *list(names)[: N_SHOWN - 1]]
+
+
+def _x(steps):
+    return np.arange(1, len(steps) + 1)
+
+
+def _spread(i, n):
+    """Offset of the i-th of n policies, so that their dots lie beside each other."""
+    return 0.13 * (i - (n - 1) / 2)
+
+
+def _hint(ax, text):
+    """How to read a panel, at the right of its title."""
+    ax.annotate(text, (1, 1), (0, 5), xycoords="axes fraction", textcoords="offset points", ha="right", fontsize=8.5,
+                color="#5F6872")  # fmt: skip
+
+
+def promotions(axes, results):
+    """A dotted line through all panels where a policy's new model went live."""
+    for i, (policy, result) in enumerate(results.items()):
+        for x in (k + 0.5 + 0.03 * (i - 1) for k, step in enumerate(result["steps"], 1) if step["promoted"]):
+            for ax in axes:
+                ax.axvline(x, color=POLICY_COLOURS[policy], linewidth=1.6, linestyle=(0, (1, 1.4)), zorder=0.5)
+
+
+def alerts(ax, results):
+    """Alert rate by batch and policy; the band holds 95 % of batches if the threshold fits the budget."""
+    steps = next(iter(results.values()))["steps"]
+    x, top = _x(steps), 0.0
+    edges = np.r_[x - 0.5, x[-1] + 0.5]
+    low, high = ([step[key] for step in steps] for key in ("alert_low", "alert_high"))
+    ax.stairs(high, edges, baseline=low, fill=True, color="#DCE6EE", label="95 % band around the budget")
+    for policy, result in results.items():
+        rate = [step["alert_rate"] for step in result["steps"]]
+        ax.plot(x, rate, "o-", color=POLICY_COLOURS[policy], markersize=5, linewidth=1.6, label=label(policy))
+        top = max(top, *rate, *high)
+    ticks = [t for t in (0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1) if t <= 1.2 * top]
+    ax.set_yscale("symlog", linthresh=max(*high, 1e-4), linscale=1.0)
+    ax.set_yticks(ticks[:1] + ticks[-4:], [f"{t:.1%}" for t in ticks[:1] + ticks[-4:]])
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.set(ylabel="of transactions", ylim=(0, 1.3 * top), title="Alert rate")
+    hint = "logarithmic above the band"
+    if any(step["promoted"] for result in results.values() for step in result["steps"]):
+        hint += "   ·   dotted: a new model goes live"
+    _hint(ax, hint)
+    ax.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.14), ncols=5, fontsize=9, borderaxespad=0, columnspacing=1.4)
+    return ax
+
+
+def drift(ax, table, names, injected=()):
+    """PSI as a multiple of what no drift would pass, a row a column of the data; a dot where drift is flagged."""
+    batches = list(dict.fromkeys(table["batch"]))
+    for row, name in enumerate(names):
+        for column, (_, found) in enumerate(table[table["name"] == name].set_index("batch").loc[batches].iterrows()):
+            known = pd.notna(found["threshold"]) and pd.notna(found["psi"])
+            ratio = found["psi"] / found["threshold"] if known else 0.0
+            shade = HEAT(np.clip((np.log10(max(ratio, 1e-3)) + 1) / 2.2, 0, 1))
+            ax.add_patch(Rectangle((column + 0.54, row - 0.44), 0.92, 0.88, facecolor=shade, linewidth=0))
+            if found["flagged"]:
+                size = 5.5 if found["loud"] else 3.5
+                ink = "white" if ratio > 0.5 else plots.INK  # flagged by something else than PSI: the cell is pale
+                ax.plot(column + 1, row, "o", color=ink, markersize=size, markeredgewidth=0)
+    for d in (d for d in injected if d.what != "fraud"):
+        for name in (n for n in d.features if n in names):
+            corner, width = (d.first_batch - 0.49, names.index(name) - 0.47), len(batches) - d.first_batch + 0.98
+            ax.add_patch(Rectangle(corner, width, 0.94, fill=False, edgecolor=plots.INK, linewidth=1.1, clip_on=False))
+    ax.set_yticks(range(len(names)), [plots.plain(name) for name in names], fontsize=8.5)
+    ax.set(ylim=(len(names) - 0.4, -0.6), title="Drift against the reference window")
+    said = "stronger: larger PSI   ·   dot: flagged, large if again" + ("   ·   frame: injected" if injected else "")
+    _hint(ax, said)
+    ax.grid(visible=False)
+    ax.spines[:].set_visible(False)
+    return ax
+
+
+def recall(ax, results):
+    """Share of frauds alerted, with its 95 % interval, and what was estimated before there were labels."""
+    for i, (policy, result) in enumerate(results.items()):
+        steps, hue = result["steps"], POLICY_COLOURS[policy]
+        x, found = _x(steps) + _spread(i, len(results)), [step["realised"]["recall"] for step in steps]
+        for at, figure in zip(x, found, strict=True):
+            if figure["value"] is not None:
+                ax.plot([at, at], [figure["low"], figure["high"]], color=hue, linewidth=3, alpha=0.28,
+                        solid_capstyle="round")  # fmt: skip
+                ax.plot(at, figure["value"], "o", color=hue, markersize=5)
+        estimated = [np.nan if s["estimated_recall"] is None else s["estimated_recall"] for s in steps]
+        ax.plot(x, estimated, "_", color=hue, markersize=11, markeredgewidth=1.8)
+    for step, at in zip(steps, _x(steps), strict=True):
+        ax.annotate(f"{step['realised']['n_frauds']:.0f}", (at, 0.93), xycoords=("data", "axes fraction"), ha="center",
+                    color=plots.FRAUD, fontsize=8.5)  # fmt: skip
+    ax.set(ylabel="of frauds", ylim=(-0.03, 1.12), title="Recall of the alerts")
+    ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    _hint(ax, "dot and bar: late labels, 95 % interval   ·   dash: estimated before   ·   red: frauds")
+    return ax
+
+
+def money(ax, results):
+    """Share of all fraud money saved so far by reviewers who take alerts as they arrive, up to the budget."""
+    steps = next(iter(results.values()))["steps"]
+    x, ends = np.r_[0.5, _x(steps) + 0.5], {}
+    total = np.cumsum([0.0, *(step["realised"]["money"] for step in steps)])
+    scale = total[-1] or 1.0
+    ax.fill_between(x, total / scale, color="#EDEFF1", linewidth=0)
+    for policy, result in results.items():
+        share = np.cumsum([0.0, *(step["realised"]["money_caught_in_time"] for step in result["steps"])]) / scale
+        ax.plot(x, share, color=POLICY_COLOURS[policy], linewidth=2.2)
+        ends[policy] = share[-1]
+    top, y = max(1.25 * max(ends.values()), 0.1), -1.0
+    for policy in sorted(ends, key=ends.get):
+        y = max(ends[policy], y + 0.1 * top)
+        ax.annotate(f"{ends[policy]:.0%} {label(policy)}", (x[-1], y), (6, 0), textcoords="offset points", va="center",
+                    color=POLICY_COLOURS[policy], fontsize=9, annotation_clip=False)  # fmt: skip
+    ax.set(ylabel="of all fraud money", ylim=(0, top), title="Money caught, cumulated")
+    ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    _hint(ax, "alerts reviewed as they arrive, up to the budget   ·   grey: all fraud money")
+    return ax
+
+
+def by_batch(result):
+    """One policy's batches -> DataFrame of text; what labels say is left out where there are none."""
+    told = judged(result)
+    rows = [_seen(step) | (_told(step) if told else {}) for step in result["steps"]]
+    return pd.DataFrame(rows).set_index("batch")
+
+
+def _seen(step):
+    drifted = [one_line(name) for name in step["drifted"]] + ([SCORE] if step["score_drifted"] else [])
+    more = f" and {len(drifted) - 4} more" if len(drifted) > 4 else ""
+    return {
+        "batch": step["batch"],
+        "transactions": f"{step['n']:,}",
+        "version": step["model_version"],
+        "alerts": f"{step['alert_rate']:.2%} [{step['alert_low']:.2%}, {step['alert_high']:.2%}]",
+        "p99": f"{step['latency_p99_ms']:.0f} ms",
+        "drifted": ", ".join(drifted[:4]) + more or "–",
+    }
+
+
+def _told(step):
+    told, guess = step["realised"], step["estimated_recall"]
+    known = {"unlabelled": f"{step['n'] - told['n_labelled']:,}"} if told["n_labelled"] < step["n"] else {}
+    return known | {
+        "labels after": (step["labels_known_after"] or "the stream") if told["n_labelled"] else "–",
+        "frauds": f"{told['n_frauds']:.0f}" if told["n_labelled"] else "–",
+        "recall": cell(told["recall"], 2),
+        "estimated": "–" if guess is None else f"{guess:.2f}",
+        "average precision": cell(told["average_precision"], 2),
+        "money at budget": cell(told["amount_recall_at_budget"], 2),
+    }
+
+
+def by_policy(results):
+    """Totals of all policies -> DataFrame of text; what labels say is left out where there are none."""
+    rows = {}
+    for policy, result in results.items():
+        t = result["totals"]
+        caught = {
+            "frauds alerted": f"{t['n_caught']:.0f} of {t['n_frauds']:.0f}",
+            "their money": f"{t['money_caught']:,.0f} of {t['money']:,.0f}",
+            "frauds caught in time": f"{t['n_caught_in_time']:.1f}",
+            "money caught in time": f"{t['money_caught_in_time']:,.0f}",
+        }
+        rows[label(policy)] = {
+            "alerts": f"{t['n_alerts']:,.0f}",
+            **(caught if judged(result) else {}),
+            "promotions": sum(step["promoted"] for step in result["steps"]),
+            "time spent fitting": f"{t['fit_s']:.0f} s",
+        }
+    return pd.DataFrame(rows).T.rename_axis("policy")

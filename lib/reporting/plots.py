@@ -1,0 +1,268 @@
+"""Figures: Axes in, Axes out; one palette, one colour per model everywhere."""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.ticker import FuncFormatter, PercentFormatter
+
+from lib.data.columns import one_line
+from lib.files import whole
+from lib.reporting.names import label
+
+# Okabe and Ito's colours, which people with any common colour-vision deficiency can tell apart.
+GENUINE, FRAUD, INK, SOFT, FAINT = "#3B6A8F", "#C8402F", "#22262B", "#5F6872", "#9AA3AD"
+UNLABELLED = -1  # y of a transaction whose label is not known
+MODEL_COLOURS = {
+    "isolation_forest": "#0072B2",
+    "autoencoder": "#D55E00",
+    "gaussian_mixture": "#009E73",
+    "fusion": "#CC79A7",
+    "robust_covariance": "#7B4F9E",
+    "few_labels": "#B8860B",
+    "supervised_boosting": "#4D4D4D",
+    "max_abs_z": "#56B4E9",
+    "amount": "#777777",
+    "random": "#A3A3A3",
+}
+_STYLE = {
+    "figure.constrained_layout.use": True,
+    **dict.fromkeys(("figure.constrained_layout.h_pad", "figure.constrained_layout.w_pad"), 0.08),
+    "figure.dpi": 110,
+    "savefig.dpi": 160,
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "axes.grid": True,
+    "grid.color": "#E6E9EC",
+    "grid.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "svg.hashsalt": "fraud",
+}
+
+
+def figure(n_rows=1, n_columns=1, width=7.0, height=3.4, **kwargs):
+    """A figure in the house style, sized in inches -> (Figure, Axes or array of Axes)."""
+    plt.rcParams.update(_STYLE)
+    return plt.subplots(n_rows, n_columns, figsize=(width, height), **kwargs)
+
+
+def save(fig, folder, name):
+    """Write `name`.png and `name`.svg into `folder`, each whole or not at all -> path of the PNG."""
+    for suffix, metadata in ((".svg", {"Date": None}), (".png", None)):
+        path = Path(folder) / f"{name}{suffix}"
+        with whole(path) as partial:
+            fig.savefig(partial, metadata=metadata)
+    return path
+
+
+def plain(name, width=32):
+    """A user's name as it can stand in a figure: on one line, shortened, no formula between its dollar signs."""
+    text = one_line(name)
+    text = text if len(text) <= width else f"{text[: width - 1]}…"
+    return text.replace("$", r"\$")
+
+
+def colour(model):
+    """The one colour of a candidate; variants such as `autoencoder@latent=4` share their family's."""
+    return MODEL_COLOURS.get(model.split("@")[0], INK)
+
+
+def _line(model):
+    dashed = "@" in model or model in {"random", "amount", "max_abs_z", "supervised_boosting"}
+    return {"color": colour(model), "linestyle": "--" if dashed else "-", "linewidth": 1.4 if dashed else 2.0}
+
+
+def _name_lines(ax, models):
+    """Write each line's name to the right of the axes, in the order given, beside its colour and dash."""
+    for row, model in enumerate(models):
+        y = 0.98 - row * min(0.075, 0.96 / max(len(models) - 1, 1))
+        style = {"color": colour(model), "linestyle": _line(model)["linestyle"], "linewidth": 2}
+        ax.plot([1.015, 1.05], [y, y], transform=ax.transAxes, clip_on=False, **style)
+        ax.annotate(label(model), (1.06, y), xycoords="axes fraction", color=INK, va="center", fontsize=9)
+
+
+def by_class(ax, values, y, weight, xlabel="", bins=60, log_x=False):
+    """Weighted share of each class over `values`, each class summing to one."""
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        ax.annotate("no value", (0.5, 0.5), xycoords="axes fraction", color=SOFT, ha="center")
+        return ax
+    low, high = np.quantile(finite, [0.001, 0.999])
+    if log_x:
+        low = max(low, 0.01)
+        edges = np.geomspace(low, max(high, low * 1.01), bins + 1)
+        ax.set_xscale("log")
+        ax.xaxis.set_major_formatter(FuncFormatter(number))
+    else:
+        edges = np.linspace(low, high if high > low else low + 1, bins + 1)
+    clipped = np.clip(values, edges[0], edges[-1])
+    classes = ((0, GENUINE), (1, FRAUD)) if (y != UNLABELLED).any() else ((UNLABELLED, GENUINE),)
+    for cls, hue in classes:
+        rows = (y == cls) & np.isfinite(values)
+        if weight[rows].sum() > 0:
+            share, _ = np.histogram(clipped[rows], edges, weights=weight[rows] / weight[rows].sum())
+            ax.stairs(share, edges, color=hue, fill=cls != 1, alpha=1.0 if cls == 1 else 0.45, linewidth=1.6)
+    ax.set(xlabel=f"{xlabel} (log scale)" if log_x else xlabel, ylabel="share of the class")
+    ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    return ax
+
+
+def number(value, _=None):
+    """A tick of a logarithmic axis as people write it: `0.01`, `1,000`."""
+    return f"{value:,.0f}" if value >= 1 else f"{value:g}"
+
+
+def percent(value, _=None):
+    """A share as people write it: `10%`, `0.02%`."""
+    return f"{100 * value:.6g}%"
+
+
+def name_classes(ax, labelled=True):
+    """Write beside the axes which colour is which class, in the colours themselves."""
+    classes = ((0.97, "genuine", GENUINE), (0.87, "fraud", FRAUD)) if labelled else ((0.97, "unlabelled", GENUINE),)
+    for y, name, hue in classes:
+        ax.annotate(name, (1.01, y), xycoords="axes fraction", color=hue, va="top", fontweight="bold")
+
+
+def members(ax, alone, averaged, model):
+    """Average precision of each member alone (dots) and of their average (line); NaN where no fraud is known."""
+    ax.set(xlim=(0, 1), ylim=(-1, 1), yticks=[], xlabel="average precision on validation; a dot is one member alone")
+    if not np.isfinite(averaged):
+        ax.annotate("no fraud is known in validation", (0.5, 0), ha="center", color=SOFT)
+        return ax
+    ax.plot(alone, np.zeros(len(alone)), "o", color=colour(model), alpha=0.55, markersize=9)
+    ax.axvline(averaged, color=colour(model), linewidth=2.5)
+    ax.annotate("averaged", (averaged, 0.96), xycoords=("data", "axes fraction"), xytext=(5, 0),
+                textcoords="offset points", va="top", color=colour(model))  # fmt: skip
+    return ax
+
+
+def spread(ax, results, reference):
+    """A dot for each fit of each model: filled without labels of fraud, hollow where known frauds were left out.
+
+    results : DataFrame with `model`, `train_on`, `average_precision`; reference : what boosting with labels reaches
+    """
+    names = list(dict.fromkeys(results["model"]))[::-1]
+    for row, model in enumerate(names):
+        for train_on, shift, face in (("genuine", 0.14, "white"), ("all", -0.14, colour(model))):
+            part = results[(results["model"] == model) & (results["train_on"] == train_on)]["average_precision"]
+            ax.plot(part, np.full(len(part), row + shift), "o", color=colour(model), markerfacecolor=face, markersize=7)
+    ax.axvline(reference, color=colour("supervised_boosting"), linestyle="--", linewidth=1.4)
+    ax.annotate("boosting with labels", (reference, len(names) - 0.45), xytext=(-4, 0), textcoords="offset points",
+                ha="right", va="top", color=colour("supervised_boosting"), fontsize=8)  # fmt: skip
+    ax.annotate("○ known frauds removed   ● no label", (0.01, 0.03), xycoords="axes fraction", fontsize=8, color=INK)
+    ax.set_yticks(range(len(names)), [label(m) for m in names])
+    ax.set(xlim=(0, 1), ylim=(-0.6, len(names) - 0.4))
+    ax.grid(axis="y", visible=False)
+    return ax
+
+
+def learning_curves(ax, history):
+    """Loss by epoch; `history`: {"train", "validation"}, each (epochs, members). A dot marks the epoch kept."""
+    hue = colour("autoencoder")
+    for train, validation in zip(history["train"].T, history["validation"].T, strict=True):
+        epochs, best = np.arange(1, len(train) + 1), int(np.argmin(validation))
+        ax.plot(epochs, train, color=FAINT, linewidth=1.2)
+        ax.plot(epochs, validation, color=hue)
+        ax.plot(epochs[best], validation[best], "o", color=hue, markersize=6)
+    ends = {"validation\n(dot: weights kept)": (validation[-1], hue), "reference,\nwith noise": (train[-1], SOFT)}
+    upper = max(ends, key=lambda text: ends[text][0])
+    for text, (loss, ink) in ends.items():  # the upper text ends where the lower begins, however near the curves are
+        y, va = (-6, "bottom") if text == upper else (-8, "top")
+        ax.annotate(text, (epochs[-1], loss), (8, y), textcoords="offset points", va=va, color=ink,
+                    annotation_clip=False)  # fmt: skip
+    ax.set(xlabel="epoch", ylabel="loss (log scale)", yscale="log", xlim=(0.5, epochs[-1] + 0.3))
+    ax.yaxis.set_major_formatter(FuncFormatter(number))
+    ax.yaxis.set_minor_formatter(FuncFormatter(number))
+    return ax
+
+
+def scores(ax, anomaly_score, y, weight, threshold=None):
+    """Calibrated scores by class on an axis that stretches the last thousandths."""
+    nines = -np.log10(np.clip(1 - anomaly_score, 1e-6, 1))
+    body, kind = (y == 0, "genuine") if (y == 0).any() else (y == UNLABELLED, "unlabelled")
+    share = weight[body] / max(weight[body].sum(), 1e-300)
+    ax.hist(nines[body], np.linspace(0, 6, 61), weights=share, color=GENUINE, alpha=0.45)
+    above = ax.get_xaxis_transform()
+    frauds = nines[y == 1]
+    ax.plot(
+        frauds, np.full(len(frauds), 1.05), "|", color=FRAUD, markersize=12, alpha=0.7, transform=above, clip_on=False
+    )
+    if len(frauds):
+        ax.annotate("| one fraud", (0.99, 0.93), xycoords="axes fraction", color=FRAUD, ha="right")
+    ax.annotate(kind, (0.99, 0.85), xycoords="axes fraction", color=GENUINE, ha="right")
+    ticks = [0, 1, 2, 3, 4, 5, 6]
+    ax.set_xticks(ticks, ["0", "0.9", "0.99", "0.999", "0.9999", "0.99999", "1"][: len(ticks)])
+    ax.set(
+        xlabel="anomaly score (logarithmic in 1 − score)",
+        xlim=(0, 6),
+        yscale="log",
+        ylabel=f"of {kind} transactions (log scale)",
+    )
+    ax.yaxis.set_major_formatter(FuncFormatter(percent))
+    if threshold is not None:
+        x = -np.log10(max(1 - threshold, 1e-6))
+        ax.axvline(x, color=INK, linestyle="--", linewidth=1.2)
+        ax.annotate(f"threshold {threshold:.4f}", (x, 0.97), xycoords=("data", "axes fraction"), xytext=(5, 0),
+                    textcoords="offset points", va="top", color=INK)  # fmt: skip
+    return ax
+
+
+def precision_recall(ax, curves, prevalence):
+    """Precision over recall; `curves`: {model: (recall, precision)}; the dotted line is a random ranking."""
+    for model, (recall, precision) in curves.items():
+        ax.plot(recall, precision, drawstyle="steps-pre", **_line(model))
+    ax.axhline(prevalence, color=SOFT, linestyle=":", linewidth=1.4)
+    said = f"prevalence {prevalence:.2%}, a random ranking"
+    paper = {"facecolor": "white", "alpha": 0.85, "linewidth": 0, "pad": 1.5}
+    ax.annotate(said, (0.005, prevalence), (3, 5), textcoords="offset points", color=SOFT, fontsize=8, bbox=paper)
+    ax.set(xlabel="recall (share of frauds found)", ylabel="precision (share of alerts that are fraud)",
+           xlim=(0, 1), ylim=(0, 1.02))  # fmt: skip
+    _name_lines(ax, list(curves))
+    return ax
+
+
+def money(ax, curves, budgets=()):
+    """Share of fraud money caught over share reviewed; `curves`: {model: (share reviewed, money share)}."""
+    for model, (reviewed, caught) in curves.items():
+        ax.plot(reviewed, caught, **_line(model))
+    for budget in budgets:
+        ax.axvline(budget, color=FAINT, linestyle=":", linewidth=1)
+        ax.annotate(percent(budget), (budget, 0.99), (3, 0), xycoords=("data", "axes fraction"), va="top",
+                    textcoords="offset points", color=SOFT, fontsize=8)  # fmt: skip
+    ax.set(xscale="log", xlim=(1e-4, 0.1), ylim=(0, 1.02), xlabel="share of transactions reviewed (log scale)",
+           ylabel="share of fraud money caught")  # fmt: skip
+    ax.xaxis.set_major_formatter(FuncFormatter(percent))
+    ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    _name_lines(ax, list(curves))
+    return ax
+
+
+def intervals(ax, values, xlabel, reference=None):
+    """A dot and its 95 % interval a model, best on top; `values`: {model: {"value", "low", "high"}}."""
+    shown = {m: v for m, v in values.items() if v["value"] is not None}
+    order = sorted(shown, key=lambda m: shown[m]["value"])
+    for row, model in enumerate(order):
+        v = shown[model]
+        if v["low"] is not None:
+            ax.plot(
+                [v["low"], v["high"]], [row, row], color=colour(model), linewidth=3, alpha=0.35, solid_capstyle="round"
+            )
+        ax.plot(v["value"], row, "o", color=colour(model), markersize=7)
+        right = v["value"] if v["high"] is None else v["high"]
+        ax.annotate(f"{v['value']:.3f}", (right, row), (8, 0), textcoords="offset points", va="center", fontsize=9)
+    ax.set_yticks(range(len(order)), [label(m) for m in order])
+    ax.set(xlabel=xlabel, xlim=(0, 1), ylim=(-0.6, len(order) - 0.4))
+    if reference is not None:
+        ax.axvline(reference, color=SOFT, linestyle=":", linewidth=1.4)
+    ax.grid(axis="y", visible=False)
+    return ax
