@@ -1,6 +1,7 @@
 """Execute the notebooks, strictly, in parallel, resumably.
 
-Exit codes: 0 done (or nothing to do), 1 a notebook failed or was interrupted, 2 refused before anything ran.
+Exit codes: 0 done (or nothing to do), 1 a notebook failed or was interrupted, 2 refused before
+anything ran.
 """
 
 import argparse
@@ -39,32 +40,83 @@ def positive(text):
 def arguments(argv):
     """The command line; `--help` lists every notebook's parameters."""
     parser = argparse.ArgumentParser(
-        description=__doc__, epilog=parameters_help(), formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__,
+        epilog=parameters_help(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     titles = ("data and parameters", "stages", "execution", "instead")
     data, stages, way, other = (parser.add_argument_group(title).add_argument for title in titles)
     many = {"action": "append", "default": []}
-    data("--dataset", default="", help="name in data/, or path of a description (default: creditcard, else simulated)")
+    data(
+        "--dataset",
+        default="",
+        help="name in data/, or path of a description (default: creditcard, else simulated)",
+    )
     data("--raw", default="", metavar="FILE", help="the raw file or folder")
     data("-p", nargs=2, **many, metavar=("[STAGE.]NAME", "VALUE"), help="set a parameter")
-    data("--sweep", nargs="+", **many, metavar=("STAGE.NAME", "VALUE"), help="a candidate for each value")
-    data("--config", metavar="FILE", help="all of these from a file, such as reports/<run>/run.yaml")
-    data("--accept", action="store_true", help="promote though the champion cannot be compared fairly")
+    data(
+        "--sweep",
+        nargs="+",
+        **many,
+        metavar=("STAGE.NAME", "VALUE"),
+        help="a candidate for each value",
+    )
+    data(
+        "--config", metavar="FILE", help="all of these from a file, such as reports/<run>/run.yaml"
+    )
+    data(
+        "--accept",
+        action="store_true",
+        help="promote though the champion cannot be compared fairly",
+    )
     data("--replace", action="store_true", help="export over a bundle of another registered name")
-    stages("--only", **many, metavar="STAGE", help="this one, on what the newest run has; again for more")
-    stages("--from", dest="first", metavar="STAGE", help="this one and all after it, on what the newest run has")
+    stages(
+        "--only",
+        **many,
+        metavar="STAGE",
+        help="this one, on what the newest run has; again for more",
+    )
+    stages(
+        "--from",
+        dest="first",
+        metavar="STAGE",
+        help="this one and all after it, on what the newest run has",
+    )
     stages("--until", dest="last", metavar="STAGE", help="none after this one")
-    stages("--force", nargs="?", const="all", **many, metavar="STAGE", help="this one, or all, even if up to date")
-    way("--jobs", type=positive, default=os.cpu_count(), metavar="N", help="notebooks at once (default: cores)")
-    way("--timeout", type=float, default=0.0, metavar="S", help="limit for one notebook (default: none)")
+    stages(
+        "--force",
+        nargs="?",
+        const="all",
+        **many,
+        metavar="STAGE",
+        help="this one, or all, even if up to date",
+    )
+    way(
+        "--jobs",
+        type=positive,
+        default=os.cpu_count(),
+        metavar="N",
+        help="notebooks at once (default: cores)",
+    )
+    way(
+        "--timeout",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="limit for one notebook (default: none)",
+    )
     way("--wait", action="store_true", help="wait for another pipeline in this folder to end")
     way("--json", action="store_true", help="print the summary as JSON")
-    other("--dry-run", action="store_true", help="say for every stage whether it would run, and why")
-    other("--list", action="store_true", help="the stages, what they read and write")
-    other("--rollback", action="store_true", help="swap champion and previous, of --dataset or the newest run's")
     other(
-        "--why", default="", metavar="TEXT", help="with --rollback: why (default: the time)"
+        "--dry-run", action="store_true", help="say for every stage whether it would run, and why"
     )
+    other("--list", action="store_true", help="the stages, what they read and write")
+    other(
+        "--rollback",
+        action="store_true",
+        help="swap champion and previous, of --dataset or the newest run's",
+    )
+    other("--why", default="", metavar="TEXT", help="with --rollback: why (default: the time)")
     return parser.parse_args(argv)
 
 
@@ -74,18 +126,26 @@ def parameters_help():
     for stage in present(ROOT):
         lines.append(f"\n  {stage.name}")
         for p in read_parameters(notebook(ROOT, stage)).values():
-            lines.append(f"    {f'{p.name}: {p.kind} = {p.default!r}':<44}  {p.comment}".replace("%", "%%"))
+            lines.append(
+                f"    {f'{p.name}: {p.kind} = {p.default!r}':<44}  {p.comment}".replace("%", "%%")
+            )
     return "\n".join(lines)
 
 
 def asked_for(args, stages, chosen):
-    """The settings of the command line, laid over those of the file, or of the run that a part is to be run of."""
+    """The settings of the command line, laid over those of the file, or of the run that a part is
+    to be run of.
+    """
     for key, _ in args.p:
         if "." in key and find(key.rpartition(".")[0], stages) not in chosen:
-            raise Refused(f"-p {key}: that stage is not among the chosen ones: {', '.join(s.name for s in chosen)}.")
+            raise Refused(
+                f"-p {key}: that stage is not among the chosen ones: {', '.join(s.name for s in chosen)}."
+            )
     parameters = dict(args.p) | ({"06_comparison.accept": True} if args.accept else {})
     parameters |= {"07_export.replace": True} if args.replace else {}
-    asked = Settings(args.dataset, args.raw, parameters, {key: values for key, *values in args.sweep})
+    asked = Settings(
+        args.dataset, args.raw, parameters, {key: values for key, *values in args.sweep}
+    )
     jobs(ROOT, asked, chosen)  # refuses what only other notebooks have
     if args.config:
         return Settings.read(args.config).overlaid(asked)
@@ -98,7 +158,9 @@ def planned(args, asked, stages, chosen):
     """Find, check and split the data, and decide what to run -> Plan."""
     found = jobs(ROOT, asked)
     split = next((job.parameters for job in found if job.stage.short == "split"), {})
-    shares = {name: split[name] for name in ("reference", "validation", "n_batches") if name in split}
+    shares = {
+        name: split[name] for name in ("reference", "validation", "n_batches") if name in split
+    }
     force = [name if name == "all" else find(name, stages).name for name in args.force]
     data = prepare(
         asked.dataset,
@@ -119,12 +181,20 @@ def run(args, say):
     asked = asked_for(args, stages, chosen)
     with nullcontext() if args.dry_run else locked(ROOT, args.wait, say) as lock:
         plan = planned(args, asked, stages, chosen)
-        remarks = [f"SIMULATED TRANSACTIONS stand in for real ones: {plan.data.fallback}"] if plan.data.fallback else []
+        remarks = (
+            [f"SIMULATED TRANSACTIONS stand in for real ones: {plan.data.fallback}"]
+            if plan.data.fallback
+            else []
+        )
         for remark in remarks:
             say(remark)
         if args.dry_run:
             found = [{"stage": t.name, "status": t.status, "why": t.why} for t in plan.tasks]
-            print(json.dumps(found, indent=1) if args.json else table(list(found[0]), [[*f.values()] for f in found]))
+            print(
+                json.dumps(found, indent=1)
+                if args.json
+                else table(list(found[0]), [[*f.values()] for f in found])
+            )
             return 0
         if finished := plan.unchanged():
             say(f"Nothing has changed since reports/{finished.name}.")
@@ -142,7 +212,9 @@ def execute(args, plan, asked, remarks, lock):
     """Execute what is to run, log it, write the run's page -> its summary."""
     pipeline, tasks = Pipeline(plan, asked), plan.tasks
     current = pipeline.run
-    n_cells = {t.name: sum(kind == "code" for kind, *_ in read_cells(t.job.notebook)) + 1 for t in tasks}
+    n_cells = {
+        t.name: sum(kind == "code" for kind, *_ in read_cells(t.job.notebook)) + 1 for t in tasks
+    }
     progress = Progress(sum(not t.is_whole for t in tasks), n_cells)
     progress.say(f"{'Resuming' if pipeline.is_resumed else 'Starting'} reports/{current.name}")
     logbook = Logbook(current, {"dataset": plan.data.dataset.name, "source": plan.data.source})
@@ -151,7 +223,9 @@ def execute(args, plan, asked, remarks, lock):
             logbook.stage(task, pipeline.places)
     status = "interrupted"
     try:
-        pipeline.execute(progress, logbook, n_parallel=args.jobs, timeout_s=args.timeout, inherit=(lock,))
+        pipeline.execute(
+            progress, logbook, n_parallel=args.jobs, timeout_s=args.timeout, inherit=(lock,)
+        )
         status = "done" if all(t.is_whole or not t.chosen for t in tasks) else "failed"
     finally:
         metrics = read_json(current.folder / "metrics.json") or {}
@@ -172,7 +246,9 @@ def write_page(current, result, status, now):
     from lib.reporting import pages  # imports matplotlib, which kernels did not have to wait for
 
     current.note(stages=result["stages"], serving_as_of=now.fixed())
-    pages.write(current.folder, result["stages"], result["status"] if status == "done" else status, now)
+    pages.write(
+        current.folder, result["stages"], result["status"] if status == "done" else status, now
+    )
 
 
 def rollback(args, say):
@@ -228,6 +304,7 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # it repeats what we say in a sentence
+    # it repeats what we say in a sentence
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())

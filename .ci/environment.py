@@ -1,4 +1,6 @@
-"""Print environment.yml: what requirements.txt locks and pyproject.toml's torch, for conda, a purpose to each line."""
+"""Print environment.yml: what requirements.txt locks and pyproject.toml's torch, for conda, a
+purpose to each line.
+"""
 
 import re
 from pathlib import Path
@@ -18,19 +20,29 @@ dependencies:  # what it installs
 
 
 def purposes():
-    """The declared packages of pyproject.toml: {requirement's name: (version pin or "", comment)}."""
-    lines = re.findall(r'^    "([\w.-]+)[^"=<>]*([^"]*)", +# (.+)$', (ROOT / "pyproject.toml").read_text(), re.M)
+    """The declared packages of pyproject.toml: {requirement's name: (version pin or "",
+    comment)}.
+    """
+    lines = re.findall(
+        r'^    "([\w.-]+)[^"=<>]*([^"]*)", +# (.+)$', (ROOT / "pyproject.toml").read_text(), re.M
+    )
     return {name: (version, comment) for name, version, comment in lines}
 
 
 def locked():
-    """The lock's lines without hashes: [(name, requirement with marker, names of the packages that need it)]."""
+    """The lock's lines without hashes: [(name, requirement with marker, names of the packages that
+    need it)].
+    """
     text = (ROOT / "requirements.txt").read_text().split("\n# The following")[0]
     text = re.sub(r" \\\n    --hash=\S+", "", text)
     for block in re.split(r"\n(?=[a-z])", text):
         requirement, *rest = block.splitlines()
         via = [re.sub(r"^ *# +(via ?)?", "", line) for line in rest]
-        yield requirement.split("==")[0], requirement, [name for name in via if name and "pyproject" not in name]
+        yield (
+            requirement.split("==")[0],
+            requirement,
+            [name for name in via if name and "pyproject" not in name],
+        )
 
 
 if __name__ == "__main__":
@@ -38,5 +50,7 @@ if __name__ == "__main__":
     torch, purpose = declared["torch"]
     print(HEADER, f"      - torch{torch}  # {purpose}", sep="")
     for name, requirement, via in locked():
-        print(f"      - {requirement}  # {declared[name][1] if name in declared else 'for ' + ', '.join(via[:3])}")
+        print(
+            f"      - {requirement}  # {declared[name][1] if name in declared else 'for ' + ', '.join(via[:3])}"
+        )
     print("      - --editable .  # lib and serve, importable from anywhere")

@@ -1,4 +1,5 @@
-"""Run the pipeline on every description of a folder and print a line for each: outcome, seconds, the deciding sentence.
+"""Run the pipeline on every description of a folder and print a line for each: outcome, seconds,
+the deciding sentence.
 
 Usage: python benchmarks/cases.py FOLDER [--until STAGE] [--only NAME]
 

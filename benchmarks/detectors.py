@@ -1,10 +1,11 @@
 """Time, size and detection of every detector, printed.
 
-    python benchmarks/detectors.py [--raw creditcard.csv] [--rows 284807] [--seeds 1] [--models NAME…] [--threads 2]
+    python benchmarks/detectors.py [--raw creditcard.csv] [--rows 284807] [--seeds 1] [--models
+    NAME…] [--threads 2]
 
-With ``--raw``, average precision on rolling cuts of time inside the first 70 % of the weight, both regimes, beside
-boosting with labels; the last 30 % is never read into a figure. Always: fit time, peak memory, scoring time and size on
-simulated rows, half of which are fitted.
+With ``--raw``, average precision on rolling cuts of time inside the first 70 % of the weight, both
+regimes, beside boosting with labels; the last 30 % is never read into a figure. Always: fit time,
+peak memory, scoring time and size on simulated rows, half of which are fitted.
 """
 
 import argparse
@@ -22,7 +23,8 @@ from lib.data import simulation
 from lib.data.datasets import load_description
 from lib.detectors import registry
 
-CUTS = ((25, 15), (35, 20), (50, 20))  # reference and the validation after it, per cent of the weight
+# reference and the validation after it, per cent of the weight
+CUTS = ((25, 15), (35, 20), (50, 20))
 LIMITS = {
     "fit_s": 120,
     "cpu_s": np.inf,
@@ -36,9 +38,13 @@ FOREST_MB = 15  # trees are larger
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--raw", help="the card data, with or without a weight column")
-    parser.add_argument("--rows", type=int, default=284_807, help="simulated rows; 0 leaves the timings out")
+    parser.add_argument(
+        "--rows", type=int, default=284_807, help="simulated rows; 0 leaves the timings out"
+    )
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--models", nargs="*", default=sorted(registry.DETECTORS))
@@ -73,18 +79,27 @@ def detection(frame, options):
                     detector = registry.make(name, seed=seed, threads=options.threads)
                     detector.fit(rows.X, rows.y if labelled else None, weight=rows.weight)
                     score = detector.raw_score(judged.X)
-                    found.append(average_precision_score(judged.y, score, sample_weight=judged.weight))
+                    found.append(
+                        average_precision_score(judged.y, score, sample_weight=judged.weight)
+                    )
                 each = " ".join(f"{value:.3f}" for value in found)
-                print(f"{reference}/{validation} {name:20} {train_on:8} {np.mean(found):.3f}   ({each})", flush=True)
+                print(
+                    f"{reference}/{validation} {name:20} {train_on:8} {np.mean(found):.3f}   ({each})",
+                    flush=True,
+                )
 
 
 def costs(frame, options):
     """Seconds, megabytes and milliseconds on simulated rows; each model in a process of its own."""
     data = arrays(frame)
     half = data.take(np.arange(len(data.y) // 2))
-    print(f"\nfitted on {len(half.y):,} simulated rows of {half.X.shape[1]} features, {options.threads} threads")
+    print(
+        f"\nfitted on {len(half.y):,} simulated rows of {half.X.shape[1]} features, {options.threads} threads"
+    )
     print(f"{'model':20} " + " ".join(f"{column:>11}" for column in LIMITS))
-    limits = " ".join(f"{limit:11g}" if np.isfinite(limit) else 11 * " " for limit in LIMITS.values())
+    limits = " ".join(
+        f"{limit:11g}" if np.isfinite(limit) else 11 * " " for limit in LIMITS.values()
+    )
     print(f"{'at most':20} {limits}    (forests {FOREST_MB} MB; ! = above)")
     for name in options.models:
         child = os.fork()  # peak memory of this model alone
@@ -112,7 +127,8 @@ def cost(name, half, data, options):
     session = onnxruntime.InferenceSession(graph, session_options)
     many = np.resize(data.X, (100_000, data.X.shape[1]))
     row, hundred, all_rows = (
-        median_s(session, many[:n], repeats) for n, repeats in ((1, 2_000), (100, 200), (100_000, 2))
+        median_s(session, many[:n], repeats)
+        for n, repeats in ((1, 2_000), (100, 200), (100_000, 2))
     )
     size_mb = (len(graph) + len(detector.explain_onnx() or b"")) / 1e6
     figures = (fit_s, cpu_s, peak_mb, row * 1e3, hundred * 1e3, all_rows, size_mb)

@@ -1,7 +1,9 @@
-"""Scorecard of drift detection on simulated transactions: delays and false alarms over seeds, with drift and without.
+"""Scorecard of drift detection on simulated transactions: delays and false alarms over seeds, with
+drift and without.
 
-The reference window is the first half of the rows, the batches are the ten of the untouched period; the largest |z| is
-watched as a score. Looser rates than the one in use say more of the calibration than the few false alarms at it.
+The reference window is the first half of the rows, the batches are the ten of the untouched period;
+the largest |z| is watched as a score. Looser rates than the one in use say more of the calibration
+than the few false alarms at it.
 """
 
 import argparse
@@ -29,7 +31,9 @@ def replay(dataset, rows, seed, drifting):
     reference = data.take(parts["reference"])
     score = np.abs((data.X - reference.X.mean(0)) / reference.X.std(0)).max(axis=1)
     X = np.c_[data.X, score]
-    monitor = drift.Monitor(X[parts["reference"]], reference.weight, reference.time_s, (*dataset.features, SCORE))
+    monitor = drift.Monitor(
+        X[parts["reference"]], reference.weight, reference.time_s, (*dataset.features, SCORE)
+    )
     verdicts, start = [], time.perf_counter()
     for part in (part for name, part in parts.items() if name.startswith("batch_")):
         previous = verdicts[-1] if verdicts else None
@@ -38,7 +42,9 @@ def replay(dataset, rows, seed, drifting):
 
 
 def delay(verdicts, what, feature):
-    """Batches from the first with this drift to the first that flags it (one number a replay); NaN if none does."""
+    """Batches from the first with this drift to the first that flags it (one number a replay); NaN
+    if none does.
+    """
     flagged = [feature in v.flagged for v in verdicts[what.first_batch - 1 :]]
     return flagged.index(True) if any(flagged) else np.nan
 
@@ -53,23 +59,44 @@ def main():
 
     drifting = [replay(dataset, options.rows, seed, True) for seed in range(options.seeds)]
     seconds = np.mean([s for _, s in drifting])
-    print(f"\n{1000 * seconds:.0f} ms a batch\n\nwith drift: replays that flag it after 0, 1, more batches, or never")
+    print(
+        f"\n{1000 * seconds:.0f} ms a batch\n\nwith drift: replays that flag it after 0, 1, more batches, or never"
+    )
     for what in DRIFTS:
         for feature in what.features if what.what != "fraud" else ():
             delays = np.array([delay(verdicts, what, feature) for verdicts, _ in drifting])
-            n = [np.sum(delays == 0), np.sum(delays == 1), np.sum(delays > 1), np.isnan(delays).sum()]
-            print(f"  {feature:4} {what.what:6} from batch {what.first_batch}: {n[0]:3} {n[1]:3} {n[2]:3} {n[3]:3}")
+            n = [
+                np.sum(delays == 0),
+                np.sum(delays == 1),
+                np.sum(delays > 1),
+                np.isnan(delays).sum(),
+            ]
+            print(
+                f"  {feature:4} {what.what:6} from batch {what.first_batch}: {n[0]:3} {n[1]:3} {n[2]:3} {n[3]:3}"
+            )
     first = {f: what.first_batch for what in DRIFTS if what.what != "fraud" for f in what.features}
     false = [
-        f for verdicts, _ in drifting for i, v in enumerate(verdicts, 1) for f in v.flagged if i < first.get(f, 11)
+        f
+        for verdicts, _ in drifting
+        for i, v in enumerate(verdicts, 1)
+        for f in v.flagged
+        if i < first.get(f, 11)
     ]
-    print(f"  flags without a drift: {len(false)} {sorted(set(false))} ({SCORE} follows the features)")
+    print(
+        f"  flags without a drift: {len(false)} {sorted(set(false))} ({SCORE} follows the features)"
+    )
 
-    still = [v for seed in range(options.seeds) for v in replay(dataset, options.rows, seed, False)[0]]
+    still = [
+        v for seed in range(options.seeds) for v in replay(dataset, options.rows, seed, False)[0]
+    ]
     p_values = [[c.p_value for c in v.columns] for v in still]
-    print(f"\nwithout drift: {len(still)} batches, {sum(v.level == drift.PERSISTENT for v in still)} persistent")
+    print(
+        f"\nwithout drift: {len(still)} batches, {sum(v.level == drift.PERSISTENT for v in still)} persistent"
+    )
     sizes = np.median([(v.reference_size, v.current_size) for v in still], axis=0)
-    print(f"  {np.mean([v.hour_matched for v in still]):.0%} matched by hour; {sizes[0]:,.0f} effective reference rows")
+    print(
+        f"  {np.mean([v.hour_matched for v in still]):.0%} matched by hour; {sizes[0]:,.0f} effective reference rows"
+    )
     for rate in RATES:
         n = sum(drift.benjamini_hochberg(p, rate).any() for p in p_values)
         print(f"  at a rate of {rate:5}: {n} false alarms, {n / len(still):.2%} of the batches")

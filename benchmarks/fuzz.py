@@ -1,8 +1,10 @@
-"""Broken input for the server and the bundle loader, for as long as you like: `python benchmarks/fuzz.py --seconds 60`.
+"""Broken input for the server and the bundle loader, for as long as you like: `python
+benchmarks/fuzz.py --seconds 60`.
 
-Three ways: hypothesis makes bodies and damaged bundles and a slow judge checks what comes back; atheris, where it is
-installed, looks for bodies that reach new code; schemathesis asks a running server everything that its OpenAPI
-document allows, and what it forbids. Exit status 1 if one of them fails.
+Three ways: hypothesis makes bodies and damaged bundles and a slow judge checks what comes back;
+atheris, where it is installed, looks for bodies that reach new code; schemathesis asks a running
+server everything that its OpenAPI document allows, and what it forbids. Exit status 1 if one of
+them fails.
 """
 
 import argparse
@@ -21,7 +23,8 @@ import fuzzing
 from hypothesis import HealthCheck, given, settings
 from server import ROOT, running
 
-SMALL = {"max_rows": 100, "max_explained_rows": 100}  # schemathesis tries the limits, and takes long for ten thousand
+# schemathesis tries the limits, and takes long for ten thousand
+SMALL = {"max_rows": 100, "max_explained_rows": 100}
 COVERAGE = """
 import sys
 import atheris
@@ -55,7 +58,10 @@ def atheris(seconds, folder):
         print("atheris is not installed: left out (pip install atheris)")
         return True
     for i, body in enumerate(
-        [b'{"features": [[1, -2.5, 1e3], [0, 0, 0]]}', b'{"features": [{"V1": 1, "V2": 2, "Amount": 3}]}']
+        [
+            b'{"features": [[1, -2.5, 1e3], [0, 0, 0]]}',
+            b'{"features": [{"V1": 1, "V2": 2, "Amount": 3}]}',
+        ]
     ):
         (folder / f"seed-{i}").write_bytes(body)
     command = [
@@ -74,10 +80,20 @@ def atheris(seconds, folder):
 
 
 def schemathesis(seconds, folder, key):
-    """Requests that fit and break the OpenAPI document; True if every answer is one that it promises."""
-    with running(bundles.write(folder / "bundle"), folder / "server.log", api_key=key, **SMALL) as server:
+    """Requests that fit and break the OpenAPI document; True if every answer is one that it
+    promises.
+    """
+    with running(
+        bundles.write(folder / "bundle"), folder / "server.log", api_key=key, **SMALL
+    ) as server:
         url = f"http://127.0.0.1:{server.port}/openapi.json"
-        command = [sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()", "run", url]
+        command = [
+            sys.executable,
+            "-c",
+            "from schemathesis.cli import schemathesis; schemathesis()",
+            "run",
+            url,
+        ]
         options = [
             "--checks",
             "all",
@@ -87,11 +103,15 @@ def schemathesis(seconds, folder, key):
             f"X-API-Key: {key or 'none'}",
             "--no-color",
         ]
-        done = subprocess.run([*command, *options], cwd=folder, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [*command, *options], cwd=folder, capture_output=True, text=True, check=False
+        )
         failures = [line for line in server.lines() if line.get("status") == 500]
     if done.returncode or failures:
         print(done.stdout, done.stderr, *failures, sep="\n")
-    print(f"schemathesis{', with a key' if key else ''}: {'FAILED' if done.returncode or failures else 'no failure'}")
+    print(
+        f"schemathesis{', with a key' if key else ''}: {'FAILED' if done.returncode or failures else 'no failure'}"
+    )
     return not done.returncode and not failures
 
 
@@ -107,7 +127,10 @@ def main():
         good = [
             hypothesis("bodies", fuzzing.bodies(), fuzzing.check_body, each),
             hypothesis(
-                "bundles", fuzzing.damages(), lambda d: fuzzing.check_bundle(whole, folder / "damaged", d), each
+                "bundles",
+                fuzzing.damages(),
+                lambda d: fuzzing.check_bundle(whole, folder / "damaged", d),
+                each,
             ),
             atheris(each, folder / "corpus"),
             schemathesis(each, folder, ""),

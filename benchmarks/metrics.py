@@ -1,4 +1,6 @@
-"""Time of the comparison's figures and intervals: one validation period, and ten models on a larger table."""
+"""Time of the comparison's figures and intervals: one validation period, and ten models on a larger
+table.
+"""
 
 import resource
 import sys
@@ -26,5 +28,10 @@ for name, (n, n_frauds, n_models, duration_s) in CASES.items():
     scores = {f"model {i}": rng.normal(size=n) + y * i / 2 for i in range(n_models)}
     start = time.perf_counter()
     metrics.evaluate(y, scores, weight, time_s, rng.lognormal(3, 1, n))
-    seconds, peak = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"{name}: {n:,} rows, {n_frauds:,} frauds, {n_models} models: {seconds:.1f} s, peak {peak:.0f} MB so far")
+    seconds, peak = (
+        time.perf_counter() - start,
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    )
+    print(
+        f"{name}: {n:,} rows, {n_frauds:,} frauds, {n_models} models: {seconds:.1f} s, peak {peak:.0f} MB so far"
+    )

@@ -1,10 +1,12 @@
 """Time and memory of the pipeline, from the raw rows to the exported bundle (01 to 07).
 
-goals    the default run, the full table's size, and with --raw the real transactions: seconds, peak, compute, overhead
-ways     the same computation as a plain script, as a loop of papermill commands, by the runner with one job, and as is
-growth   30,000 to 1,000,000 rows, with a figure (reports/growth.png); a power above 1 is worse than linear
+goals    the default run, the full table's size, and with --raw the real transactions: seconds,
+peak, compute, overhead ways     the same computation as a plain script, as a loop of papermill
+commands, by the runner with one job, and as is growth   30,000 to 1,000,000 rows, with a figure
+(reports/growth.png); a power above 1 is worse than linear
 
-Each run has a copy of the project of its own, without data, runs or registry, so nothing is skipped.
+Each run has a copy of the project of its own, without data, runs or registry, so nothing is
+skipped.
 """
 
 import argparse
@@ -45,12 +47,18 @@ def fresh(parent):
 
 
 def measured(command, folder):
-    """Run a command in a project's folder -> (seconds, peak memory of all its processes together in MB, its output)."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+    """Run a command in a project's folder -> (seconds, peak memory of all its processes together in
+    MB, its output).
+    """
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")
+    }
     start, peak = time.monotonic(), 0
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         environment |= THREADS | {"PYTHONPATH": str(folder)}
-        process = psutil.Popen([str(c) for c in command], cwd=folder, env=environment, stdout=out, stderr=err)
+        process = psutil.Popen(
+            [str(c) for c in command], cwd=folder, env=environment, stdout=out, stderr=err
+        )
         while process.poll() is None:
             peak = max(peak, sum(map(_memory, [process, *process.children(recursive=True)])))
             time.sleep(0.1)
@@ -93,7 +101,11 @@ def goals(parent, raw, **_):
         "simulated, 284,807 rows": (["--dataset", "simulated", "-p", "rows", str(FULL)], 600, 3072),
     }
     if raw:
-        runs["real transactions"] = (["--dataset", "creditcard", "--raw", str(Path(raw).resolve())], 360, None)
+        runs["real transactions"] = (
+            ["--dataset", "creditcard", "--raw", str(Path(raw).resolve())],
+            360,
+            None,
+        )
     rows = []
     for name, (arguments, limit_s, limit_mb) in runs.items():
         folder = fresh(parent)
@@ -103,10 +115,22 @@ def goals(parent, raw, **_):
         again, _, _ = by_runner(folder, *arguments)
         limit = f"{limit_s} s" + (f", {limit_mb:,} MB" if limit_mb else "")
         rows.append(
-            (name, round(seconds), limit, round(peak), round(computed), round(busy - computed), round(again, 1))
+            (
+                name,
+                round(seconds),
+                limit,
+                round(peak),
+                round(computed),
+                round(busy - computed),
+                round(again, 1),
+            )
         )
         shutil.rmtree(folder)
-    print(table(["run", "seconds", "at most", "peak MB", "computing s", "overhead s", "again s"], rows))
+    print(
+        table(
+            ["run", "seconds", "at most", "peak MB", "computing s", "overhead s", "again s"], rows
+        )
+    )
     print(
         "Computing and overhead (kernels, imports, HTML) are sums over notebooks, some of which run at the same time."
     )
@@ -115,20 +139,34 @@ def goals(parent, raw, **_):
 def given(folder, stage, rows, **more):
     """The parameters that a stage needs outside the runner."""
     run = folder / "reports" / "run"
-    values = {"dataset": "simulated", "rows": rows, "run_dir": str(run), "registered_name": "fraud-detector-simulated"}
+    values = {
+        "dataset": "simulated",
+        "rows": rows,
+        "run_dir": str(run),
+        "registered_name": "fraud-detector-simulated",
+    }
     values |= {"bundle_dir": str(folder / "serve" / "model")} | more
-    return {name: value for name, value in values.items() if name in read_parameters(notebook(ROOT, stage))}
+    return {
+        name: value
+        for name, value in values.items()
+        if name in read_parameters(notebook(ROOT, stage))
+    }
 
 
 def plain_script(folder, rows):
-    """Write all notebooks' code as one program -> its path. Logging is left out but for the registry."""
+    """Write all notebooks' code as one program -> its path. Logging is left out but for the
+    registry.
+    """
     lines = ["import matplotlib, runpy", "matplotlib.use('Agg')"]
     for stage in choose(present(ROOT), last=LAST):
         code = []
         for kind, source, tags in read_cells(notebook(ROOT, stage)):
             code += [source] if kind == "code" else []
             if "parameters" in tags:
-                code += [f"{name} = {value!r}" for name, value in given(folder, stage, rows, track=False).items()]
+                code += [
+                    f"{name} = {value!r}"
+                    for name, value in given(folder, stage, rows, track=False).items()
+                ]
         (folder / f"{stage.name}.py").write_text("\n\n".join(code))
         lines.append(f"runpy.run_path({str(folder / stage.name) + '.py'!r})")
     (folder / "plain.py").write_text("\n".join(lines))
@@ -139,8 +177,13 @@ def papermill_loop(folder, rows):
     """Write the papermill commands, one after the other, as a shell script -> its path."""
     lines = ["set -e"]
     for stage in choose(present(ROOT), last=LAST):
-        options = " ".join(f"-p {name} {value}" for name, value in given(folder, stage, rows).items())
-        source, target = folder / "notebooks" / f"{stage.name}.ipynb", folder / f"{stage.name}.out.ipynb"
+        options = " ".join(
+            f"-p {name} {value}" for name, value in given(folder, stage, rows).items()
+        )
+        source, target = (
+            folder / "notebooks" / f"{stage.name}.ipynb",
+            folder / f"{stage.name}.out.ipynb",
+        )
         lines.append(f"{sys.executable} -m papermill --no-progress-bar {source} {target} {options}")
     (folder / "loop.sh").write_text("\n".join(lines))
     return folder / "loop.sh"
@@ -157,22 +200,37 @@ def ways(parent, rows, **_):
         elif way == "a loop of papermill":
             seconds, peak, _ = measured(["sh", papermill_loop(folder, rows)], folder)
         else:
-            seconds, peak, _ = by_runner(folder, *arguments, *(["--jobs", "1"] if "one" in way else []))
+            seconds, peak, _ = by_runner(
+                folder, *arguments, *(["--jobs", "1"] if "one" in way else [])
+            )
         taken[way] = seconds, peak
         shutil.rmtree(folder)
     runner = taken["the runner"][0]
     print(f"{rows:,} simulated rows, {os.cpu_count()} cores")
-    print(table(["way", "seconds", "peak MB"], [(way, round(s), round(mb)) for way, (s, mb) in taken.items()]))
-    print(f"The runner takes {runner / taken['a plain script'][0]:.2f} of the script's time (at most 1.3),")
-    print(f"and is {taken['a loop of papermill'][0] / runner:.2f} times as fast as the loop (at least 1.5).")
+    print(
+        table(
+            ["way", "seconds", "peak MB"],
+            [(way, round(s), round(mb)) for way, (s, mb) in taken.items()],
+        )
+    )
+    print(
+        f"The runner takes {runner / taken['a plain script'][0]:.2f} of the script's time (at most 1.3),"
+    )
+    print(
+        f"and is {taken['a loop of papermill'][0] / runner:.2f} times as fast as the loop (at least 1.5)."
+    )
 
 
 def growth(parent, sizes, **_):
-    """Time and memory of every stage as the table grows; `power`: p of rows^p between the two largest tables."""
+    """Time and memory of every stage as the table grows; `power`: p of rows^p between the two
+    largest tables.
+    """
     summaries = {}
     for rows in sizes:
         folder = fresh(parent)
-        seconds, peak, summary = by_runner(folder, "--dataset", "simulated", "-p", "rows", str(rows))
+        seconds, peak, summary = by_runner(
+            folder, "--dataset", "simulated", "-p", "rows", str(rows)
+        )
         summaries[rows] = {"all": (seconds, peak)}
         summaries[rows] |= {s["stage"]: (s["seconds"], s["peak_mb"]) for s in summary["stages"]}
         shutil.rmtree(folder)
@@ -181,7 +239,11 @@ def growth(parent, sizes, **_):
         rows = []
         for name in summaries[sizes[0]]:
             values = [summaries[n][name][i] for n in sizes]
-            power = np.log(values[-1] / values[-2]) / np.log(sizes[-1] / sizes[-2]) if len(sizes) > 1 else np.nan
+            power = (
+                np.log(values[-1] / values[-2]) / np.log(sizes[-1] / sizes[-2])
+                if len(sizes) > 1
+                else np.nan
+            )
             rows.append((name, *map(round, values), f"{power:.2f}"))
         print(unit, table([*header, "power"], rows), "", sep="\n")
     (ROOT / "reports").mkdir(exist_ok=True)
@@ -199,7 +261,11 @@ def draw(summaries, path):
     names = sorted(summaries[sizes[-1]], key=lambda name: -summaries[sizes[-1]][name][0])
     for i, (ax, unit) in enumerate(zip(axes, ("seconds", "peak memory (MB)"), strict=True)):
         for number, name in enumerate(names):
-            style = {"color": plots.INK, "lw": 2.6} if name == "all" else {"color": f"C{number}", "lw": 1.3}
+            style = (
+                {"color": plots.INK, "lw": 2.6}
+                if name == "all"
+                else {"color": f"C{number}", "lw": 1.3}
+            )
             ax.plot(sizes, [summaries[rows][name][i] for rows in sizes], "o-", label=name, **style)
         first, last = (summaries[sizes[j]]["all"][i] for j in (0, -1))
         proportional = first * np.array(sizes) / sizes[0]
@@ -217,8 +283,12 @@ def draw(summaries, path):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", default=["goals"], help="goals, ways, growth (default: goals)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "what", nargs="*", default=["goals"], help="goals, ways, growth (default: goals)"
+    )
     parser.add_argument("--raw", help="the real transactions")
     parser.add_argument("--rows", type=int, default=FULL, help="for ways (default: 284,807)")
     parser.add_argument("--sizes", type=int, nargs="+", default=GROWTH, help="for growth")

@@ -1,7 +1,9 @@
-"""How fast replay and scoring are, and how well drift and new frauds are noticed; numbers for the README.
+"""How fast replay and scoring are, and how well drift and new frauds are noticed; numbers for the
+README.
 
-`python benchmarks/production.py [replay] [scoring] [scorecard] [policies]`; all of them by default, ten minutes. The
-bundle that is replayed and scored is an autoencoder of one member, fitted on 20,000 simulated transactions.
+`python benchmarks/production.py [replay] [scoring] [scorecard] [policies]`; all of them by default,
+ten minutes. The bundle that is replayed and scored is an autoencoder of one member, fitted on
+20,000 simulated transactions.
 """
 
 import itertools
@@ -50,7 +52,9 @@ def replaying(folder):
         for what, at in (("undisturbed", None), ("3 reloads and a kill -9", acts)):
             log = replay.replay(server, X, at=at)
             p50, p99 = log["latency_ms"].quantile([0.5, 0.99])
-            print(f"replay, {what}: {log.attrs['seconds']:.1f} s, p50 {p50:.1f} ms, p99 {p99:.1f} ms")
+            print(
+                f"replay, {what}: {log.attrs['seconds']:.1f} s, p50 {p50:.1f} ms, p99 {p99:.1f} ms"
+            )
             print("  ", replay.count(log, len(X)))
     right = (log["anomaly_score"] == bundle.load(made).anomaly_score(X)).all()
     print(f"every score is the bundle's own: {right}")
@@ -65,7 +69,9 @@ def scoring_rows(folder):
         frame.to_parquet(table / f"{i:02d}.parquet", index=False)
     model, reference = bundle.load(made), splits.open_split(splits.ensure()).arrays("reference")
     start, cpu = time.perf_counter(), time.process_time()
-    report = scoring.score_table(load_description("simulated"), table, model, folder / "scores", reference)
+    report = scoring.score_table(
+        load_description("simulated"), table, model, folder / "scores", reference
+    )
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"scoring: {report['n']:,} rows in {seconds:.1f} s, {report['n'] / seconds:,.0f} rows/s")
@@ -73,18 +79,24 @@ def scoring_rows(folder):
 
 
 def scorecard(_):
-    """Twenty streams with the known drifts and twenty without, as a deployed model's monitoring sees them."""
+    """Twenty streams with the known drifts and twenty without, as a deployed model's monitoring
+    sees them.
+    """
     dataset = load_description("simulated")
     for drifting in (True, False):
         cards = []
         for seed in range(N_SEEDS):
             frame = simulation.simulate(dataset.simulation["rows"], seed, drift=drifting)
-            cards.append(card(dataset, dataset.arrays(prepare(dataset, frame, "simulated")), drifting))
+            cards.append(
+                card(dataset, dataset.arrays(prepare(dataset, frame, "simulated")), drifting)
+            )
         alarms = [c["n_false"] for c in cards]
         print(f"drift {drifting}: false alarms {sum(alarms)}, in {sum(a > 0 for a in alarms)} of {N_SEEDS} replays; "
               f"looks at frauds without cause {sum(c['n_false_frauds'] for c in cards)}")  # fmt: skip
         found = pd.DataFrame([d for c in cards for d in c["noticed"]])
-        for (what, features), delays in found.groupby(["what", "features"])["delay"] if len(found) else ():
+        for (what, features), delays in (
+            found.groupby(["what", "features"])["delay"] if len(found) else ()
+        ):
             counts = delays.value_counts(dropna=False).sort_index()
             late = {"never" if np.isnan(k) else int(k): n for k, n in counts.items()}
             print(f"   {what} {features}: batches late {late}")
@@ -109,21 +121,32 @@ def card(dataset, data, drifting):
 
 
 def policies(folder):
-    """Frozen, threshold and retrain_every on larger streams: the same rules without server, registry and gate."""
+    """Frozen, threshold and retrain_every on larger streams: the same rules without server,
+    registry and gate.
+    """
     dataset = load_description("simulated")
     for seed in range(4):
         frame = prepare(dataset, simulation.simulate(150_000, seed), "simulated")
-        split = splits.make(dataset, frame, folder / str(seed), source="simulated", raw_sha256="", seed=seed)
+        split = splits.make(
+            dataset, frame, folder / str(seed), source="simulated", raw_sha256="", seed=seed
+        )
         history, worth = sandbox.History(split), {}
         first = mixture(history, history.slices["reference"], history.slices["validation"])
         for policy in ("frozen", "threshold", "retrain_every"):
             worth[policy] = monitoring.totals(steps_of(policy, history, first, split.batches))
-        said = [f"{p} {t['money_caught_in_time']:,.0f} ({t['n_alerts']:,.0f} alerts)" for p, t in worth.items()]
-        print(f"seed {seed}: money caught in time, of {worth['frozen']['money']:,.0f}: {', '.join(said)}")
+        said = [
+            f"{p} {t['money_caught_in_time']:,.0f} ({t['n_alerts']:,.0f} alerts)"
+            for p, t in worth.items()
+        ]
+        print(
+            f"seed {seed}: money caught in time, of {worth['frozen']['money']:,.0f}: {', '.join(said)}"
+        )
 
 
 def mixture(history, fit, validation):
-    """Raw scores of all transactions by a mixture fitted on one window, and where that window ends."""
+    """Raw scores of all transactions by a mixture fitted on one window, and where that window
+    ends.
+    """
     training, later = history.data.take(fit).training("genuine"), history.data.take(validation)
     detector = registry.make("gaussian_mixture", members=2, seed=0)
     detector.fit(training.X, weight=training.weight, validation=(later.X, later.weight))
@@ -137,15 +160,21 @@ def steps_of(policy, history, first, batches, budget=0.002, every=3, recent=3):
     threshold = threshold_for_budget(score[past], data.weight[past], budget)
     for i, batch in enumerate(batches, 1):
         rows = history.slices[batch]
-        log = pd.DataFrame({"anomaly_score": score[rows], "alert": (score[rows] >= threshold).astype(int)})
+        log = pd.DataFrame(
+            {"anomaly_score": score[rows], "alert": (score[rows] >= threshold).astype(int)}
+        )
         told = monitoring.realise(log, data.take(rows), budget, n_resamples=0)
         steps.append({"realised": told, "n_alerts": float(log["alert"].sum())})
         if challenger:
             (score, fitted_to), challenger = challenger, None
         if policy == "retrain_every" and i % every == 0 and i + 2 <= len(batches):
-            challenger = mixture(history, *history.window(history.n_known(data.time_s[rows.stop - 1])))
+            challenger = mixture(
+                history, *history.window(history.n_known(data.time_s[rows.stop - 1]))
+            )
         if policy != "frozen":
-            seen = slice(max(history.back(rows.stop, recent * history.batch_weight), fitted_to), rows.stop)
+            seen = slice(
+                max(history.back(rows.stop, recent * history.batch_weight), fitted_to), rows.stop
+            )
             threshold = threshold_for_budget(score[seen], data.weight[seen], budget)
     return steps
 

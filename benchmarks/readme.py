@@ -24,15 +24,27 @@ METRICS = {
 
 
 def results(metrics):
-    """The results as Markdown: protocol, then a table for untouched (or validation where there is none)."""
+    """The results as Markdown: protocol, then a table for untouched (or validation where there is
+    none).
+    """
     models, budget = metrics["models"], metrics["alert_budget"]
     period = "untouched" if any("untouched" in m for m in models.values()) else "validation"
     rows = {name: m for name, m in models.items() if period in m}
-    order = sorted(rows, key=lambda name: -(rows[name]["validation"]["average_precision"]["value"] or 0))
-    heads = ["model", "labels seen", "validation: average precision", *(f"{period}: {t}" for t in METRICS.values())]
+    order = sorted(
+        rows, key=lambda name: -(rows[name]["validation"]["average_precision"]["value"] or 0)
+    )
+    heads = [
+        "model",
+        "labels seen",
+        "validation: average precision",
+        *(f"{period}: {t}" for t in METRICS.values()),
+    ]
     lines = ["| " + " | ".join(heads) + " |", "|---|---|" + "---:|" * (len(heads) - 2)]
     first = rows[order[0]][period]
-    perfect = [cell({**first[f"ceiling_{m}"], "low": None}, 2) if "budget" in m else "1.00" for m in METRICS]
+    perfect = [
+        cell({**first[f"ceiling_{m}"], "low": None}, 2) if "budget" in m else "1.00"
+        for m in METRICS
+    ]
     lines.append("| " + " | ".join(["*perfect ranking*", "", "1.00", *perfect]) + " |")
     for name in order:
         model = rows[name]
@@ -41,7 +53,12 @@ def results(metrics):
         lines.append(
             "| "
             + " | ".join(
-                [label(name).replace("|", "\\|"), seen, cell(model["validation"]["average_precision"], 2), *cells]
+                [
+                    label(name).replace("|", "\\|"),
+                    seen,
+                    cell(model["validation"]["average_precision"], 2),
+                    *cells,
+                ]
             )
             + " |"
         )
@@ -60,15 +77,29 @@ def results(metrics):
 def stability(metrics):
     """Mean, worst and best of all seeds as Markdown, a column a cut; `metrics` of 09_stability."""
     spread = metrics["spread"]
-    cuts = sorted({key.split("/", 2)[2] for key in spread}, key=lambda cut: (cut in metrics["final_cuts"], cut))
+    cuts = sorted(
+        {key.split("/", 2)[2] for key in spread},
+        key=lambda cut: (cut in metrics["final_cuts"], cut),
+    )
     final = {cut: " (final)" * (cut in metrics["final_cuts"]) for cut in cuts}
-    heads = [f"{cut}{final[cut]}: {name}" for cut in cuts for name in ("average precision", "recall")]
-    lines = ["| model | labels seen | " + " | ".join(heads) + " |", "|---|---|" + "---:|" * len(heads)]
+    heads = [
+        f"{cut}{final[cut]}: {name}" for cut in cuts for name in ("average precision", "recall")
+    ]
+    lines = [
+        "| model | labels seen | " + " | ".join(heads) + " |",
+        "|---|---|" + "---:|" * len(heads),
+    ]
     rows = {key.rpartition(f"/{cuts[0]}")[0] for key in spread if key.endswith(f"/{cuts[0]}")}
-    for row in sorted(rows, key=lambda row: -spread[f"{row}/{cuts[0]}"]["average_precision"]["value"]):
+    for row in sorted(
+        rows, key=lambda row: -spread[f"{row}/{cuts[0]}"]["average_precision"]["value"]
+    ):
         model, regime = row.split("/")
-        cells = [_worst_and_best(spread[f"{row}/{cut}"][m]) for cut in cuts for m in list(METRICS)[:2]]
-        lines.append(f"| {label(model)} | {LABELS_SEEN.get(regime, 'none')} | " + " | ".join(cells) + " |")
+        cells = [
+            _worst_and_best(spread[f"{row}/{cut}"][m]) for cut in cuts for m in list(METRICS)[:2]
+        ]
+        lines.append(
+            f"| {label(model)} | {LABELS_SEEN.get(regime, 'none')} | " + " | ".join(cells) + " |"
+        )
     return "\n".join(lines)
 
 
@@ -94,7 +125,9 @@ def copied(run_dir, stems):
 def main(run_dir, stable_dir=""):
     run_dir, readme = Path(run_dir), ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
-    text = replaced(text, "results", results(json.loads((run_dir / "metrics.json").read_text(encoding="utf-8"))))
+    text = replaced(
+        text, "results", results(json.loads((run_dir / "metrics.json").read_text(encoding="utf-8")))
+    )
     copied(run_dir, FIGURES)
     if stable_dir:
         found = Path(stable_dir) / "stages" / "09_stability" / "metrics.json"

@@ -17,8 +17,9 @@ from typing import Any
 def whole(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside `path`, which takes its place if the block succeeds.
 
-    A reader sees the old file or the new one, never a part, also after a power cut: the content is on
-    the disk before it gets its name. The temporary name keeps the suffix, which some writers go by.
+    A reader sees the old file or the new one, never a part, also after a power cut: the content is
+    on the disk before it gets its name. The temporary name keeps the suffix, which some writers go
+    by.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,7 +68,9 @@ def sha256(path: Path | str) -> str:
 
 
 def link(source: Path, target: Path) -> None:
-    """Put a hard link to `source` in place of `target`; a copy where the file system has no links."""
+    """Put a hard link to `source` in place of `target`; a copy where the file system has no
+    links.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".part-{os.getpid()}-{target.name}")
     partial.unlink(missing_ok=True)

@@ -1,4 +1,6 @@
-"""What every notebook needs: its run's folder, its figures, its metrics, and errors that read like sentences."""
+"""What every notebook needs: its run's folder, its figures, its metrics, and errors that read like
+sentences.
+"""
 
 import os
 import time
@@ -22,8 +24,10 @@ class Notebook:
     ----------
     stage : str, such as "04_autoencoder"
     run_dir : str, the run's folder; empty when run by hand: `reports/by-hand`
-    track : bool, whether the last cell logs to MLflow; the runner passes False and logs from the files itself
-    candidate : str, such as "autoencoder@latent=4" in a sweep, whose stages have places of their own
+    track : bool, whether the last cell logs to MLflow; the runner passes False and logs from the
+        files itself
+    candidate : str, such as "autoencoder@latent=4" in a sweep, whose stages have places of their
+        own
     """
 
     def __init__(self, stage, run_dir="", track=True, candidate=""):
@@ -39,7 +43,8 @@ class Notebook:
         return plots.save(fig, self.run_dir / "figures", f"{self.stage}-{name}")
 
     def finish(self, metrics, dataset="", source="", candidates=()):
-        """Write the stage's `metrics.json`; when run by hand, log it, its figures and candidates to MLflow too.
+        """Write the stage's `metrics.json`; when run by hand, log it, its figures and candidates to
+        MLflow too.
 
         candidates : names of folders in the run's `models`
         """

@@ -1,4 +1,6 @@
-"""A bar for what takes long, where somebody watches; notebooks that run headless print one line when it is done."""
+"""A bar for what takes long, where somebody watches; notebooks that run headless print one line
+when it is done.
+"""
 
 import os
 
@@ -11,7 +13,8 @@ def steps(iterable, what, total=None):
     what : str, what a step is: "epoch"
     total : int, number of steps where the iterable has no length
     """
-    if not os.environ.get("JPY_SESSION_NAME"):  # set by Jupyter's server for the kernels of its notebooks
+    # set by Jupyter's server for the kernels of its notebooks
+    if not os.environ.get("JPY_SESSION_NAME"):
         return iterable
     from tqdm.auto import tqdm
 

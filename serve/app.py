@@ -1,7 +1,7 @@
 """The prediction API: POST /predict for the exported bundle, and what running it needs.
 
-`uvicorn serve.app:app --port 8000` serves with one worker; `python -m serve` takes host, port and workers from the
-environment (see serve/settings.py).
+`uvicorn serve.app:app --port 8000` serves with one worker; `python -m serve` takes host, port and
+workers from the environment (see serve/settings.py).
 """
 
 import asyncio
@@ -41,7 +41,9 @@ encode = msgspec.json.Encoder().encode
 
 
 class PredictRoute(APIRoute):
-    """A documented route whose endpoint speaks ASGI: no Request, Response or validation of answers in between."""
+    """A documented route whose endpoint speaks ASGI: no Request, Response or validation of answers
+    in between.
+    """
 
     async def handle(self, scope, receive, send):
         """Answer POST; leave the rest (405) to FastAPI."""
@@ -52,9 +54,11 @@ class PredictRoute(APIRoute):
 
 
 class Predictor:
-    """Score one transaction or up to 10,000, each as a list of features in order or as an object with names.
+    """Score one transaction or up to 10,000, each as a list of features in order or as an object
+    with names.
 
-    A wrong request gets a sentence that names the row and the feature. Nothing of a request is kept.
+    A wrong request gets a sentence that names the row and the feature. Nothing of a request is
+    kept.
     """
 
     def __init__(self, settings, model):
@@ -65,7 +69,9 @@ class Predictor:
         self.n_large = 0
 
     async def __call__(self, scope, receive, send):
-        """Answer one request, a small one with others of its moment, a large one on a thread; or raise RequestError."""
+        """Answer one request, a small one with others of its moment, a large one on a thread; or
+        raise RequestError.
+        """
         served = scope["served"]  # the one that the header of the answer names
         if served is None:
             raise self.model.not_ready()
@@ -81,13 +87,19 @@ class Predictor:
                 X = served.rows.decode(body)
                 # an explanation by replacement scores each row once for each feature
                 if len(X) * (X.shape[1] if explain else 1) > self.settings.inline_rows:
-                    answer, scores, n_alerts = await self._on_pool(lambda: self._answer(served, X, explain))
+                    answer, scores, n_alerts = await self._on_pool(
+                        lambda: self._answer(served, X, explain)
+                    )
                 elif explain:
-                    await asyncio.sleep(0)  # first all that has arrived is counted, and health answered
+                    # first all that has arrived is counted, and health answered
+                    await asyncio.sleep(0)
                     answer, scores, n_alerts = self._answer(served, X, explain)
                 else:
                     predictions, scores, seconds = await self.batches.score(served.bundle, X)
-                    answer, n_alerts = _encode(predictions, scores, served, seconds), int(predictions.sum())
+                    answer, n_alerts = (
+                        _encode(predictions, scores, served, seconds),
+                        int(predictions.sum()),
+                    )
         finally:
             self.bodies.release(held)
         telemetry.observe_scores(scores, n_alerts)
@@ -132,17 +144,24 @@ def _explain(query):
     for name, value in given:
         if name != "explain":
             raise RequestError(
-                422, "unknown_parameter", f"There is no parameter {name[:60]!r}; only 'explain'.", field=name[:60]
+                422,
+                "unknown_parameter",
+                f"There is no parameter {name[:60]!r}; only 'explain'.",
+                field=name[:60],
             )
         if value.lower() not in ("true", "1", "false", "0"):
-            raise RequestError(422, "wrong_type", "The parameter 'explain' must be true or false.", field="explain")
+            raise RequestError(
+                422, "wrong_type", "The parameter 'explain' must be true or false.", field="explain"
+            )
     return bool(given) and given[-1][1].lower() in ("true", "1")
 
 
 def create_api(
     settings: Settings, model: Model, predictor: Predictor, remarks: Iterable[tuple[int, str]] = ()
 ) -> FastAPI:
-    """Build the routes and their documentation; `remarks`, (level, sentence), are logged at start."""
+    """Build the routes and their documentation; `remarks`, (level, sentence), are logged at
+    start.
+    """
     app = FastAPI(
         title="Fraud detector",
         version="1.0.0",
@@ -239,14 +258,23 @@ def _add_health(app, model):
     )
     async def ready():
         served = model.require()
-        answer = {"status": "ready", "model_version": served.version, "bundle_hash": served.bundle.hash}
+        answer = {
+            "status": "ready",
+            "model_version": served.version,
+            "bundle_hash": served.bundle.hash,
+        }
         return _json({**answer, "refused": model.reason or None}, served)
 
 
 def _add_operations(app, model):
     """The model's card and the metrics."""
 
-    @app.get("/model", summary="What answers?", response_model=schemas.Card, responses=schemas.errors(401, 503))
+    @app.get(
+        "/model",
+        summary="What answers?",
+        response_model=schemas.Card,
+        responses=schemas.errors(401, 503),
+    )
     async def card():
         served = model.require()
         return _json(served.card(), served)
@@ -277,7 +305,9 @@ def _add_reload(app, model):
         return _json({"reloaded": changed, **answer}, served)
 
 
-def create_app(settings: Settings, remarks: Iterable[tuple[int, str]] = (), spare: Path | None = None) -> Edge:
+def create_app(
+    settings: Settings, remarks: Iterable[tuple[int, str]] = (), spare: Path | None = None
+) -> Edge:
     """Build the application; the bundle is opened, and `remarks` are logged, when it starts.
 
     `spare` is a folder where several workers keep a copy of the bundle, see serve/spare.py.
@@ -309,7 +339,9 @@ def _json(content, served=None):
 def _http_error(request, error):
     """404 and 405 in our shape."""
     if error.status_code == 405:
-        refused = RequestError(405, "method_not_allowed", f"{request.method} is not possible here; see /docs.")
+        refused = RequestError(
+            405, "method_not_allowed", f"{request.method} is not possible here; see /docs."
+        )
     elif error.status_code == 404:
         refused = RequestError(404, "not_found", "There is nothing at this address; see /docs.")
     else:
@@ -333,7 +365,9 @@ def _failed(request, error):
 try:
     shared = os.environ.get(SPARE_FOLDER)
     app = create_app(
-        Settings.from_environment(os.environ), unknown(os.environ).values(), Path(shared) if shared else None
+        Settings.from_environment(os.environ),
+        unknown(os.environ).values(),
+        Path(shared) if shared else None,
     )
 except SettingsError as error:
     print(f"serve: {error}", file=sys.stderr)

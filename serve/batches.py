@@ -1,4 +1,6 @@
-"""Requests that arrive together are scored together: one run of the graph for all costs little more than for one."""
+"""Requests that arrive together are scored together: one run of the graph for all costs little more
+than for one.
+"""
 
 import asyncio
 import time
@@ -11,15 +13,17 @@ MAX_ROWS = 512  # of one batch: the loop sees to other work between two
 class Batches:
     """Collects what is decoded in one turn of the event loop, and scores it in the next.
 
-    A single request waits for nobody; under load there is one run of the graph for as many requests as have come
-    meanwhile, on warm caches.
+    A single request waits for nobody; under load there is one run of the graph for as many requests
+    as have come meanwhile, on warm caches.
     """
 
     def __init__(self):
         self._waiting = []
 
     async def score(self, bundle, X):
-        """Predictions (n,) int8, anomaly scores (n,) float64 and the batch's seconds, for X (n, d) float32."""
+        """Predictions (n,) int8, anomaly scores (n,) float64 and the batch's seconds, for X (n, d)
+        float32.
+        """
         loop = asyncio.get_running_loop()
         future = loop.create_future()
         if not self._waiting:
@@ -28,7 +32,9 @@ class Batches:
         return await future
 
     def _turn(self):
-        """Score one batch; leave what is too much for it, or for another bundle, to the next turn."""
+        """Score one batch; leave what is too much for it, or for another bundle, to the next
+        turn.
+        """
         bundle, n, size = self._waiting[0][0], 0, 0
         for other, X, _ in self._waiting:
             if other is not bundle or (n and size + len(X) > MAX_ROWS):
@@ -48,5 +54,7 @@ class Batches:
         seconds, first = time.perf_counter() - start, 0
         for X, future in zip(parts, futures, strict=True):
             last = first + len(X)
-            future.cancelled() or future.set_result((predictions[first:last], scores[first:last], seconds))
+            future.cancelled() or future.set_result(
+                (predictions[first:last], scores[first:last], seconds)
+            )
             first = last

@@ -47,14 +47,19 @@ class Bodies:
             _check_type(kind)
         if encoding not in (None, b"identity"):
             shown = encoding[:40].decode("latin-1")
-            raise RequestError(415, "wrong_encoding", f"Content-Encoding {shown!r} is not understood; send plain JSON.")
+            raise RequestError(
+                415,
+                "wrong_encoding",
+                f"Content-Encoding {shown!r} is not understood; send plain JSON.",
+            )
         if length is not None and length > self.max_bytes:
             raise self._too_large()
         return length
 
     async def _collect(self, receive, message, length):
         """Put a body together that arrives in parts."""
-        reserved = length if length is not None else self.max_bytes  # nobody knows how long a chunked body is
+        # nobody knows how long a chunked body is
+        reserved = length if length is not None else self.max_bytes
         if self.buffered + reserved > max(self.max_buffered, self.max_bytes):
             raise overloaded("no room for another large body")
         self.buffered += reserved
@@ -66,7 +71,9 @@ class Bodies:
             if not isinstance(error, TimeoutError):
                 raise
             message = f"The body did not arrive within {self.timeout_s:g} s."
-            raise RequestError(408, "timeout", message, headers=[(b"connection", b"close")]) from error
+            raise RequestError(
+                408, "timeout", message, headers=[(b"connection", b"close")]
+            ) from error
         self.buffered += len(body) - reserved
         return body, len(body)
 
@@ -75,7 +82,9 @@ class Bodies:
         while True:
             message = message or await receive()
             if message["type"] == "http.disconnect":
-                raise RequestError(400, "incomplete_body", "The connection closed before the body was complete.")
+                raise RequestError(
+                    400, "incomplete_body", "The connection closed before the body was complete."
+                )
             parts.append(message.get("body", b""))
             size += len(parts[-1])
             if size > self.max_bytes:
@@ -85,7 +94,11 @@ class Bodies:
             message = None
 
     def _too_large(self):
-        return RequestError(413, "too_large", f"The body is larger than {self.max_bytes / 1e6:g} MB; send fewer rows.")
+        return RequestError(
+            413,
+            "too_large",
+            f"The body is larger than {self.max_bytes / 1e6:g} MB; send fewer rows.",
+        )
 
 
 def _check_type(kind):
@@ -94,5 +107,7 @@ def _check_type(kind):
     if name.strip() == "application/json" and charset in ("utf-8", "utf8"):
         return
     shown = repr(kind.decode("latin-1")[:60]) if kind else "missing"
-    message = f"Content-Type is {shown}; send JSON with the header 'Content-Type: application/json'."
+    message = (
+        f"Content-Type is {shown}; send JSON with the header 'Content-Type: application/json'."
+    )
     raise RequestError(415, "wrong_type", message)

@@ -1,4 +1,6 @@
-"""The page at /docs: the OpenAPI document as HTML that asks no other host for anything, with requests to try."""
+"""The page at /docs: the OpenAPI document as HTML that asks no other host for anything, with
+requests to try.
+"""
 
 import hashlib
 import json
@@ -37,7 +39,11 @@ def page(document, served=None):
         for method, operation in methods.items()
     ]
     guarded = "securitySchemes" in document.get("components", {})
-    key = '<p><label>API key <input id="key" type="password" autocomplete="off"></label></p>' if guarded else ""
+    key = (
+        '<p><label>API key <input id="key" type="password" autocomplete="off"></label></p>'
+        if guarded
+        else ""
+    )
     return (
         f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{escape(info["title"])}</title>\n'
         '<meta name="viewport" content="width=device-width">\n<link rel="icon" href="data:,">\n'
@@ -66,7 +72,9 @@ def _answering(served):
         "Loaded": card["loaded_at"],
         "Bundle hash": card["bundle_hash"],
     }
-    rows = "".join(f"<tr><td>{name}</td><td>{escape(str(fact))}</td></tr>" for name, fact in facts.items())
+    rows = "".join(
+        f"<tr><td>{name}</td><td>{escape(str(fact))}</td></tr>" for name, fact in facts.items()
+    )
     loud = f'<p class="warning">{SIMULATED}</p>' if is_simulated else ""
     return f'{loud}<table class="facts">{rows}</table>'
 
@@ -100,7 +108,9 @@ def _operation(method, path, operation, schemas):
     content = operation.get("requestBody", {}).get("content", {}).get("application/json")
     if content:
         parts.append(_fields("Body", content["schema"], schemas))
-    parts.append(_try(verb, path, operation.get("parameters", []), (content or {}).get("examples", {})))
+    parts.append(
+        _try(verb, path, operation.get("parameters", []), (content or {}).get("examples", {}))
+    )
     answers, refusals = [], []
     for status, answer in operation["responses"].items():
         schema = answer.get("content", {}).get("application/json", {}).get("schema")
@@ -127,7 +137,11 @@ def _try(verb, path, parameters, examples):
         for each in examples.values()
     )
     first = json.dumps(next(iter(examples.values()))["value"]) if examples else ""
-    body = f'<textarea rows="5" spellcheck="false" aria-label="body">{escape(first)}</textarea>' if examples else ""
+    body = (
+        f'<textarea rows="5" spellcheck="false" aria-label="body">{escape(first)}</textarea>'
+        if examples
+        else ""
+    )
     origins = "".join(
         f"<li>{escape(each['summary'])}. {escape(each['description'])}</li>"
         for each in examples.values()
@@ -161,14 +175,25 @@ def kind(schema, schemas):
         return " or ".join(json.dumps(value) for value in schema.get("enum", [schema.get("const")]))
     if schema.get("type") == "array":
         many, fewest = schema.get("maxItems"), schema.get("minItems")
-        count = f"of {many} " if many and many == fewest else f"of up to {many:,} " if many else "of "
+        count = (
+            f"of {many} " if many and many == fewest else f"of up to {many:,} " if many else "of "
+        )
         return f"list {count}({kind(schema['items'], schemas)})"
     if schema.get("type") == "object" and schema.get("properties"):
         names = list(schema["properties"])
-        return "object with " + ", ".join(names if len(names) <= 6 else [*names[:2], "…", names[-1]])
+        return "object with " + ", ".join(
+            names if len(names) <= 6 else [*names[:2], "…", names[-1]]
+        )
     types = schema.get("type", "anything")
-    words = {"string": "text", "number": "number", "integer": "whole number", "boolean": "true or false"}
-    return " or ".join(words.get(each, each) for each in ([types] if isinstance(types, str) else types))
+    words = {
+        "string": "text",
+        "number": "number",
+        "integer": "whole number",
+        "boolean": "true or false",
+    }
+    return " or ".join(
+        words.get(each, each) for each in ([types] if isinstance(types, str) else types)
+    )
 
 
 def _resolved(schema, schemas):

@@ -1,4 +1,6 @@
-"""Around every request: admission, API key, request id, security headers, metrics, one log line, no stack trace."""
+"""Around every request: admission, API key, request id, security headers, metrics, one log line, no
+stack trace.
+"""
 
 import hmac
 import itertools
@@ -39,15 +41,16 @@ _ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 
 class Edge:
-    """The outermost ASGI application; handlers leave `rows`, `alerts` … for the log in scope["fraud"].
+    """The outermost ASGI application; handlers leave `rows`, `alerts` … for the log in
+    scope["fraud"].
 
     Parameters
     ----------
     api : the FastAPI application
     settings : Settings
     model : Model
-    predict : what `api` answers POST /predict with. It is called straight from here: the way through FastAPI's
-        layers takes as long as decoding and scoring a row.
+    predict : what `api` answers POST /predict with. It is called straight from here: the way
+        through FastAPI's layers takes as long as decoding and scoring a row.
     """
 
     def __init__(self, api, settings, model, predict):
@@ -55,7 +58,10 @@ class Edge:
         self.key = settings.api_key.encode()
         self.max_in_flight = settings.max_in_flight
         self.n_in_flight = 0
-        self.log_all, self.log_health = settings.log_level in ("debug", "info"), settings.log_level == "debug"
+        self.log_all, self.log_health = (
+            settings.log_level in ("debug", "info"),
+            settings.log_level == "debug",
+        )
         self.worker, self.ids = os.urandom(4).hex(), itertools.count(1)
         self.children = {}
 
@@ -68,7 +74,11 @@ class Edge:
         path, status = scope["path"], 0
         health = path.startswith("/health/")
         request_id, keys = self._read(scope["headers"])
-        data = scope["fraud"] = {"request_id": request_id.decode(), "method": scope["method"], "path": path[:200]}
+        data = scope["fraud"] = {
+            "request_id": request_id.decode(),
+            "method": scope["method"],
+            "path": path[:200],
+        }
         more = self._headers(scope, request_id)
 
         async def send_on(message):
@@ -138,7 +148,10 @@ class Edge:
         route = path if path in ROUTES else "other"
         children = self.children.get((route, status))
         if children is None:
-            children = telemetry.requests.labels(route, str(status)), telemetry.latency.labels(route)
+            children = (
+                telemetry.requests.labels(route, str(status)),
+                telemetry.latency.labels(route),
+            )
             self.children[route, status] = children
         children[0].inc()
         children[1].observe(seconds)

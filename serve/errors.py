@@ -18,7 +18,13 @@ class RequestError(Exception):
 
     def __init__(self, status, code, message, row=None, field=None, headers=()):
         super().__init__(message)
-        self.status, self.code, self.message, self.row, self.field = status, code, message, row, field
+        self.status, self.code, self.message, self.row, self.field = (
+            status,
+            code,
+            message,
+            row,
+            field,
+        )
         self.headers = list(headers)
 
     def body(self):
@@ -35,11 +41,17 @@ def overloaded(what):
 
 def internal():
     """500: our fault, told without a stack trace."""
-    return RequestError(500, "internal", "The server failed; its log has the reason under this request's id.")
+    return RequestError(
+        500, "internal", "The server failed; its log has the reason under this request's id."
+    )
 
 
 async def respond(send, status, body, headers=()):
     """Send a whole JSON answer."""
-    head = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), *headers]
+    head = [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(body)),
+        *headers,
+    ]
     await send({"type": "http.response.start", "status": status, "headers": head})
     await send({"type": "http.response.body", "body": body})

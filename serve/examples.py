@@ -110,7 +110,9 @@ class _Search:
         return replace(found, origin="near the medians, the lowest score of a few that were tried")
 
     def moved(self, factor, is_up):
-        """Each feature `factor` times as far out as usual, (d,); one that never varies moves, too."""
+        """Each feature `factor` times as far out as usual, (d,); one that never varies moves,
+        too.
+        """
         step = np.where(is_up, self.high - self.median, self.low - self.median)
         instead = np.where(is_up, 1, -1) * np.maximum(np.abs(self.median), 1)
         values = self.median + factor * np.where(step == 0, instead, step)
@@ -118,7 +120,9 @@ class _Search:
         return np.where((self.low >= 0) & (values < 0), 0.0, values)
 
     def directions(self):
-        """Which features are more anomalous upwards, (d,) bool; all features, the strongest first."""
+        """Which features are more anomalous upwards, (d,) bool; all features, the strongest
+        first.
+        """
         rows = np.repeat(self.median[None], 2 * self.d, axis=0)
         each = np.arange(self.d)
         rows[each, each], rows[self.d + each, each] = self.moved(4, True), self.moved(4, False)
@@ -168,6 +172,10 @@ class _Search:
 
 
 def _origin(count, d, factor):
-    which = f"{count} of {d} features {'is' if count == 1 else 'are'}" if d > 1 else "the only feature is"
+    which = (
+        f"{count} of {d} features {'is' if count == 1 else 'are'}"
+        if d > 1
+        else "the only feature is"
+    )
     times = "as far" if factor == 1 else f"{factor:,} times as far"
     return f"{which} {times} from the median as the 1 % or the 99 % quantile of the reference"

@@ -1,4 +1,6 @@
-"""The bundle that answers: loaded at start-up, replaced while requests go on, kept when its successor is broken."""
+"""The bundle that answers: loaded at start-up, replaced while requests go on, kept when its
+successor is broken.
+"""
 
 import asyncio
 import contextlib
@@ -123,13 +125,16 @@ class Model:
             await self.refresh()
 
     async def recover(self):
-        """Begin with what the other workers serve; what the folder holds must then be a successor."""
+        """Begin with what the other workers serve; what the folder holds must then be a
+        successor.
+        """
         folder = self.spare.current
         if folder is None:
             return
         try:
             served = await asyncio.to_thread(self._load, folder)
-        except Exception as error:  # a newer copy may have replaced it: the folder is looked at next
+        # a newer copy may have replaced it: the folder is looked at next
+        except Exception as error:
             log.warning("no copy of the bundle", extra={"data": {"reason": str(error)}})
             return
         self._take_up(served)
@@ -137,13 +142,16 @@ class Model:
     async def refresh(self, force=False):
         """Load the bundle if its manifest changed; True if another one answers now."""
         async with self._lock:
-            signature = self._signature()  # before the files are read: a later change is seen by the next look
+            # before the files are read: a later change is seen by the next look
+            signature = self._signature()
             if signature == self._seen and not force:
                 return False
             start = time.perf_counter()
             try:
                 successor = await asyncio.to_thread(self._load, self.settings.bundle)
-                await asyncio.to_thread(self.spare.keep, self.settings.bundle, successor.bundle.manifest)
+                await asyncio.to_thread(
+                    self.spare.keep, self.settings.bundle, successor.bundle.manifest
+                )
             except Exception as error:  # whatever is wrong with the files, the old bundle goes on
                 self._refuse(error)
                 if isinstance(error, OtherModelError):
@@ -155,7 +163,11 @@ class Model:
             data = {"model": name, "version": version, "bundle_hash": short}
             data["milliseconds"] = round((time.perf_counter() - start) * 1e3, 1)
             log.info("bundle loaded", extra={"data": data})
-            return before is None or before.bundle.hash != successor.bundle.hash or before.version != successor.version
+            return (
+                before is None
+                or before.bundle.hash != successor.bundle.hash
+                or before.version != successor.version
+            )
 
     def _signature(self):
         try:
@@ -174,12 +186,17 @@ class Model:
         return before
 
     def _load(self, folder):
-        expected = self.served.bundle.features if self.served else None  # clients send rows by position
+        # clients send rows by position
+        expected = self.served.bundle.features if self.served else None
         loaded = bundle.load(folder, threads=self.settings.threads, features=expected)
         if loaded.threshold is None or loaded.calibration is None:
-            raise BundleError(f"{folder} is a candidate without calibration or threshold; export it first.")
+            raise BundleError(
+                f"{folder} is a candidate without calibration or threshold; export it first."
+            )
         self._check_name(loaded)
-        rows = Rows(loaded.features, loaded.manifest.get("missing", "refuse"), self.settings.max_rows)
+        rows = Rows(
+            loaded.features, loaded.manifest.get("missing", "refuse"), self.settings.max_rows
+        )
         normal, anomalous = examples.find(loaded)
         served = Served(loaded, rows, loaded.version or "baked-in", time.time(), normal, anomalous)
         try:
@@ -201,7 +218,11 @@ class Model:
 
     def _refuse(self, error):
         """Keep the served bundle; tell once."""
-        sentence = str(error) if isinstance(error, BundleError) else f"The bundle cannot be loaded: {error!r}."
+        sentence = (
+            str(error)
+            if isinstance(error, BundleError)
+            else f"The bundle cannot be loaded: {error!r}."
+        )
         if sentence != self.reason:
             telemetry.reloads.labels("refused").inc()
             goes_on = f"version {self.served.version} goes on" if self.served else "not ready"

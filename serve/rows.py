@@ -1,4 +1,6 @@
-"""From the bytes of a request to a matrix: every row checked, and what is wrong said with row and field."""
+"""From the bytes of a request to a matrix: every row checked, and what is wrong said with row and
+field.
+"""
 
 import itertools
 import json
@@ -18,7 +20,13 @@ except ImportError:  # there are no wheels for every Python: decoding takes twic
 
 _PATH = re.compile(r"\$\.features\[(\d+)\](?:\[(\d+)\])?")
 _KIND = re.compile(r"^Expected `.+?`, got `(.+?)`")
-_SAID = {"str": "a string", "bool": "true or false", "array": "a list", "object": "an object", "int": "a number"}
+_SAID = {
+    "str": "a string",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "an object",
+    "int": "a number",
+}
 
 
 class _Body(msgspec.Struct, forbid_unknown_fields=True):
@@ -29,7 +37,8 @@ class _BodyWithNull(msgspec.Struct, forbid_unknown_fields=True):
     features: list[list[float | bool | None] | dict[str, float | bool | None]]
 
 
-FAST = range(4_000, 132_000)  # bytes; msgspec is as fast on shorter bodies, and simdjson keeps much memory after longer
+# bytes; msgspec is as fast on shorter bodies, and simdjson keeps much memory after longer
+FAST = range(4_000, 132_000)
 _local = threading.local()
 
 
@@ -41,7 +50,8 @@ class Rows:
     features : names, in the order of the columns
     missing : 'refuse', or 'median' where the model fills in for null
     max_rows : more rows in one request are refused
-    fast : lengths of bodies that simdjson is tried on first; what it does not take as it stands, msgspec judges
+    fast : lengths of bodies that simdjson is tried on first; what it does not take as it stands,
+        msgspec judges
     """
 
     def __init__(self, features, missing, max_rows, fast=FAST):
@@ -70,10 +80,17 @@ class Rows:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise _not_json(body, error) from error
         if not rows:
-            raise RequestError(422, "empty", "'features' is an empty list; send at least one row.", field="features")
+            raise RequestError(
+                422,
+                "empty",
+                "'features' is an empty list; send at least one row.",
+                field="features",
+            )
         if len(rows) > self.max_rows:
             raise RequestError(
-                413, "too_many_rows", f"{len(rows)} rows in one request; at most {self.max_rows} are taken: send fewer."
+                413,
+                "too_many_rows",
+                f"{len(rows)} rows in one request; at most {self.max_rows} are taken: send fewer.",
             )
         if not plain:
             rows = self._ordered(body, rows)
@@ -85,7 +102,9 @@ class Rows:
         """Rows of the right length as (n, d) float32; NaN for null."""
         n = len(rows) * len(self.features)
         try:  # twice as fast as numpy's own way from lists
-            X = np.frombuffer(struct.pack(f"{n}f", *itertools.chain.from_iterable(rows)), np.float32)
+            X = np.frombuffer(
+                struct.pack(f"{n}f", *itertools.chain.from_iterable(rows)), np.float32
+            )
         except struct.error:  # null, which only numpy takes
             with np.errstate(over="ignore"):
                 X = np.array(rows, dtype=np.float32)
@@ -108,14 +127,21 @@ class Rows:
         n = len(widths)
         # as_buffer flattens whatever is nested: count the brackets, too
         n_brackets = np.count_nonzero(np.frombuffer(body, np.uint8) == ord("["))
-        if not 0 < n <= self.max_rows or set(widths) != {d} or n_brackets != n + 1 or body[:1] != b"{":
+        if (
+            not 0 < n <= self.max_rows
+            or set(widths) != {d}
+            or n_brackets != n + 1
+            or body[:1] != b"{"
+        ):
             return None
         with np.errstate(over="ignore"):
             X = values.astype(np.float32).reshape(n, d)
         return X if np.isfinite(X).all() else None
 
     def _ordered(self, body, rows):
-        """Rows as lists, values in the order of the columns; names that are unknown, missing or given twice refused."""
+        """Rows as lists, values in the order of the columns; names that are unknown, missing or
+        given twice refused.
+        """
         expected = 2 + 2 * sum(len(row) for row in rows if isinstance(row, dict))
         if body.count(b'"') != expected:
             _refuse_repeated_names(body)
@@ -136,7 +162,9 @@ class Rows:
             return RequestError(422, "unknown_feature", message, i, name)
         missing = [name for name in self.features if name not in row]
         rest = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        return RequestError(422, "missing_feature", f"Row {i} lacks {missing[0]!r}{rest}.", i, missing[0])
+        return RequestError(
+            422, "missing_feature", f"Row {i} lacks {missing[0]!r}{rest}.", i, missing[0]
+        )
 
     def _ragged(self, rows):
         d = len(self.features)
@@ -158,8 +186,14 @@ class Rows:
                 message = f"The body has the unknown key {name!r}; send only 'features'."
                 return RequestError(422, "unknown_key", message, field=name)
             if "missing required" in reason:
-                return RequestError(422, "missing_key", "The body lacks 'features', the list of rows.", field=field)
-            wanted = "'features' must be a list of rows" if field else "The body must be an object with 'features'"
+                return RequestError(
+                    422, "missing_key", "The body lacks 'features', the list of rows.", field=field
+                )
+            wanted = (
+                "'features' must be a list of rows"
+                if field
+                else "The body must be an object with 'features'"
+            )
             return RequestError(422, "wrong_type", f"{wanted}, not {got}.", field=field)
         row = int(path[1])
         if path[2] is not None:
@@ -171,11 +205,17 @@ class Rows:
         if "out of range" in reason:
             return self._out_of_range(row, field or "a value")
         if got == "null":
-            return RequestError(422, "missing_value", f"{where}: null; this model needs every value.", row, field)
+            return RequestError(
+                422, "missing_value", f"{where}: null; this model needs every value.", row, field
+            )
         if path[2] is None and field is None and "[...]" not in reason:
-            message = f"Row {row} must be a list of numbers or an object of names and numbers, not {got}."
+            message = (
+                f"Row {row} must be a list of numbers or an object of names and numbers, not {got}."
+            )
             return RequestError(422, "wrong_type", message, row)
-        return RequestError(422, "not_a_number", f"{where}: expected a number, got {got}.", row, field)
+        return RequestError(
+            422, "not_a_number", f"{where}: expected a number, got {got}.", row, field
+        )
 
 
 def _not_json(body, error):

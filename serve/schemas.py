@@ -1,4 +1,6 @@
-"""What the API says of itself: the shapes of its answers and an OpenAPI document that fits the served bundle."""
+"""What the API says of itself: the shapes of its answers and an OpenAPI document that fits the
+served bundle.
+"""
 
 from typing import Literal
 
@@ -24,12 +26,15 @@ class Prediction(BaseModel):
     anomaly_scores: list[float] = Field(
         description="0 to 1, higher = more anomalous; 0.999: one validation transaction in a thousand scores as high"
     )
-    model_version: str = Field(description="the registry's version; 'baked-in' if the bundle has none")
+    model_version: str = Field(
+        description="the registry's version; 'baked-in' if the bundle has none"
+    )
     inference_time_ms: float = Field(
         description="the model's own time, from checked rows to scores, of all requests scored together"
     )
     explanations: list[list[Reason]] | None = Field(
-        default=None, description="only with ?explain=true: for each row the three features that contribute most"
+        default=None,
+        description="only with ?explain=true: for each row the three features that contribute most",
     )
 
 
@@ -55,7 +60,9 @@ class Alive(BaseModel):
 
 
 class Ready(BaseModel):
-    """A verified bundle answers; `refused` says why its successor was not taken up, if one was found."""
+    """A verified bundle answers; `refused` says why its successor was not taken up, if one was
+    found.
+    """
 
     status: Literal["ready"]
     model_version: str
@@ -127,7 +134,9 @@ MODEL = {
 
 def document(app, served, settings):
     """The OpenAPI document; its examples are rows that the served bundle takes."""
-    paths = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+    paths = get_openapi(
+        title=app.title, version=app.version, description=app.description, routes=app.routes
+    )
     features = served.bundle.features if served else ("V1", "V2", "Amount")
     # true and false are 1 and 0
     kinds = ["number", "boolean"]
@@ -142,10 +151,20 @@ def document(app, served, settings):
         "required": list(features),
         "additionalProperties": False,
     }
-    rows = {"type": "array", "items": {"anyOf": [listed, named]}, "minItems": 1, "maxItems": settings.max_rows}
+    rows = {
+        "type": "array",
+        "items": {"anyOf": [listed, named]},
+        "minItems": 1,
+        "maxItems": settings.max_rows,
+    }
     body = {
         "type": "object",
-        "properties": {"features": {**rows, "description": f"rows; as lists in the order {', '.join(features)}"}},
+        "properties": {
+            "features": {
+                **rows,
+                "description": f"rows; as lists in the order {', '.join(features)}",
+            }
+        },
         "required": ["features"],
         "additionalProperties": False,
     }
@@ -180,7 +199,11 @@ def _examples(served, features):
             )
         }
     found = {
-        key: {"summary": summary, "description": f"Made up: {origin}.", "value": {"features": [row]}}
+        key: {
+            "summary": summary,
+            "description": f"Made up: {origin}.",
+            "value": {"features": [row]},
+        }
         for key, (summary, origin, row) in made.items()
     }
     named = dict(zip(features, made["list"][2], strict=True))

@@ -41,39 +41,63 @@ class Settings:
     """The server's settings; `python -m serve --help` prints them."""
 
     bundle: Annotated[Path, "folder of the exported bundle"] = Path(__file__).parent / "model"
-    api_key: Annotated[str, "if set, asked for in X-API-Key or Authorization: Bearer; /health and /docs stay open"] = ""
-    host: Annotated[str, "address to listen on, :: for IPv4 and IPv6; python -m serve only"] = "127.0.0.1"
+    api_key: Annotated[
+        str, "if set, asked for in X-API-Key or Authorization: Bearer; /health and /docs stay open"
+    ] = ""
+    host: Annotated[str, "address to listen on, :: for IPv4 and IPv6; python -m serve only"] = (
+        "127.0.0.1"
+    )
     port: Annotated[int, "port to listen on; python -m serve only", (0, 65535)] = 8000
     workers: Annotated[int, "processes; python -m serve only", (1, 256)] = 1
     threads: Annotated[int, "onnxruntime threads of one request", (1, 256)] = 1
     pool_threads: Annotated[int, "threads a worker scores large requests on", (1, 64)] = 2
-    inline_rows: Annotated[int, "rows above which a request is scored on such a thread", (0, 10000)] = 256
-    inline_kb: Annotated[int, "KB of body above which it is decoded there as well", (0, 10000)] = 128
+    inline_rows: Annotated[
+        int, "rows above which a request is scored on such a thread", (0, 10000)
+    ] = 256
+    inline_kb: Annotated[int, "KB of body above which it is decoded there as well", (0, 10000)] = (
+        128
+    )
     max_rows: Annotated[int, "rows of one request; more is 413", (1, 1000000)] = 10000
     max_body_mb: Annotated[float, "MB of one body; more is 413", (0.001, 1000)] = 10.0
-    max_explained_rows: Annotated[int, "rows of one request with ?explain=true; more is 413", (1, 1000000)] = 1000
-    max_in_flight: Annotated[int, "requests a worker has begun; beyond it 503 and Retry-After", (1, 100000)] = 128
-    max_large: Annotated[int, "large requests among them; beyond it 503 and Retry-After", (1, 10000)] = 16
-    max_buffered_mb: Annotated[float, "MB of bodies a worker holds; beyond it 503 and Retry-After", (0.001, 10000)] = (
-        32.0
-    )
+    max_explained_rows: Annotated[
+        int, "rows of one request with ?explain=true; more is 413", (1, 1000000)
+    ] = 1000
+    max_in_flight: Annotated[
+        int, "requests a worker has begun; beyond it 503 and Retry-After", (1, 100000)
+    ] = 128
+    max_large: Annotated[
+        int, "large requests among them; beyond it 503 and Retry-After", (1, 10000)
+    ] = 16
+    max_buffered_mb: Annotated[
+        float, "MB of bodies a worker holds; beyond it 503 and Retry-After", (0.001, 10000)
+    ] = 32.0
     body_timeout_s: Annotated[float, "seconds for a body to arrive; then 408", (0.01, 3600)] = 30.0
     keep_alive_s: Annotated[
         int,
         "seconds an idle connection stays open, longer than the proxy in front keeps it; python -m serve only",
         (1, 86400),
     ] = 75
-    drain_s: Annotated[int, "seconds SIGTERM waits for what is in flight; python -m serve only", (0, 3600)] = 30
-    poll_s: Annotated[float, "seconds between looks at the bundle's manifest.json", (0.01, 3600)] = 1.0
-    cors_origins: Annotated[str, "origins that browsers may call from, comma-separated; none by default"] = ""
-    log_level: Annotated[str, f"one of {', '.join(LEVELS)}; health checks are logged at debug"] = "info"
+    drain_s: Annotated[
+        int, "seconds SIGTERM waits for what is in flight; python -m serve only", (0, 3600)
+    ] = 30
+    poll_s: Annotated[
+        float, "seconds between looks at the bundle's manifest.json", (0.01, 3600)
+    ] = 1.0
+    cors_origins: Annotated[
+        str, "origins that browsers may call from, comma-separated; none by default"
+    ] = ""
+    log_level: Annotated[str, f"one of {', '.join(LEVELS)}; health checks are logged at debug"] = (
+        "info"
+    )
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> "Settings":
         """Read the FRAUD_ variables; SettingsError names the first with an impossible value."""
         fields = _fields()
         given = sorted(fields.keys() & environ.keys())
-        return cls(**{fields[name].name: _read(name, fields[name], environ[name]) for name in given})
+        return cls(
+            **{fields[name].name: _read(name, fields[name], environ[name]) for name in given}
+        )
 
     @classmethod
     def describe(cls) -> str:

@@ -34,7 +34,9 @@ _EDGES = np.array(SCORES)
 
 disable_created_metrics()  # a series of start times beside each counter
 requests = Counter("fraud_requests", "Requests answered.", ["route", "status"])
-latency = Histogram("fraud_request_seconds", "Time from a request's head to its answer.", ["route"], buckets=SECONDS)
+latency = Histogram(
+    "fraud_request_seconds", "Time from a request's head to its answer.", ["route"], buckets=SECONDS
+)
 rows = Counter("fraud_rows", "Transactions scored.")
 alerts = Counter("fraud_alerts", "Transactions at or above the threshold.")
 scores = Histogram("fraud_anomaly_score", "Anomaly scores of transactions.", buckets=SCORES)
@@ -48,7 +50,9 @@ served = Gauge(
 
 
 def observe_scores(values, n_alerts):
-    """Count the scores (n,) of one request; prometheus_client takes one at a time, which is slow for thousands."""
+    """Count the scores (n,) of one request; prometheus_client takes one at a time, which is slow
+    for thousands.
+    """
     n = len(values)
     rows.inc(n)
     if n_alerts:
@@ -57,13 +61,17 @@ def observe_scores(values, n_alerts):
         scores.observe(float(values[0]))
         return
     scores._sum.inc(float(values.sum()))
-    for bucket, count in enumerate(np.bincount(np.searchsorted(_EDGES, values), minlength=len(SCORES) + 1).tolist()):
+    for bucket, count in enumerate(
+        np.bincount(np.searchsorted(_EDGES, values), minlength=len(SCORES) + 1).tolist()
+    ):
         if count:
             scores._buckets[bucket].inc(count)
 
 
 def render():
-    """The metrics of all workers as Prometheus' text; a dead worker's counts stay, its gauges go."""
+    """The metrics of all workers as Prometheus' text; a dead worker's counts stay, its gauges
+    go.
+    """
     folder = os.environ.get(METRICS_FOLDER)
     if not folder:
         return generate_latest(REGISTRY)

@@ -1,4 +1,6 @@
-"""Small bundles for tests, built in milliseconds: one graph of each shape that the real detectors export."""
+"""Small bundles for tests, built in milliseconds: one graph of each shape that the real detectors
+export.
+"""
 
 import numpy as np
 
@@ -11,7 +13,9 @@ FEATURES = [f"V{i}" for i in range(1, 29)] + ["Amount"]
 
 
 def rows(n, d=29, seed=0):
-    """Transactions: standard normal columns and an amount; (n, d) float32, every tenth one pulled far out."""
+    """Transactions: standard normal columns and an amount; (n, d) float32, every tenth one pulled
+    far out.
+    """
     rng = np.random.default_rng(seed)
     X = rng.normal(size=(n, d))
     X[::10] *= 6
@@ -20,7 +24,9 @@ def rows(n, d=29, seed=0):
 
 
 def graphs(kind, d=29, seed=0):
-    """{"model.onnx": bytes, …} of a forest (100 trees), an autoencoder or an eight-fold mixture of four components."""
+    """{"model.onnx": bytes, …} of a forest (100 trees), an autoencoder or an eight-fold mixture of
+    four components.
+    """
     rng = np.random.default_rng(seed)
     build, explain = Graph(d), Graph(d)
     if kind == "forest":
@@ -34,7 +40,10 @@ def graphs(kind, d=29, seed=0):
             "explain.onnx": explain.finish(_squares(explain, weights), "contributions"),
         }
     folds = [(rng.normal(size=(4, d)), rng.normal(size=(4, d, d), scale=0.2)) for _ in range(8)]
-    lows = [build.add("Unsqueeze", _nearest(build, *fold), build.constant([1], np.int64)) for fold in folds]
+    lows = [
+        build.add("Unsqueeze", _nearest(build, *fold), build.constant([1], np.int64))
+        for fold in folds
+    ]
     z = explain.add("Mul", "features", explain.constant(np.full(d, 0.1)))
     return {
         "model.onnx": build.finish(_mean(build, build.add("Concat", *lows, axis=1))),
@@ -61,7 +70,11 @@ def _nearest(build, means, factors):
     distances = []
     for mean, factor in zip(means, factors, strict=True):
         y = build.add("MatMul", build.add("Sub", "features", mean[None]), factor)
-        distances.append(build.add("ReduceSum", build.add("Mul", y, y), build.constant([1], np.int64), keepdims=1))
+        distances.append(
+            build.add(
+                "ReduceSum", build.add("Mul", y, y), build.constant([1], np.int64), keepdims=1
+            )
+        )
     return build.add("ReduceMin", build.add("Concat", *distances, axis=1), axes=[1], keepdims=0)
 
 
@@ -83,7 +96,9 @@ def manifest(kind="autoencoder", features=FEATURES, **changes):
     """A whole manifest; keyword arguments replace or add keys, None takes a key out."""
     d = len(features)
     reference = rows(500, d)
-    low, median, high = np.quantile(reference, [0.01, 0.5, 0.99], axis=0).astype(np.float32).tolist()
+    low, median, high = (
+        np.quantile(reference, [0.01, 0.5, 0.99], axis=0).astype(np.float32).tolist()
+    )
     whole = {
         "model": kind,
         "name": "fraud-detector",
@@ -91,21 +106,45 @@ def manifest(kind="autoencoder", features=FEATURES, **changes):
         "features": list(features),
         "amount": features[-1],
         "missing": "refuse",
-        "fit": {"train_on": "genuine", "n": 500, "weight": 500.0, "start_s": 0.0, "end_s": 86_400.0, "seed": 0},
+        "fit": {
+            "train_on": "genuine",
+            "n": 500,
+            "weight": 500.0,
+            "start_s": 0.0,
+            "end_s": 86_400.0,
+            "seed": 0,
+        },
         "reference": {"low": low, "median": median, "high": high},
         "metrics": {"validation": {"average_precision": {"value": 0.8, "low": 0.7, "high": 0.9}}},
         "version": "3",
-        "provenance": {"trained_at": "2026-01-02T03:04:05+00:00", "exported_at": "2026-01-02T03:05:00+00:00"},
+        "provenance": {
+            "trained_at": "2026-01-02T03:04:05+00:00",
+            "exported_at": "2026-01-02T03:05:00+00:00",
+        },
     }
     return {key: value for key, value in (whole | changes).items() if value is not None}
 
 
-def write(folder, kind="autoencoder", *, features=FEATURES, seed=0, hashed_names=False, budget=0.05, **changes):
+def write(
+    folder,
+    kind="autoencoder",
+    *,
+    features=FEATURES,
+    seed=0,
+    hashed_names=False,
+    budget=0.05,
+    **changes,
+):
     """Write a calibrated bundle and return `folder`."""
     parts = graphs(kind, len(features), seed)
     start = manifest(kind, features, **changes)
     raw = bundle.Bundle({"files": {}, **start}, parts).raw_score(rows(2_000, len(features), seed=1))
     calibration = Calibration.fit(raw, np.ones(len(raw)))
     threshold = {"anomaly_score": 1 - budget, "rule": "alert_budget", "alert_budget": budget}
-    bundle.write(folder, parts, {"calibration": calibration.to_dict(), "threshold": threshold} | start, hashed_names)
+    bundle.write(
+        folder,
+        parts,
+        {"calibration": calibration.to_dict(), "threshold": threshold} | start,
+        hashed_names,
+    )
     return folder

@@ -17,7 +17,8 @@ def simulated():
 
 @pytest.fixture
 def project(tmp_path):
-    """A copy of the project without data, runs or models, for what writes into its own folder -> (folder, environment).
+    """A copy of the project without data, runs or models, for what writes into its own folder ->
+    (folder, environment).
 
     The environment makes `lib` the copy's, and `lib.data.datasets.ROOT` with it.
     """
@@ -30,8 +31,14 @@ def copy_project(folder):
         unwanted = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", "model")
         shutil.copytree(ROOT / part, folder / part, ignore=unwanted)
     (folder / "data").mkdir()
-    for path in [*ROOT.glob("data/*.yaml"), *ROOT.glob("requirements*.txt"), ROOT / "pyproject.toml"]:
+    for path in [
+        *ROOT.glob("data/*.yaml"),
+        *ROOT.glob("requirements*.txt"),
+        ROOT / "pyproject.toml",
+    ]:
         shutil.copy(path, folder / path.relative_to(ROOT))
     shutil.copy(ROOT / "run_pipeline.py", folder)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")
+    }
     return folder, environment | {"PYTHONPATH": str(folder)}

@@ -1,4 +1,5 @@
-"""Broken input by the thousand: what may come back is an answer or a refusal, and a slow judge knows which.
+"""Broken input by the thousand: what may come back is an answer or a refusal, and a slow judge
+knows which.
 
 Used in short by the tests, at length by benchmarks/fuzz.py.
 """
@@ -18,13 +19,19 @@ from serve.rows import Rows
 
 NAMES = ("V1", "V2", "Amount")
 MAX_ROWS = 8
-DECODERS = [Rows(NAMES, missing, MAX_ROWS, fast) for missing in ("refuse", "median") for fast in ((), range(10**6))]
+DECODERS = [
+    Rows(NAMES, missing, MAX_ROWS, fast)
+    for missing in ("refuse", "median")
+    for fast in ((), range(10**6))
+]
 TOKENS = (
     b"NaN -Infinity 1e999 -1e999 1e39 3.5e38 1e-999 -0 00 01 1. .5 +1 0x1 1_0 9999999999999999999999 true null"
     b' [] {} [[ ]] , : " \' \\ \\u0041 \\ud800 \xff \xc3\x28 \xef\xbb\xbf \x00 \t {"V1":1} {"V1":1,"V1":2} "features" '
 ).split(b" ")
 
-number = st.one_of(st.floats(allow_nan=True, allow_infinity=True), st.integers(), st.floats(width=32))
+number = st.one_of(
+    st.floats(allow_nan=True, allow_infinity=True), st.integers(), st.floats(width=32)
+)
 scalar = st.one_of(number, st.booleans(), st.none(), st.text(max_size=5))
 row = st.one_of(
     st.lists(number, min_size=3, max_size=3),
@@ -32,9 +39,13 @@ row = st.one_of(
     st.fixed_dictionaries(dict.fromkeys(NAMES, number)),
     st.dictionaries(st.sampled_from([*NAMES, "V3", ""]), scalar, max_size=4),
 )
-anything = st.recursive(scalar, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner))
+anything = st.recursive(
+    scalar, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner)
+)
 body_value = st.one_of(
-    st.fixed_dictionaries({"features": st.lists(st.lists(st.floats(width=32), min_size=3, max_size=3), max_size=9)}),
+    st.fixed_dictionaries(
+        {"features": st.lists(st.lists(st.floats(width=32), min_size=3, max_size=3), max_size=9)}
+    ),
     st.fixed_dictionaries({"features": st.lists(row, max_size=4)}),
     st.dictionaries(st.sampled_from(["features", "Features", "x"]), anything, max_size=2),
     anything,
@@ -44,7 +55,9 @@ body_value = st.one_of(
 @st.composite
 def bodies(draw):
     """Bytes of a body: JSON of about the right shape, then perhaps damaged in a few places."""
-    body = json.dumps(draw(body_value), ensure_ascii=draw(st.booleans())).encode("utf-8", "surrogatepass")
+    body = json.dumps(draw(body_value), ensure_ascii=draw(st.booleans())).encode(
+        "utf-8", "surrogatepass"
+    )
     for _ in range(draw(st.integers(0, 3))):
         at = draw(st.integers(0, len(body)))
         cut = draw(st.integers(0, 3))
@@ -53,7 +66,9 @@ def bodies(draw):
 
 
 def judge(body, missing):
-    """The matrix that the body means, by the standard library and one rule after the other; None if it is wrong."""
+    """The matrix that the body means, by the standard library and one rule after the other; None if
+    it is wrong.
+    """
 
     def once(pairs):
         if len({name for name, _ in pairs}) != len(pairs):
@@ -67,7 +82,11 @@ def judge(body, missing):
         value = json.loads(body.decode(), object_pairs_hook=once, parse_constant=no_constant)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(value, dict) or set(value) != {"features"} or not isinstance(value["features"], list):
+    if (
+        not isinstance(value, dict)
+        or set(value) != {"features"}
+        or not isinstance(value["features"], list)
+    ):
         return None
     matrix = []
     for each in value["features"]:
@@ -90,7 +109,9 @@ def judge(body, missing):
 
 
 def check_body(body):
-    """AssertionError unless both decoders agree with the judge, and what they refuse is refused in our shape."""
+    """AssertionError unless both decoders agree with the judge, and what they refuse is refused in
+    our shape.
+    """
     for rows in DECODERS:
         expected, X, refusal = judge(body, rows.missing), None, None
         try:
@@ -125,7 +146,9 @@ def _replace(folder, number, value):
     places = []
 
     def walk(node):
-        for key in node if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ():
+        for key in (
+            node if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ()
+        ):
             places.append((node, key))
             walk(node[key])
 
@@ -139,7 +162,9 @@ def _replace(folder, number, value):
 
 
 def _splice(folder, name, at, cut, content, honest):
-    """Replace bytes of a file; `honest` writes the new hash into the manifest, as an attacker could."""
+    """Replace bytes of a file; `honest` writes the new hash into the manifest, as an attacker
+    could.
+    """
     before = (folder / name).read_bytes()
     position = int(at * len(before))
     after = before[:position] + content + before[position + cut :]
@@ -151,7 +176,9 @@ def _splice(folder, name, at, cut, content, honest):
 
 
 def check_bundle(whole, folder, damage):
-    """AssertionError unless a damaged copy of the bundle `whole` is refused with BundleError, or still scores."""
+    """AssertionError unless a damaged copy of the bundle `whole` is refused with BundleError, or
+    still scores.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(whole, folder)
     damage(folder)

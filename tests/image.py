@@ -1,8 +1,10 @@
-"""Build the production image and try it as the README runs it: `python tests/image.py`; standard library only.
+"""Build the production image and try it as the README runs it: `python tests/image.py`; standard
+library only.
 
-With --stand-in nothing but Debian's packages is needed (root, apt-get install docker.io debootstrap): a Docker daemon
-of its own is started in a temporary folder, and Debian's Python stands in for the base image that cannot be pulled.
-With --smoke an image that is there is started, asked once and stopped, nothing more (`make image`).
+With --stand-in nothing but Debian's packages is needed (root, apt-get install docker.io
+debootstrap): a Docker daemon of its own is started in a temporary folder, and Debian's Python
+stands in for the base image that cannot be pulled. With --smoke an image that is there is started,
+asked once and stopped, nothing more (`make image`).
 """
 
 import argparse
@@ -22,7 +24,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT_MB = 320
-HARDENED = ["--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--memory=256m", "--pids-limit=128"]
+HARDENED = [
+    "--read-only",
+    "--cap-drop=ALL",
+    "--security-opt=no-new-privileges",
+    "--memory=256m",
+    "--pids-limit=128",
+]
 HEAVY = "torch mlflow pandas sklearn scipy matplotlib papermill pyarrow pip"
 ASK = """
 import json, urllib.request as u
@@ -37,15 +45,21 @@ print(json.dumps([json.loads(get("/health/ready")), json.loads(u.urlopen(request
 
 def docker(*words, check=True, **options):
     """Run docker -> CompletedProcess with text."""
-    done = subprocess.run(["docker", *words], text=True, capture_output=True, check=False, **options)
+    done = subprocess.run(
+        ["docker", *words], text=True, capture_output=True, check=False, **options
+    )
     if check and done.returncode:
-        sys.exit(f"docker {' '.join(words[:3])} failed:\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
+        sys.exit(
+            f"docker {' '.join(words[:3])} failed:\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
+        )
     return done
 
 
 def context(folder, bundle):
     """Copy what the build needs; `bundle` replaces serve/model, None leaves it out."""
-    shutil.copytree(ROOT / "serve", folder / "serve", ignore=shutil.ignore_patterns("__pycache__", "model"))
+    shutil.copytree(
+        ROOT / "serve", folder / "serve", ignore=shutil.ignore_patterns("__pycache__", "model")
+    )
     shutil.copytree(ROOT / "lib", folder / "lib", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("Dockerfile.prod", ".dockerignore", "requirements-serve.txt"):
         shutil.copy(ROOT / name, folder)
@@ -75,7 +89,9 @@ def wait(container, seconds=60):
 
 @contextlib.contextmanager
 def started(image, workers):
-    """The image, hardened, with an idle port of this machine -> (container, port, seconds until it was healthy)."""
+    """The image, hardened, with an idle port of this machine -> (container, port, seconds until it
+    was healthy).
+    """
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     bridged = docker("network", "inspect", "bridge", check=False).returncode == 0
@@ -89,21 +105,31 @@ def started(image, workers):
 
 
 def smoke(image, workers=1):
-    """Wait until the container is healthy, let it score an example of its bundle, stop it; a line of what was seen."""
+    """Wait until the container is healthy, let it score an example of its bundle, stop it; a line
+    of what was seen.
+    """
     with started(image, workers) as (container, port, healthy_s):
         ready, answer = json.loads(docker("exec", container, "python", "-c", ASK % port).stdout)
         assert ready["status"] == "ready", ready
         assert len(answer["predictions"]) == len(answer["anomaly_scores"]) == 1, answer
-        assert docker("exec", container, "id", "-u").stdout.strip() == "10001", "it runs as another user"
-        assert docker("exec", container, "touch", "/app/x", check=False).returncode != 0, "the root is writable"
-        memory = docker("stats", "--no-stream", "--format", "{{.MemUsage}}", container).stdout.strip()
+        assert docker("exec", container, "id", "-u").stdout.strip() == "10001", (
+            "it runs as another user"
+        )
+        assert docker("exec", container, "touch", "/app/x", check=False).returncode != 0, (
+            "the root is writable"
+        )
+        memory = docker(
+            "stats", "--no-stream", "--format", "{{.MemUsage}}", container
+        ).stdout.strip()
         docker("stop", "-t", "30", container)
         _stopped(container)
     return f"{workers} worker(s): healthy after {healthy_s:.1f} s, memory {memory}, answered {answer}, stopped with 0"
 
 
 def drain(image, workers):
-    """SIGTERM while half a body has been sent from outside: the request is answered, then the container ends."""
+    """SIGTERM while half a body has been sent from outside: the request is answered, then the
+    container ends.
+    """
     with started(image, workers) as (container, port, _):
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/openapi.json", timeout=10) as answer:
             post = json.load(answer)["paths"]["/predict"]["post"]
@@ -127,7 +153,9 @@ def drain(image, workers):
 
 def _stopped(container):
     code = json.loads(docker("inspect", container).stdout)[0]["State"]["ExitCode"]
-    assert code == 0, f"exit status {code} after SIGTERM: {docker('logs', container).stdout[-2000:]}"
+    assert code == 0, (
+        f"exit status {code} after SIGTERM: {docker('logs', container).stdout[-2000:]}"
+    )
 
 
 @contextlib.contextmanager
@@ -162,12 +190,16 @@ def stand_in(folder):
 
 
 def _import_base(root):
-    """Debian's Python as python:3.11-slim, and on top of it, for the build alone, this machine's certificates."""
+    """Debian's Python as python:3.11-slim, and on top of it, for the build alone, this machine's
+    certificates.
+    """
     ask = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"]
     mirror = subprocess.run(ask, text=True, capture_output=True, check=True).stdout.splitlines()[0]
     packages = "--include=python3,python3-venv,python3-pip,ca-certificates"
     subprocess.run(
-        ["debootstrap", "--variant=minbase", packages, "bookworm", root, mirror], check=True, stdout=subprocess.DEVNULL
+        ["debootstrap", "--variant=minbase", packages, "bookworm", root, mirror],
+        check=True,
+        stdout=subprocess.DEVNULL,
     )
     for path in root.glob("usr/lib/python3*/EXTERNALLY-MANAGED"):
         path.unlink()
@@ -181,7 +213,11 @@ def _import_base(root):
     certificates.mkdir()
     source = os.environ.get("PIP_CERT", "/etc/ssl/certs/ca-certificates.crt")
     shutil.copy(source, certificates / "ca.crt")
-    lines = ["FROM python:3.11-slim", "COPY ca.crt /etc/ssl/pip-ca.crt", "ENV PIP_CERT=/etc/ssl/pip-ca.crt"]
+    lines = [
+        "FROM python:3.11-slim",
+        "COPY ca.crt /etc/ssl/pip-ca.crt",
+        "ENV PIP_CERT=/etc/ssl/pip-ca.crt",
+    ]
     (certificates / "Dockerfile").write_text("\n".join(lines) + "\n")
     docker("build", "-t", "stand-in-with-certificates", str(certificates))
 
@@ -191,7 +227,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--image", default="anomaly-detection:v1")
     parser.add_argument("--bundle", type=Path, default=ROOT / "serve" / "model")
-    parser.add_argument("--stand-in", action="store_true", help="start a Docker daemon and use Debian's Python")
+    parser.add_argument(
+        "--stand-in", action="store_true", help="start a Docker daemon and use Debian's Python"
+    )
     parser.add_argument("--smoke", metavar="IMAGE", help="only try this image, as it is")
     options = parser.parse_args()
     if options.smoke:
@@ -204,7 +242,9 @@ def main():
         words = stack.enter_context(stand_in(folder)) if options.stand_in else []
         refused = build("without-bundle", context(folder / "empty", None), words)
         assert refused.returncode != 0, "the image was built without a bundle"
-        assert "There is no bundle in serve/model" in refused.stdout + refused.stderr, refused.stderr[-2000:]
+        assert "There is no bundle in serve/model" in refused.stdout + refused.stderr, (
+            refused.stderr[-2000:]
+        )
         built = build(options.image, context(folder / "whole", options.bundle), words)
         if built.returncode:
             sys.exit(f"The build failed:\n{built.stdout[-3000:]}{built.stderr[-3000:]}")
@@ -214,7 +254,9 @@ def main():
         )
         print(f"image {size:.0f} MB, of which the base {base:.0f} MB")
         assert size < LIMIT_MB, f"the image has {size:.0f} MB, more than {LIMIT_MB}"
-        look = f"import importlib.util as u; print([n for n in '{HEAVY}'.split() if u.find_spec(n)])"
+        look = (
+            f"import importlib.util as u; print([n for n in '{HEAVY}'.split() if u.find_spec(n)])"
+        )
         found = docker("run", "--rm", options.image, "python", "-c", look).stdout.strip()
         assert found == "[]", f"the image has {found}"
         for workers in (1, 2):

@@ -1,4 +1,6 @@
-"""Small projects to run pipelines in: fixture notebooks that take no time, a real split of few rows, no MLflow."""
+"""Small projects to run pipelines in: fixture notebooks that take no time, a real split of few
+rows, no MLflow.
+"""
 
 import importlib.util
 import json
@@ -58,7 +60,9 @@ class Project:
 
     def result(self):
         """What a run is for: the figures of the newest, and the exported bundle."""
-        bundle = {path.name: path.read_bytes() for path in (self.folder / "serve" / "model").iterdir()}
+        bundle = {
+            path.name: path.read_bytes() for path in (self.folder / "serve" / "model").iterdir()
+        }
         return (self.folder / "reports" / "latest" / "metrics.json").read_text(), bundle
 
     def logged(self, what):
@@ -70,10 +74,14 @@ class Project:
         """Start the command, as people do -> Popen."""
         command = [sys.executable, self.folder / "run_pipeline.py", *map(str, arguments)]
         pipe = subprocess.PIPE
-        return subprocess.Popen(command, cwd="/", env=self.environment, stdout=pipe, stderr=pipe, text=True)
+        return subprocess.Popen(
+            command, cwd="/", env=self.environment, stdout=pipe, stderr=pipe, text=True
+        )
 
     def command(self, *arguments, code=0):
-        """Run the command to its end, which has to be this exit code -> what it wrote to standard error."""
+        """Run the command to its end, which has to be this exit code -> what it wrote to standard
+        error.
+        """
         process = self.start(*arguments)
         out, err = process.communicate(timeout=300)
         assert process.returncode == code, out + err
@@ -81,13 +89,17 @@ class Project:
 
 
 class Here:
-    """The command line of a project in this process, its notebooks executed in this process, too."""
+    """The command line of a project in this process, its notebooks executed in this process,
+    too.
+    """
 
     def __init__(self, project, capsys, monkeypatch):
         self.project, self.capsys = project, capsys
         for module in ("run_pipeline", "lib.data.datasets", "lib.registry.mlflow_store"):
             monkeypatch.setattr(f"{module}.ROOT", project.folder)
-        specification = importlib.util.spec_from_file_location("lib.registry.tracking", FIXTURES / "tracking.py")
+        specification = importlib.util.spec_from_file_location(
+            "lib.registry.tracking", FIXTURES / "tracking.py"
+        )
         tracking = importlib.util.module_from_spec(specification)
         specification.loader.exec_module(tracking)
         tracking.ROOT = project.folder
@@ -119,12 +131,19 @@ class Here:
 
 
 class Instant:
-    """Stands in for lib.pipeline.notebook_execution.Execution: the cells run in this process, one after the other."""
+    """Stands in for lib.pipeline.notebook_execution.Execution: the cells run in this process, one
+    after the other.
+    """
 
     peak_mb = n_done = seconds = 0
 
     def __init__(self, notebook, archive, parameters, root, environment, threads, timeout, inherit):
-        self.notebook, self.archive, self.name, self.parameters = notebook, archive, archive.name, parameters
+        self.notebook, self.archive, self.name, self.parameters = (
+            notebook,
+            archive,
+            archive.name,
+            parameters,
+        )
 
     def run(self):
         message, space = "", types.SimpleNamespace(print=lambda *_: None)

@@ -34,24 +34,36 @@ class Server:
     def __init__(self, command, folder, log, wait=200, **settings):
         self.port = free_port()
         names = {"FRAUD_" + name.upper(): str(value) for name, value in settings.items()}
-        environ = {name: value for name, value in os.environ.items() if not name.startswith("FRAUD_")} | names
-        environ |= {"FRAUD_BUNDLE": str(folder), "FRAUD_PORT": str(self.port), "OMP_NUM_THREADS": "1"}
+        environ = {
+            name: value for name, value in os.environ.items() if not name.startswith("FRAUD_")
+        } | names
+        environ |= {
+            "FRAUD_BUNDLE": str(folder),
+            "FRAUD_PORT": str(self.port),
+            "OMP_NUM_THREADS": "1",
+        }
         command = [part.format(port=self.port) for part in command]
         self.log = Path(log)
         start = time.perf_counter()
         with open(log, "w") as out:
-            self.process = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=out, stderr=subprocess.STDOUT)
+            self.process = subprocess.Popen(
+                command, cwd=ROOT, env=environ, stdout=out, stderr=subprocess.STDOUT
+            )
         self.ready_s = self._wait(start, wait)
 
     def _wait(self, start, wanted, timeout_s=60):
         while time.perf_counter() < start + timeout_s:
             if self.process.poll() is not None:
-                raise RuntimeError(f"the server ended with {self.process.returncode}: {self.log.read_text()[-2000:]}")
+                raise RuntimeError(
+                    f"the server ended with {self.process.returncode}: {self.log.read_text()[-2000:]}"
+                )
             with contextlib.suppress(OSError, http.client.HTTPException):
                 if self.call("GET", "/health/ready")[0] == wanted:
                     return time.perf_counter() - start
             time.sleep(0.01)
-        raise RuntimeError(f"the server was not ready after {timeout_s} s: {self.log.read_text()[-2000:]}")
+        raise RuntimeError(
+            f"the server was not ready after {timeout_s} s: {self.log.read_text()[-2000:]}"
+        )
 
     def connect(self):
         """A kept-alive connection."""
@@ -76,11 +88,20 @@ class Server:
 
     def memory_mb(self):
         """Resident memory of the process."""
-        return int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{self.process.pid}/status").read_text())[1]) / 1024
+        return (
+            int(
+                re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{self.process.pid}/status").read_text())[
+                    1
+                ]
+            )
+            / 1024
+        )
 
     def lines(self):
         """Its log, line by line, as far as it is JSON."""
-        return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+        return [
+            json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")
+        ]
 
     def stop(self, number=signal.SIGTERM, timeout_s=60):
         """Send a signal and wait -> exit status."""

@@ -17,7 +17,9 @@ def folder(request, tmp_path_factory):
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     """A bundle to copy and break."""
-    return bundles.write(tmp_path_factory.mktemp("small"), "autoencoder", features=["V1", "V2", "V3", "Amount"])
+    return bundles.write(
+        tmp_path_factory.mktemp("small"), "autoencoder", features=["V1", "V2", "V3", "Amount"]
+    )
 
 
 @pytest.fixture
@@ -47,7 +49,9 @@ def test_one_row_scores_as_it_does_among_others(folder):
     model = bundle.load(folder)
     raw = model.raw_score(bundles.rows(500, seed=5)) * np.linspace(0.5, 2, 500)
     knots = model.calibration.raw_score
-    raw = np.concatenate([raw, knots, np.nextafter(knots, np.inf), np.nextafter(knots, -np.inf), [np.inf, -np.inf]])
+    raw = np.concatenate(
+        [raw, knots, np.nextafter(knots, np.inf), np.nextafter(knots, -np.inf), [np.inf, -np.inf]]
+    )
     one_by_one = [model.anomaly_score(raw=raw[i : i + 1])[0] for i in range(len(raw))]
     np.testing.assert_array_equal(one_by_one, model.anomaly_score(raw=raw))
 
@@ -74,7 +78,9 @@ def test_explanation_names_the_feature_that_was_pulled_away(kind, tmp_path):
     X[0, 4] = -60
     entry = model.explain(X)[0][0]
     assert (entry["feature"], entry["value"], entry["direction"]) == ("V5", -60.0, "low")
-    assert entry["genuine_range"] == pytest.approx([model.reference[key][4] for key in ("low", "high")])
+    assert entry["genuine_range"] == pytest.approx(
+        [model.reference[key][4] for key in ("low", "high")]
+    )
     assert len(model.explain(X, top=2)[0]) == 2
 
 
@@ -93,7 +99,11 @@ def test_missing_value_is_explained_as_missing(small):
 
 
 def test_a_candidate_without_calibration_scores_raw(tmp_path):
-    bundle.write(tmp_path, bundles.graphs("autoencoder"), {"model": "autoencoder", "features": bundles.FEATURES})
+    bundle.write(
+        tmp_path,
+        bundles.graphs("autoencoder"),
+        {"model": "autoencoder", "features": bundles.FEATURES},
+    )
     model = bundle.load(tmp_path)
     assert model.raw_score(bundles.rows(5)).shape == (5,)
     assert model.version is None
@@ -124,7 +134,10 @@ def test_hashed_names_are_replaced_and_old_files_removed(tmp_path):
     for seed in (0, 1):
         bundles.write(tmp_path, seed=seed, hashed_names=True)
         files = bundle.verify(tmp_path)["files"]
-        names = {f"model-{files['model.onnx'][:16]}.onnx", f"explain-{files['explain.onnx'][:16]}.onnx"}
+        names = {
+            f"model-{files['model.onnx'][:16]}.onnx",
+            f"explain-{files['explain.onnx'][:16]}.onnx",
+        }
         assert {path.name for path in tmp_path.iterdir()} == names | {"manifest.json"}
 
 
@@ -132,7 +145,11 @@ def test_an_interrupted_write_leaves_the_old_bundle(copy, monkeypatch):
     before = bundle.bundle_hash(copy)
     monkeypatch.setattr("lib.files.os.fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
-        bundle.write(copy, bundles.graphs("forest", 4), bundles.manifest("forest", ["V1", "V2", "V3", "Amount"]))
+        bundle.write(
+            copy,
+            bundles.graphs("forest", 4),
+            bundles.manifest("forest", ["V1", "V2", "V3", "Amount"]),
+        )
     assert bundle.bundle_hash(copy) == before
 
 
@@ -140,7 +157,9 @@ def test_every_changed_byte_is_refused(copy):
     for path in sorted(copy.glob("*.onnx")):
         content = path.read_bytes()
         for position in range(0, len(content), max(1, len(content) // 25)):
-            path.write_bytes(content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :])
+            path.write_bytes(
+                content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :]
+            )
             with pytest.raises(BundleError, match="was changed"):
                 bundle.verify(copy)
         path.write_bytes(content)
@@ -180,7 +199,9 @@ def test_a_bad_manifest_is_refused_in_a_sentence(copy, changes, says):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"schema_version": NaN}', "[" * 100_000, "\ud800"])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{", '{"schema_version": NaN}', "[" * 100_000, "\ud800"]
+)
 def test_a_manifest_that_is_no_object_is_refused(copy, text):
     (copy / "manifest.json").write_bytes(text.encode("utf-8", "surrogatepass"))
     with pytest.raises(BundleError, match="JSON"):
@@ -192,7 +213,12 @@ def test_other_features_are_refused(copy):
         bundle.load(copy, features=["V2", "V1", "V3", "Amount"])
     with pytest.raises(BundleError, match="differs in V9, V3"):
         bundle.load(copy, features=["V1", "V2", "V9", "Amount"])
-    assert bundle.load(copy, features=["V1", "V2", "V3", "Amount"]).features == ("V1", "V2", "V3", "Amount")
+    assert bundle.load(copy, features=["V1", "V2", "V3", "Amount"]).features == (
+        "V1",
+        "V2",
+        "V3",
+        "Amount",
+    )
 
 
 def test_a_graph_with_another_interface_is_refused(tmp_path):
@@ -209,7 +235,9 @@ def test_nothing_is_written_for_a_bad_manifest(tmp_path):
     with pytest.raises(BundleError, match="list of different names"):
         bundle.write(tmp_path / "new", bundles.graphs("forest"), {"features": "V1"})
     with pytest.raises(BundleError, match="cannot be written as JSON"):
-        bundle.write(tmp_path / "new", bundles.graphs("forest"), bundles.manifest() | {"model": float("nan")})
+        bundle.write(
+            tmp_path / "new", bundles.graphs("forest"), bundles.manifest() | {"model": float("nan")}
+        )
     assert not (tmp_path / "new").exists()
 
 

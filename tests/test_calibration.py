@@ -1,4 +1,6 @@
-"""Calibration: what 0.999 means, order, extremes, degenerate input, and the round trip through JSON."""
+"""Calibration: what 0.999 means, order, extremes, degenerate input, and the round trip through
+JSON.
+"""
 
 import json
 
@@ -13,7 +15,8 @@ from lib.bundle.calibration import Calibration, survival, threshold_for_budget
 scores = st.floats(-(2.0**100), 2.0**100, width=32)
 samples = st.integers(1, 60).flatmap(
     lambda n: st.tuples(
-        hnp.arrays(np.float64, n, elements=scores), hnp.arrays(np.float64, n, elements=st.floats(0.01, 100))
+        hnp.arrays(np.float64, n, elements=scores),
+        hnp.arrays(np.float64, n, elements=st.floats(0.01, 100)),
     )
 )
 
@@ -22,7 +25,8 @@ def test_by_hand():
     raw, weight = np.array([1.0, 2.0, 3.0, 3.0]), np.array([5.0, 3.0, 1.0, 1.0])
     calibration = Calibration.fit(raw, weight)
     assert calibration.apply([0, 1, 1.5, 2, 3]).tolist() == pytest.approx([0, 0, 0.25, 0.5, 0.8])
-    # p = 0.2 left at q = 3; 10 p is never reached, so s comes from all the weight: (3 - 1) 5 / (5 - 1) = 2.5
+    # p = 0.2 left at q = 3; 10 p is never reached, so s comes from all the weight: (3 - 1) 5 / (5 -
+    # 1) = 2.5
     assert calibration.tail_scale == pytest.approx(2.5)
     assert calibration.apply(5.5) == pytest.approx(1 - 0.2 / 2)
 
@@ -106,7 +110,9 @@ def test_tail_goes_on_smoothly():
     """The step from the last knot to just beyond it is not larger than the steps before it."""
     raw = np.random.default_rng(4).exponential(size=20_000)
     calibration = Calibration.fit(raw, np.ones(raw.size))
-    assert calibration.apply(raw.max() + 1e-9) == pytest.approx(calibration.apply(raw.max()), abs=1e-9)
+    assert calibration.apply(raw.max() + 1e-9) == pytest.approx(
+        calibration.apply(raw.max()), abs=1e-9
+    )
     assert 0.1 < calibration.tail_scale < 10
 
 
@@ -120,7 +126,10 @@ def test_constant_scores_and_a_single_row():
 def test_weight_is_a_number_of_rows():
     rng = np.random.default_rng(5)
     raw, weight = rng.normal(size=500), rng.integers(0, 4, 500)
-    once, repeated = Calibration.fit(raw, weight), Calibration.fit(np.repeat(raw, weight), np.ones(weight.sum()))
+    once, repeated = (
+        Calibration.fit(raw, weight),
+        Calibration.fit(np.repeat(raw, weight), np.ones(weight.sum())),
+    )
     assert once.apply(raw) == pytest.approx(repeated.apply(raw))
 
 
@@ -135,8 +144,12 @@ def test_threshold_for_budget_by_hand():
     assert threshold_for_budget(raw, weight, 0.25) == 4
     assert threshold_for_budget(raw, weight, 0.3) == 3
     assert threshold_for_budget(raw, weight, 1.0) == 1
-    assert threshold_for_budget(raw, weight, 0.01) > 5, "a budget below the first transaction alerts nobody"
-    assert threshold_for_budget(np.zeros(10), np.ones(10), 0.5) > 0, "a tie wider than the budget alerts nobody"
+    assert threshold_for_budget(raw, weight, 0.01) > 5, (
+        "a budget below the first transaction alerts nobody"
+    )
+    assert threshold_for_budget(np.zeros(10), np.ones(10), 0.5) > 0, (
+        "a tie wider than the budget alerts nobody"
+    )
 
 
 @settings(deadline=None)

@@ -1,4 +1,6 @@
-"""Candidates: what is written is what was fitted; calibration leaves the graph alone; exports prove parity."""
+"""Candidates: what is written is what was fitted; calibration leaves the graph alone; exports prove
+parity.
+"""
 
 import shutil
 from datetime import UTC, datetime
@@ -66,7 +68,17 @@ def test_calibration_leaves_the_graph_as_it_is_and_meets_the_budget(split, folde
     validation, before = split.arrays("validation"), (folder / "model.onnx").read_bytes()
     raw = bundle.load(folder).raw_score(validation.X)
     threshold = metrics.pick_threshold(raw, validation.weight, budget=0.01)
-    challengers.calibrate(folder, raw, validation.weight, threshold, "alert_budget", 0.01, {}, "name", card=cards.model)
+    challengers.calibrate(
+        folder,
+        raw,
+        validation.weight,
+        threshold,
+        "alert_budget",
+        0.01,
+        {},
+        "name",
+        card=cards.model,
+    )
     alerts, scores = bundle.load(folder).predict(validation.X)
     assert (folder / "model.onnx").read_bytes() == before
     assert 0 < validation.weight[alerts == 1].sum() / validation.weight.sum() <= 0.01
@@ -76,7 +88,9 @@ def test_calibration_leaves_the_graph_as_it_is_and_meets_the_budget(split, folde
 def test_same_fit_gives_the_same_hash_whatever_its_provenance(tmp_path, split, fitted, folder):
     training = fitted[1]
     again = candidates.fit(registry.make("isolation_forest", n_trees=30, seed=3), split)[0]
-    other = candidates.write(tmp_path / "other", "isolation_forest", again, split, training, fit_s=123.0)
+    other = candidates.write(
+        tmp_path / "other", "isolation_forest", again, split, training, fit_s=123.0
+    )
     assert bundle.bundle_hash(folder) == bundle.bundle_hash(other)
 
 
@@ -84,13 +98,17 @@ def test_candidates_of_another_split_are_not_taken(tmp_path, split, folder):
     assert list(challengers.ensure(tmp_path, split)) == ["isolation_forest"]
     manifest = (folder / "manifest.json").read_text()
     shutil.copytree(folder, folder.parent / "autoencoder")
-    (folder.parent / "autoencoder" / "manifest.json").write_text(manifest.replace(split.fingerprint, "0" * 64))
+    (folder.parent / "autoencoder" / "manifest.json").write_text(
+        manifest.replace(split.fingerprint, "0" * 64)
+    )
     assert list(challengers.ensure(tmp_path, split)) == ["isolation_forest"]
 
 
 def test_parity_holds_for_the_estimator_and_refuses_another_model(tmp_path, split, folder):
     assert export.parity(bundle.load(folder), folder)["swapped"] == 0
-    other, training, _ = candidates.fit(registry.make("isolation_forest", n_trees=30, seed=4), split)
+    other, training, _ = candidates.fit(
+        registry.make("isolation_forest", n_trees=30, seed=4), split
+    )
     stranger = candidates.write(tmp_path / "stranger", "isolation_forest", other, split, training)
     with pytest.raises(bundle.BundleError, match="differs from its estimator"):
         export.parity(bundle.load(stranger), folder)
@@ -102,13 +120,17 @@ def test_champion_of_other_features_cannot_be_scored(split, folder, capsys):
 
     Present.folder = folder
     X = split.arrays("validation").X
-    assert set(comparison.score_champion(Present, X, split.dataset.features)) == {comparison.PRESENT}
+    assert set(comparison.score_champion(Present, X, split.dataset.features)) == {
+        comparison.PRESENT
+    }
     assert comparison.score_champion(Present, X[:, :2], ["a", "b"]) == {}
     assert "version 4" in capsys.readouterr().out
 
 
 def without(split, monkeypatch, *, labels=slice(0, 0), feature=None):
-    """The split as if these rows of its periods had no label, or reference no value of a feature."""
+    """The split as if these rows of its periods had no label, or reference no value of a
+    feature.
+    """
     real = type(split).arrays
 
     def arrays(self, period):
@@ -124,36 +146,58 @@ def without(split, monkeypatch, *, labels=slice(0, 0), feature=None):
     return split
 
 
-def test_without_labels_only_the_regime_all_is_fitted_and_a_line_says_so(split, monkeypatch, capsys, tmp_path):
+def test_without_labels_only_the_regime_all_is_fitted_and_a_line_says_so(
+    split, monkeypatch, capsys, tmp_path
+):
     assert candidates.regimes("both", split) == ("genuine", "all")
     without(split, monkeypatch, labels=slice(None))
     assert candidates.regimes("both", split) == ("all",)
     assert "all" in capsys.readouterr().out
     fitted = candidates.fit(registry.make("isolation_forest", n_trees=2), split, "all")
-    folder = candidates.write(tmp_path, "isolation_forest@train_on=all", fitted[0], split, fitted[1], "all")
+    folder = candidates.write(
+        tmp_path, "isolation_forest@train_on=all", fitted[0], split, fitted[1], "all"
+    )
     unjudged = metrics.compare(np.array([-1]), {"m": [0.0]}, [1.0], [0.0]).metrics["m"]
     raw = fitted[0].raw_score(fitted[1].X)
-    challengers.calibrate(folder, raw, fitted[1].weight, raw.max(), "alert_budget", 0.002, unjudged, "name", card=cards.model)
+    challengers.calibrate(
+        folder,
+        raw,
+        fitted[1].weight,
+        raw.max(),
+        "alert_budget",
+        0.002,
+        unjudged,
+        "name",
+        card=cards.model,
+    )
     card = (folder / "model_card.md").read_text()
     assert "nobody has judged" in card
     assert "| figure |" not in card
 
 
-def test_unlabelled_rows_are_out_of_genuine_and_of_learning_and_inside_all(split, monkeypatch, tmp_path):
+def test_unlabelled_rows_are_out_of_genuine_and_of_learning_and_inside_all(
+    split, monkeypatch, tmp_path
+):
     without(split, monkeypatch, labels=slice(0, 500))
     reference = split.arrays("reference")
     assert f"500 of {len(reference.y):,}" in " ".join(candidates.remarks(split))
     detector, training, _ = candidates.fit(registry.make("isolation_forest", n_trees=2), split)
     assert len(training.y) == (reference.y == 0).sum()
-    seen = bundle.verify(candidates.write(tmp_path, "isolation_forest", detector, split, training))["fit"][
-        "labels_seen"
-    ]
+    seen = bundle.verify(candidates.write(tmp_path, "isolation_forest", detector, split, training))[
+        "fit"
+    ]["labels_seen"]
     assert "500 unlabelled" in seen
-    assert len(candidates.fit(registry.make("isolation_forest", n_trees=2), split, "all")[1].y) == len(reference.y)
-    supervised = candidates.fit(registry.make("supervised_boosting", n_trees=2), split, supervised=True)[1]
+    assert len(
+        candidates.fit(registry.make("isolation_forest", n_trees=2), split, "all")[1].y
+    ) == len(reference.y)
+    supervised = candidates.fit(
+        registry.make("supervised_boosting", n_trees=2), split, supervised=True
+    )[1]
     assert len(supervised.y) == len(reference.y) - 500
     known = known_labels(reference)
-    few = candidates.fit(registry.make("supervised_boosting", n_trees=2), split, supervised=True, labels=known)[1]
+    few = candidates.fit(
+        registry.make("supervised_boosting", n_trees=2), split, supervised=True, labels=known
+    )[1]
     assert len(few.y) == len(reference.y) - 500
 
 
@@ -167,9 +211,13 @@ def test_an_empty_feature_is_named_and_has_a_range_of_numbers(split, monkeypatch
     assert manifest["empty_features"] == [feature]
     assert [manifest["reference"][key][2] for key in ("low", "median", "high")] == [0, 0, 0]
     raw = detector.raw_score(training.X)
-    challengers.calibrate(folder, raw, training.weight, raw.max(), "alert_budget", 0.002, {}, "name", card=cards.model)
+    challengers.calibrate(
+        folder, raw, training.weight, raw.max(), "alert_budget", 0.002, {}, "name", card=cards.model
+    )
     assert f"`{feature}`" in (folder / "model_card.md").read_text()
-    assert "empty_features" not in bundle.verify(candidates.write(tmp_path, "whole", *whole(split, monkeypatch)))
+    assert "empty_features" not in bundle.verify(
+        candidates.write(tmp_path, "whole", *whole(split, monkeypatch))
+    )
 
 
 def whole(split, monkeypatch):
@@ -179,12 +227,16 @@ def whole(split, monkeypatch):
 
 
 def held(split, folder, present=None, data=None, **terms):
-    """The gate's verdict on one candidate, by everything that the comparison notebook hands over."""
+    """The gate's verdict on one candidate, by everything that the comparison notebook hands
+    over.
+    """
     data = data or split.arrays("validation")
     scores = baselines.naive_scores(data, split.arrays("reference"))
     scores["isolation_forest"] = bundle.load(folder).raw_score(data.X)
     scores |= comparison.score_champion(present, data.X, split.dataset.features)
-    compared = metrics.compare(data.y, scores, data.weight, data.time_s, data.amount, n_resamples=50)
+    compared = metrics.compare(
+        data.y, scores, data.weight, data.time_s, data.amount, n_resamples=50
+    )
     folders = {"isolation_forest": folder}
     return comparison.judge(folders, compared, data, present=present, terms=gate.Terms(**terms))
 
@@ -211,11 +263,15 @@ def test_where_no_fraud_is_known_nobody_judges(split, folder, label):
 
 
 def test_a_champion_of_other_features_or_without_files_is_not_exported(split, folder):
-    present, features = Champion("name", "4", "", bundle.verify(folder), folder), split.dataset.features
+    present, features = (
+        Champion("name", "4", "", bundle.verify(folder), folder),
+        split.dataset.features,
+    )
     assert export.obstacle(present, features, "name") == ""
     assert features[0] in export.obstacle(present, features[1:], "name")
     assert "another order" in export.obstacle(present, features[::-1], "name")
     assert "no champion" in export.obstacle(None, features, "name")
     assert (
-        export.obstacle(Champion("name", "4", "", {}, None, "Files are gone."), features, "name") == "Files are gone."
+        export.obstacle(Champion("name", "4", "", {}, None, "Files are gone."), features, "name")
+        == "Files are gone."
     )

@@ -1,4 +1,6 @@
-"""Model card and data card: what they say, that a model card never changes by itself, that it travels in the bundle."""
+"""Model card and data card: what they say, that a model card never changes by itself, that it
+travels in the bundle.
+"""
 
 import json
 
@@ -23,9 +25,22 @@ def folder(tmp_path, split):
     """A candidate that has been calibrated, with figures at two budgets."""
     detector, training, _ = candidates.fit(registry.make("isolation_forest", n_trees=10), split)
     folder = candidates.write(tmp_path, "isolation_forest", detector, split, training, fit_s=12.25)
-    raw, figure = detector.raw_score(split.arrays("validation").X), {"value": 0.8123, "low": 0.7, "high": 0.9}
+    raw, figure = (
+        detector.raw_score(split.arrays("validation").X),
+        {"value": 0.8123, "low": 0.7, "high": 0.9},
+    )
     figures = {name: figure for name in names.HEADLINE} | {"recall_at_budget_0.01": figure}
-    challengers.calibrate(folder, raw, np.ones(len(raw)), np.sort(raw)[-9], "alert_budget", 0.002, figures, "detector", card=cards.model)
+    challengers.calibrate(
+        folder,
+        raw,
+        np.ones(len(raw)),
+        np.sort(raw)[-9],
+        "alert_budget",
+        0.002,
+        figures,
+        "detector",
+        card=cards.model,
+    )
     return folder
 
 
@@ -42,7 +57,10 @@ def test_model_card_says_what_the_model_is_for_and_how_good(folder):
 
 def test_model_card_has_no_time_and_no_run_in_it(folder):
     manifest = bundle.verify(folder)
-    later = manifest | {"version": "7", "provenance": {"fit_s": 99.0, "trained_at": "2031-01-01", "mlflow_run_id": "x"}}
+    later = manifest | {
+        "version": "7",
+        "provenance": {"fit_s": 99.0, "trained_at": "2031-01-01", "mlflow_run_id": "x"},
+    }
     assert cards.model(later) == (folder / "model_card.md").read_text()
 
 
@@ -73,19 +91,23 @@ def test_data_card_names_source_periods_and_hashes(split):
 
 def test_reasons_read_like_sentences():
     reason = "autoencoder has the best average_precision of 2 candidates: 0.8"
-    assert names.plain(reason, {"autoencoder"}) == "Autoencoder has the best average precision of 2 candidates: 0.8"
+    assert (
+        names.plain(reason, {"autoencoder"})
+        == "Autoencoder has the best average precision of 2 candidates: 0.8"
+    )
     assert (
         names.plain("it beats the naive rules amount, max_abs_z")
         == "It beats the naive rules amount alone, largest |z|"
     )
     both = {"gaussian_mixture", "gaussian_mixture@train_on=all"}
-    assert names.plain("it beats gaussian_mixture@train_on=all", both) == "It beats Gaussian mixture (no labels)"
+    assert (
+        names.plain("it beats gaussian_mixture@train_on=all", both)
+        == "It beats Gaussian mixture (no labels)"
+    )
 
 
 def test_a_stage_is_described_by_its_first_cell():
-    first = (
-        "# Title\n\n- *Question*: what is\n  it?\n- *Reads*: nothing.\n- *Writes*: `a`,\n  `b`.\n- *Runtime*: seconds."
-    )
+    first = "# Title\n\n- *Question*: what is\n  it?\n- *Reads*: nothing.\n- *Writes*: `a`,\n  `b`.\n- *Runtime*: seconds."
     text = run_descriptions.stage("01_eda", [("markdown", first, [])], "it has not run yet")
     assert text.splitlines()[0] == "`notebooks/01_eda.ipynb`"
     assert "- *Question*: what is it?" in text
@@ -101,9 +123,13 @@ def test_a_run_is_described_by_what_it_decided():
     text = run_descriptions.pipeline("20260101-000000-x", json.loads(json.dumps(metrics)))
     assert "largest |z| was promoted to champion, fraud-detector version 2." in text
     assert "| largest \\|z\\| | none | 0.500 [0.400, 0.600] | – |" in text
-    assert run_descriptions.figures(metrics | {"models": {"max_abs_z": {**figures, "train_on": "all"}}}) == {
+    assert run_descriptions.figures(
+        metrics | {"models": {"max_abs_z": {**figures, "train_on": "all"}}}
+    ) == {
         "max_abs_z": figures,
         "champion": figures,
     }
     assert run_descriptions.figures({}) == {}
-    assert run_descriptions.pipeline("20260101-000000-x", {}).startswith("Everything is in `reports/20260101-000000-x`")
+    assert run_descriptions.pipeline("20260101-000000-x", {}).startswith(
+        "Everything is in `reports/20260101-000000-x`"
+    )

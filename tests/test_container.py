@@ -40,7 +40,11 @@ def test_image_holds_the_locked_packages_the_bundle_and_what_reads_it():
     assert "There is no bundle in serve/model" in text
     assert "HEALTHCHECK" in text
     assert "FRAUD_HOST=0.0.0.0" in text
-    allowed = {line.removeprefix("!lib/").removesuffix(".py") for line in ignored() if line.startswith("!lib/")}
+    allowed = {
+        line.removeprefix("!lib/").removesuffix(".py")
+        for line in ignored()
+        if line.startswith("!lib/")
+    }
     needed = {"__init__", "bundle"}
     for path in (ROOT / "lib" / "bundle").glob("*.py"):
         needed |= set(re.findall(r"^from lib\.(\w+)[\w.]* import", path.read_text(), re.M))
@@ -76,15 +80,23 @@ def test_compose_starts_server_mlflow_and_postgres():
         assert services[name]["build"] == {"context": ".", "dockerfile": dockerfile}
     assert services["mlflow"]["depends_on"] == {"postgres": {"condition": "service_healthy"}}
     assert {service["restart"] for service in services.values()} == {"unless-stopped"}
-    used = {volume.split(":")[0] for service in services.values() for volume in service.get("volumes", [])}
+    used = {
+        volume.split(":")[0]
+        for service in services.values()
+        for volume in service.get("volumes", [])
+    }
     assert {name for name in used if "/" not in name} == set(COMPOSE["volumes"])
     ports = [port for service in services.values() for port in service.get("ports", [])]
     assert all(port.startswith("127.0.0.1:") for port in ports)
 
 
 def test_compose_names_settings_that_exist_and_has_no_password():
-    server, mlflow, postgres = (COMPOSE["services"][name] for name in ("server", "mlflow", "postgres"))
-    Settings.from_environment({name: "1" for name in server["environment"] if name.startswith(PREFIX)})
+    server, mlflow, postgres = (
+        COMPOSE["services"][name] for name in ("server", "mlflow", "postgres")
+    )
+    Settings.from_environment(
+        {name: "1" for name in server["environment"] if name.startswith(PREFIX)}
+    )
     assert server["read_only"]
     assert server["cap_drop"] == ["ALL"]
     secrets = [server["environment"]["FRAUD_API_KEY"], postgres["environment"]["POSTGRES_PASSWORD"]]
@@ -92,13 +104,19 @@ def test_compose_names_settings_that_exist_and_has_no_password():
     store = next(word for word in mlflow["command"] if word.startswith("--backend-store-uri="))
     user, name = postgres["environment"]["POSTGRES_USER"], postgres["environment"]["POSTGRES_DB"]
     assert re.fullmatch(
-        rf"--backend-store-uri=postgresql://{user}:\$\{{POSTGRES_PASSWORD:\?.+\}}@postgres/{name}", store
+        rf"--backend-store-uri=postgresql://{user}:\$\{{POSTGRES_PASSWORD:\?.+\}}@postgres/{name}",
+        store,
     )
 
 
 @pytest.mark.check
 def test_compose_itself_takes_the_file():
-    plugin = subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode == 0
+    plugin = (
+        subprocess.run(
+            ["docker", "compose", "version"], capture_output=True, check=False
+        ).returncode
+        == 0
+    )
     command = [
         *(["docker", "compose"] if plugin else ["docker-compose"]),
         "--file",
@@ -110,7 +128,9 @@ def test_compose_itself_takes_the_file():
     done = subprocess.run(command, env=bare | secrets, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     services = yaml.safe_load(done.stdout)["services"]
-    assert {"FRAUD_API_KEY": "k", "FRAUD_WORKERS": "2"}.items() <= services["server"]["environment"].items()
+    assert {"FRAUD_API_KEY": "k", "FRAUD_WORKERS": "2"}.items() <= services["server"][
+        "environment"
+    ].items()
     for missing in ("FRAUD_API_KEY", "POSTGRES_PASSWORD"):
         some = bare | {name: value for name, value in secrets.items() if name != missing}
         refused = subprocess.run(command, env=some, capture_output=True, text=True, check=False)
@@ -122,7 +142,13 @@ def test_compose_itself_takes_the_file():
 def test_the_image_is_built_answers_and_drains(tmp_path):
     bundle = bundles.write(tmp_path / "bundle", hashed_names=True)
     daemon = subprocess.run(["docker", "info"], capture_output=True, check=False).returncode == 0
-    words = ["--image", "anomaly-detection:test", "--bundle", str(bundle), *([] if daemon else ["--stand-in"])]
+    words = [
+        "--image",
+        "anomaly-detection:test",
+        "--bundle",
+        str(bundle),
+        *([] if daemon else ["--stand-in"]),
+    ]
     command = [sys.executable, str(ROOT / "tests" / "image.py"), *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -59,7 +59,8 @@ def refusal(function, *arguments, **named) -> str:
     return str(caught.value)
 
 
-# --- the description -------------------------------------------------------------------------------------------
+# --- the description
+# -------------------------------------------------------------------------------------------
 
 
 def test_the_card_description_has_29_features_in_order():
@@ -118,7 +119,8 @@ def test_unknown_names_and_broken_yaml_are_said(tmp_path):
     assert str(broken) in refusal(datasets.load_description, broken)
 
 
-# --- reading ---------------------------------------------------------------------------------------------------
+# --- reading --------------------------------------------------------------------------------------
+# -------------
 
 
 @pytest.mark.parametrize("name", ["t.csv", "t.csv.gz", "t.parquet", "a file without suffix"])
@@ -143,7 +145,13 @@ def test_a_folder_is_one_table_in_time_order_and_ties_keep_the_files_order(tmp_p
     assert frame["card"].tolist() == ["0003", "0001", "0002", *"uvwxyz", "0000", "0005", "0004"]
 
 
-ZONED = ["2024-03-01 00:30:00+01:00", "2024-03-01", "2024-03-01T02:00:00.5Z", "2024-03-02 00:00", "2024-03-03 12:00"]
+ZONED = [
+    "2024-03-01 00:30:00+01:00",
+    "2024-03-01",
+    "2024-03-01T02:00:00.5Z",
+    "2024-03-02 00:00",
+    "2024-03-03 12:00",
+]
 ZONED_S = [1709249400, 1709251200, 1709258400.5, 1709337600, 1709467200]
 
 
@@ -194,19 +202,32 @@ def test_extra_columns_duplicates_and_missing_cells_are_remarked(tmp_path):
 
 
 def test_arrays_have_the_shapes_and_types_of_the_contract():
-    frame = datasets.prepare(shop(missing="median"), table(eur=[np.nan, 1, 2, 3, np.inf, 5]), "memory")
+    frame = datasets.prepare(
+        shop(missing="median"), table(eur=[np.nan, 1, 2, 3, np.inf, 5]), "memory"
+    )
     arrays = shop().arrays(frame)
-    assert (arrays.X.shape, arrays.X.dtype, arrays.X.flags.c_contiguous) == ((6, 3), np.float32, True)
+    assert (arrays.X.shape, arrays.X.dtype, arrays.X.flags.c_contiguous) == (
+        (6, 3),
+        np.float32,
+        True,
+    )
     assert np.isnan(arrays.X[[0, 4], 0]).all()
     assert arrays.amount.tolist() == [0, 1, 2, 3, 0, 5]
-    assert (arrays.y.dtype, arrays.weight.dtype, arrays.time_s.dtype) == (np.int8, np.float64, np.float64)
+    assert (arrays.y.dtype, arrays.weight.dtype, arrays.time_s.dtype) == (
+        np.int8,
+        np.float64,
+        np.float64,
+    )
     assert arrays.training("genuine").time_s.tolist() == [0, 1, 3, 4]
     assert arrays.training("all") is arrays
     assert "'genuine' or 'all'" in refusal(arrays.training, "known")
-    assert "needs labels" in refusal(arrays._replace(y=np.full(6, datasets.UNLABELLED)).training, "genuine")
+    assert "needs labels" in refusal(
+        arrays._replace(y=np.full(6, datasets.UNLABELLED)).training, "genuine"
+    )
 
 
-# --- refusals --------------------------------------------------------------------------------------------------
+# --- refusals
+# --------------------------------------------------------------------------------------------------
 
 BAD_CELLS = [
     ("age", "12,5", "'12,5' is not a number"),
@@ -235,7 +256,9 @@ def test_a_bad_cell_is_named_by_file_column_row_and_value(tmp_path, column, cell
     assert words in message
 
 
-@pytest.mark.parametrize("cell", ["01/02/2024", "2024-13-01", "20240101", "2024-01", "yesterday", ""])
+@pytest.mark.parametrize(
+    "cell", ["01/02/2024", "2024-13-01", "20240101", "2024-01", "yesterday", ""]
+)
 def test_an_ambiguous_or_impossible_date_is_refused(tmp_path, cell):
     when = [*(f"2024-01-0{i} 10:00" for i in range(1, 6)), cell]
     message = refusal(datasets.read_transactions, shop(), written(tmp_path, table(when=when)))
@@ -245,7 +268,9 @@ def test_an_ambiguous_or_impossible_date_is_refused(tmp_path, cell):
 
 def test_the_line_is_the_one_an_editor_shows(tmp_path):
     path = tmp_path / "t.csv"
-    path.write_text('when,eur,age,night,card,fraud,note\n\n0,1,1,0,a,0,"two\nlines"\n\n1,1,x,0,a,0,n\n')
+    path.write_text(
+        'when,eur,age,night,card,fraud,note\n\n0,1,1,0,a,0,"two\nlines"\n\n1,1,x,0,a,0,n\n'
+    )
     assert "row 2 (line 6), column 'age': 'x'" in refusal(datasets.read_transactions, shop(), path)
 
 
@@ -261,11 +286,17 @@ def test_a_stream_names_the_row_of_the_file(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("when,eur,Age,night,card,fraud\n0,1,1,0,a,0\n", "column 'age' is missing; the nearest is 'Age'"),
+        (
+            "when,eur,Age,night,card,fraud\n0,1,1,0,a,0\n",
+            "column 'age' is missing; the nearest is 'Age'",
+        ),
         ("when;eur;age\n0;1;1\n", "'night' is missing"),
         ("when,eur,age,night,card,fraud\n", "there are no rows"),
         ("when,eur,age,age,night,card,fraud\n0,1,1,1,0,a,0\n", "column 'age' is there 2 times"),
-        ("when,eur,age,night,card,fraud\n0,1,1,0,a,0\n1,1,1,0\n", "row 2 (line 3): 4 cells where the header has 6"),
+        (
+            "when,eur,age,night,card,fraud\n0,1,1,0,a,0\n1,1,1,0\n",
+            "row 2 (line 3): 4 cells where the header has 6",
+        ),
         ("", "the file is empty"),
         ("PK\x03\x04", "zip archive"),
     ],
@@ -289,7 +320,9 @@ def test_what_is_damaged_or_mixed_is_refused(tmp_path):
     written(folder, table(when="2024-01-01"), "b.csv")
     assert "is a number in" in refusal(datasets.read_transactions, shop(), folder)
     (folder / "b.csv").write_bytes(gzip.compress(written(tmp_path, table(500)).read_bytes())[:-20])
-    assert "b.csv: is a gzip file that cannot be unpacked" in refusal(datasets.read_transactions, shop(), folder)
+    assert "b.csv: is a gzip file that cannot be unpacked" in refusal(
+        datasets.read_transactions, shop(), folder
+    )
 
 
 def test_the_description_can_allow_missing_and_negative(tmp_path):
@@ -301,7 +334,8 @@ def test_the_description_can_allow_missing_and_negative(tmp_path):
     assert read["eur"][0] == -1
 
 
-# --- the raw file ----------------------------------------------------------------------------------------------
+# --- the raw file
+# ----------------------------------------------------------------------------------------------
 
 
 def test_the_fingerprint_is_over_values_not_text(tmp_path):
@@ -350,7 +384,9 @@ class Shelf(http.server.BaseHTTPRequestHandler):
         rest = shelf.content[start:]
         self.send_response(206 if asked else 200)
         if asked:
-            self.send_header("Content-Range", f"bytes {start}-{len(shelf.content) - 1}/{len(shelf.content)}")
+            self.send_header(
+                "Content-Range", f"bytes {start}-{len(shelf.content) - 1}/{len(shelf.content)}"
+            )
         self.send_header("Content-Length", str(len(rest)))
         self.end_headers()
         if shelf.n_cuts:
@@ -364,7 +400,9 @@ class Shelf(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def shelf(tmp_path):
-    """A server of table(2000) as CSV, and a dataset whose raw file is there -> (handler class, dataset)."""
+    """A server of table(2000) as CSV, and a dataset whose raw file is there -> (handler class,
+    dataset).
+    """
     frame = table(2_000)
     content = frame.to_csv(index=False).encode()
     handler = type("Handler", (Shelf,), {"content": content, "asked": []})
@@ -388,7 +426,9 @@ def test_a_download_goes_on_where_the_connection_broke(shelf, tmp_path):
     handler, dataset = shelf
     handler.cut, handler.n_cuts = 20_000, 2
     seen = []
-    path, source = datasets.find_raw(dataset, progress=lambda done, total: seen.append((done, total)))
+    path, source = datasets.find_raw(
+        dataset, progress=lambda done, total: seen.append((done, total))
+    )
     assert (path, source) == (tmp_path / "raw" / "t.csv", "full")
     assert path.read_bytes() == handler.content
     assert handler.asked == [None, "bytes=20000-", "bytes=40000-"]

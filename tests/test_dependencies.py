@@ -32,7 +32,9 @@ LATER = {
 @pytest.fixture(scope="module")
 def depends_on():
     """{stage: names of the files that the pipeline finds it to depend on}."""
-    return {job.stage.name: set(made_from(job, ROOT, {}, {})["files"]) for job in jobs(ROOT, Settings())}
+    return {
+        job.stage.name: set(made_from(job, ROOT, {}, {})["files"]) for job in jobs(ROOT, Settings())
+    }
 
 
 def inside(file):
@@ -52,7 +54,9 @@ def test_every_detector_is_fitted_by_some_notebook():
     assert {name for _, name in PAIRS} == set(DETECTORS)
 
 
-@pytest.mark.parametrize("notebook", ["03_isolation_forest", "04_autoencoder", "05_gaussian_mixture"])
+@pytest.mark.parametrize(
+    "notebook", ["03_isolation_forest", "04_autoencoder", "05_gaussian_mixture"]
+)
 def test_an_edit_of_what_comes_after_the_fit_does_not_fit_again(depends_on, notebook):
     found = depends_on[notebook]
     assert found & {f"lib/{name}.py" for name in LATER} == set()
@@ -63,7 +67,9 @@ def test_an_edit_of_what_comes_after_the_fit_does_not_fit_again(depends_on, note
         "lib/detectors/gaussian_mixture.py": "05_gaussian_mixture",
         "lib/detectors/robust_covariance.py": "04_autoencoder",
     }
-    assert {file for file in families if file in found} == {f for f, stage in families.items() if stage == notebook}
+    assert {file for file in families if file in found} == {
+        f for f, stage in families.items() if stage == notebook
+    }
 
 
 def test_another_simulator_makes_other_data(tmp_path, monkeypatch):
@@ -147,6 +153,7 @@ def test_every_form_of_import_is_followed(tmp_path, source, found):
     }.items():
         (tmp_path / "lib" / "kin" / f"{name}.py").write_text(text)
     files = {
-        path.relative_to(tmp_path / "lib").with_suffix("").as_posix() for path in imported_files([source], tmp_path)
+        path.relative_to(tmp_path / "lib").with_suffix("").as_posix()
+        for path in imported_files([source], tmp_path)
     }
     assert files == ({"__init__", *found} if found else set())

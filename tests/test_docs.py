@@ -11,11 +11,20 @@ import nbformat
 import pytest
 from conftest import ROOT
 
-HEAVY = {"torch", "sklearn", "pandas", "mlflow", "papermill", "matplotlib", "scipy", "onnx", "onnxscript", "pyarrow"}
+HEAVY = {
+    "torch",
+    "sklearn",
+    "pandas",
+    "mlflow",
+    "papermill",
+    "matplotlib",
+    "scipy",
+    "onnx",
+    "onnxscript",
+    "pyarrow",
+}
 PICKLE = {"pickle", "cloudpickle", "joblib", "dill", "shelve", "marshal"}
-HOSTS = (
-    r"p[y]pi\.org|p[y]thonhosted|n[p]mjs\.|d[e]bian\.org|anaconda\.[o]rg|p[y]torch\.org/whl|/w[o]rk/|/r[o]ot/|/t[m]p/"
-)
+HOSTS = r"p[y]pi\.org|p[y]thonhosted|n[p]mjs\.|d[e]bian\.org|anaconda\.[o]rg|p[y]torch\.org/whl|/w[o]rk/|/r[o]ot/|/t[m]p/"
 PARAMETER = re.compile(r"(\w+): (str|int|float|bool|list|tuple)[\w\[\], .|]* = ([^=#]+?)  # [^=]+")
 
 LIB = sorted((ROOT / "lib").rglob("*.py"))
@@ -37,7 +46,9 @@ def parse(path):
 def tracked():
     """Text files in git, and new ones that git does not ignore."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
-    names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    names = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split("\0")
     paths = [ROOT / each for each in names if each and (ROOT / each).is_file()]
     return [path for path in paths if b"\0" not in path.read_bytes()[:4096]]
 
@@ -79,15 +90,26 @@ def packages(path, seen=None):
 def test_lib_module_is_documented_and_quiet_at_import(path):
     assert ast.get_docstring(parse(path)), "say in a docstring what the module is for"
     public = [node for node in parse(path).body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
-    assert [node.name for node in public if node.name[0] != "_" and not ast.get_docstring(node)] == []
+    assert [
+        node.name for node in public if node.name[0] != "_" and not ast.get_docstring(node)
+    ] == []
     used = {node.attr for node in at_import(parse(path)) if isinstance(node, ast.Attribute)}
-    assert used & {"environ", "getenv", "basicConfig", "mkdir", "read_text", "read_csv", "write_text"} == set()
+    assert (
+        used & {"environ", "getenv", "basicConfig", "mkdir", "read_text", "read_csv", "write_text"}
+        == set()
+    )
 
 
 def test_mlflow_is_imported_by_tracking_alone_and_only_when_used():
-    users = [path for path in PYTHON if any(each.split(".")[0] == "mlflow" for each in imports(ast.walk(parse(path))))]
+    users = [
+        path
+        for path in PYTHON
+        if any(each.split(".")[0] == "mlflow" for each in imports(ast.walk(parse(path))))
+    ]
     assert {name(path) for path in users} <= {"lib/registry/tracking.py"}
-    assert "mlflow" not in {each.split(".")[0] for path in LIB for each in imports(at_import(parse(path)))}
+    assert "mlflow" not in {
+        each.split(".")[0] for path in LIB for each in imports(at_import(parse(path)))
+    }
 
 
 @pytest.mark.parametrize("path", [ROOT / "lib" / "bundle" / "__init__.py", *SERVE], ids=name)
@@ -103,8 +125,16 @@ def test_bundle_needs_numpy_onnxruntime_and_the_standard_library():
 @pytest.mark.parametrize("path", [path for path in tracked() if path.suffix == ".py"], ids=name)
 def test_no_error_is_swallowed_and_no_test_is_skipped(path):
     handlers = [node for node in ast.walk(parse(path)) if isinstance(node, ast.ExceptHandler)]
-    assert [node.lineno for node in handlers if node.type is None or isinstance(node.body[0], ast.Pass)] == []
-    assert re.findall(r"pytest\.(?:mark\.)?(?:skip|xfail)\w*|unittest\.skip\w*|T[O]DO|F[I]XME", path.read_text()) == []
+    assert [
+        node.lineno for node in handlers if node.type is None or isinstance(node.body[0], ast.Pass)
+    ] == []
+    assert (
+        re.findall(
+            r"pytest\.(?:mark\.)?(?:skip|xfail)\w*|unittest\.skip\w*|T[O]DO|F[I]XME",
+            path.read_text(),
+        )
+        == []
+    )
 
 
 def test_no_file_names_a_package_host_or_a_path_of_one_machine():
@@ -113,8 +143,16 @@ def test_no_file_names_a_package_host_or_a_path_of_one_machine():
 
 
 def test_no_data_and_nothing_big_is_in_git():
-    assert [name(path) for path in tracked() if path.suffix in {".csv", ".parquet", ".onnx", ".db", ".gz"}] == []
-    big = {name(path): path.stat().st_size for path in tracked() if not path.name.startswith("requirements")}
+    assert [
+        name(path)
+        for path in tracked()
+        if path.suffix in {".csv", ".parquet", ".onnx", ".db", ".gz"}
+    ] == []
+    big = {
+        name(path): path.stat().st_size
+        for path in tracked()
+        if not path.name.startswith("requirements")
+    }
     assert {path: size for path, size in big.items() if size > 300_000} == {}
 
 
@@ -141,7 +179,9 @@ def test_notebook_is_valid_and_says_what_it_asks_reads_and_writes(notebook):
     first = notebook.cells[0]
     assert first.cell_type == "markdown"
     assert first.source.startswith("# ")
-    assert [word for word in ("Question", "Reads", "Writes", "Runtime") if word not in first.source] == []
+    assert [
+        word for word in ("Question", "Reads", "Writes", "Runtime") if word not in first.source
+    ] == []
     assert notebook.metadata.kernelspec.name == "python3"
 
 
@@ -159,9 +199,9 @@ def test_notebook_has_short_cells_without_magic_classes_or_silenced_warnings(not
     assert max(lengths) <= 25
     assert statistics.median(lengths) <= 10
     for cell in code(notebook):
-        assert not re.search(r"^\s*[%!]|sys\.path|filterwarnings|simplefilter|get_ipython", cell.source, re.M), (
-            cell.source
-        )
+        assert not re.search(
+            r"^\s*[%!]|sys\.path|filterwarnings|simplefilter|get_ipython", cell.source, re.M
+        ), cell.source
         nodes = list(ast.walk(ast.parse(cell.source)))
         assert not any(isinstance(node, ast.ClassDef) for node in nodes), cell.source
         assert "mlflow" not in {each.split(".")[0] for each in imports(nodes)}, cell.source

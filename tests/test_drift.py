@@ -15,7 +15,9 @@ DAY_S = 86_400
 
 
 def table(seed=0, n=40_000, days=2, k=4, block_sd=0.0, rhythm=0.3):
-    """Transactions of two days: k features with a rhythm of the day, moved together within 10 minutes by `block_sd`."""
+    """Transactions of two days: k features with a rhythm of the day, moved together within 10
+    minutes by `block_sd`.
+    """
     rng = np.random.default_rng(seed)
     time_s = np.sort(rng.uniform(0, days * DAY_S, n))
     X = rng.standard_t(4, (n, k)) + rhythm * np.cos(2 * np.pi * time_s / DAY_S)[:, None]
@@ -32,11 +34,15 @@ def watch(X, weight, time_s, **options):
     """A monitor of the first half, and the batches of the last 30 %."""
     reference, batches = parts(len(X))
     names = [f"f{j}" for j in range(X.shape[1])]
-    return drift.Monitor(X[reference], weight[reference], time_s[reference], names, **options), batches
+    return drift.Monitor(
+        X[reference], weight[reference], time_s[reference], names, **options
+    ), batches
 
 
 def test_psi_by_hand():
-    assert drift.psi([0.5, 0.5], [0.25, 0.75]) == pytest.approx(0.25 * np.log(2) + 0.25 * np.log(1.5))
+    assert drift.psi([0.5, 0.5], [0.25, 0.75]) == pytest.approx(
+        0.25 * np.log(2) + 0.25 * np.log(1.5)
+    )
     assert drift.psi([0.2, 0.8], [0.2, 0.8]) == 0
 
 
@@ -70,7 +76,12 @@ def test_ks_leaves_missing_values_out():
 
 def test_benjamini_hochberg_by_hand():
     # thresholds at 0.1: 0.025, 0.05, 0.075, 0.1; the third falls, and takes the second along
-    assert drift.benjamini_hochberg([0.9, 0.07, 0.06, 0.01], 0.1).tolist() == [False, True, True, True]
+    assert drift.benjamini_hochberg([0.9, 0.07, 0.06, 0.01], 0.1).tolist() == [
+        False,
+        True,
+        True,
+        True,
+    ]
     assert not drift.benjamini_hochberg([0.5, 0.03], 0.01).any()
 
 
@@ -84,7 +95,8 @@ def test_psi_of_independent_rows_is_chi_squared():
 
 
 def test_block_covariance_by_hand():
-    # two blocks of two rows, all of one bin each: shares 1 and 0, variance 1/2 between; rows alone would give 1/8 each
+    # two blocks of two rows, all of one bin each: shares 1 and 0, variance 1/2 between; rows alone
+    # would give 1/8 each
     found = drift.block_covariance(
         np.tile([0, 0, 1, 1], 10), np.ones(40), np.repeat(np.arange(20), 2), np.zeros(20, int), 2
     )
@@ -98,7 +110,8 @@ def test_blocks_that_differ_by_chance_add_nothing():
     bins, block = rng.integers(0, 5, 50_000), np.sort(rng.integers(0, 200, 50_000))
     weight = rng.choice([1.0, 4.0, 7.0], 50_000)
     found = drift.block_covariance(bins, weight, block, np.arange(200) // 10, 5)
-    assert abs(np.diag(found)).max() < 0.25 * 0.16 / 250  # a quarter of the variance that 250 rows of a block make
+    # a quarter of the variance that 250 rows of a block make
+    assert abs(np.diag(found)).max() < 0.25 * 0.16 / 250
 
 
 @pytest.mark.parametrize(("block_sd", "weighted"), [(0.0, False), (0.0, True), (0.3, False)])
@@ -121,7 +134,9 @@ def test_rows_taken_for_independent_that_are_not_raise_false_alarms():
     alarms = {}
     for block_s in (600.0, 1e-3):
         monitor, batches = watch(X, weight, time_s, block_s=block_s)
-        alarms[block_s] = sum(monitor.check(X[b], weight[b], time_s[b]).level != drift.QUIET for b in batches)
+        alarms[block_s] = sum(
+            monitor.check(X[b], weight[b], time_s[b]).level != drift.QUIET for b in batches
+        )
     assert alarms[600.0] == 0 < 5 < alarms[1e-3]
 
 
@@ -136,7 +151,9 @@ def test_one_more_seed_of_simulated_drift_is_found_at_once_and_nothing_else():
     for number, batch in enumerate(batches, 1):
         previous = monitor.check(data.X[batch], data.weight[batch], data.time_s[batch], previous)
         assert set(previous.flagged) == {name for name, start in first.items() if start <= number}
-        assert {c.name for c in previous.columns if c.loud} == {name for name, start in first.items() if start < number}
+        assert {c.name for c in previous.columns if c.loud} == {
+            name for name, start in first.items() if start < number
+        }
     assert previous.level == drift.PERSISTENT
 
 
@@ -145,14 +162,20 @@ def test_simulated_transactions_without_drift_are_quiet():
     data = dataset.arrays(simulate(20_000, seed=102, drift=False))
     monitor, batches = watch(data.X, data.weight, data.time_s)
     for batch in batches:
-        assert monitor.check(data.X[batch], data.weight[batch], data.time_s[batch]).level == drift.QUIET
+        assert (
+            monitor.check(data.X[batch], data.weight[batch], data.time_s[batch]).level
+            == drift.QUIET
+        )
 
 
 def test_larger_shifts_give_larger_distances():
     X, weight, time_s = table()
     monitor, batches = watch(X, weight, time_s)
     batch = batches[4]
-    seen = [monitor.check(X[batch] + shift, None, time_s[batch]).columns[0] for shift in (0.1, 0.3, 1.0, 5.0)]
+    seen = [
+        monitor.check(X[batch] + shift, None, time_s[batch]).columns[0]
+        for shift in (0.1, 0.3, 1.0, 5.0)
+    ]
     for figure in ("psi", "ks", "wasserstein"):
         assert np.all(np.diff([getattr(column, figure) for column in seen]) > 0)
     assert [column.flagged for column in seen[1:]] == [True] * 3
@@ -174,7 +197,9 @@ def test_matching_takes_the_rhythm_of_the_day_out():
     assert [monitor.check(X[b], weight[b], time_s[b]).level for b in batches] == [drift.QUIET] * 10
     matched, possible = monitor.match(np.array([3, 3, 3, 4]), np.ones(4))
     assert possible
-    assert np.bincount(monitor.hour, matched, minlength=24)[[3, 4, 5]] == pytest.approx([0.75, 0.25, 0])
+    assert np.bincount(monitor.hour, matched, minlength=24)[[3, 4, 5]] == pytest.approx(
+        [0.75, 0.25, 0]
+    )
 
 
 def test_missing_and_unheard_of_values_are_found():
@@ -213,7 +238,10 @@ def test_weights_count_as_rows_do():
     repeated = drift.Monitor(np.repeat(X[:4000], 3, 0), None, np.repeat(time_s[:4000], 3), "abcd")
     for figure in ("psi", "ks", "wasserstein"):
         one, other = (
-            [getattr(c, figure) for c in m.check(X[4000:], weight[4000:], time_s[4000:] - DAY_S).columns]
+            [
+                getattr(c, figure)
+                for c in m.check(X[4000:], weight[4000:], time_s[4000:] - DAY_S).columns
+            ]
             for m in (monitor, repeated)
         )
         assert one == pytest.approx(other)
@@ -234,11 +262,22 @@ def test_a_reference_watches_scores_and_remembers_the_last_batch():
     data = dataset.arrays(simulate(20_000, seed=1, drift=False))
     reference, batches = parts(len(data.X))
     score = np.abs(data.X).max(axis=1)
-    watched, refused = drift.Reference(dataset.features, data.take(reference), score[reference]), np.arange(600) < 300
+    watched, refused = (
+        drift.Reference(dataset.features, data.take(reference), score[reference]),
+        np.arange(600) < 300,
+    )
     found = []
-    for batch, moved, scored in [(batches[0], 0, True), (batches[1], 2, True), (batches[2], 2, ~refused)]:
+    for batch, moved, scored in [
+        (batches[0], 0, True),
+        (batches[1], 2, True),
+        (batches[2], 2, ~refused),
+    ]:
         now = data.take(batch)
-        found.append(watched.compare(now.X, now.weight, now.time_s, score[batch] + moved, scored).loc[drift.SCORE])
+        found.append(
+            watched.compare(now.X, now.weight, now.time_s, score[batch] + moved, scored).loc[
+                drift.SCORE
+            ]
+        )
     assert [bool(row["flagged"]) for row in found] == [False, True, True]
     assert [bool(row["loud"]) for row in found] == [False, False, True]
     assert [row["missing"] for row in found] == pytest.approx([0, 0, 0.5])

@@ -13,7 +13,17 @@ from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-HEAVY = {"torch", "mlflow", "mlflow-skinny", "pandas", "scikit-learn", "scipy", "matplotlib", "papermill", "jupyterlab"}
+HEAVY = {
+    "torch",
+    "mlflow",
+    "mlflow-skinny",
+    "pandas",
+    "scikit-learn",
+    "scipy",
+    "matplotlib",
+    "papermill",
+    "jupyterlab",
+}
 
 
 def lock(name):
@@ -25,7 +35,10 @@ def lock(name):
 def declared(*extras):
     """What pyproject.toml asks for: the server's packages and those of the extras."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    lines = [*project["dependencies"], *(line for extra in extras for line in project["optional-dependencies"][extra])]
+    lines = [
+        *project["dependencies"],
+        *(line for extra in extras for line in project["optional-dependencies"][extra]),
+    ]
     return [Requirement(line) for line in lines]
 
 
@@ -36,7 +49,11 @@ def version(requirement):
 @pytest.mark.parametrize("name", ["requirements.txt", "requirements-serve.txt"])
 def test_lock_pins_one_version_with_hashes_and_names_no_host(name):
     text, requirements = (ROOT / name).read_text(), lock(name)
-    assert len(requirements) == len(re.findall(r"^[a-z0-9]", text, re.M)) == len(re.findall(r"==\S+ .*\\$", text, re.M))
+    assert (
+        len(requirements)
+        == len(re.findall(r"^[a-z0-9]", text, re.M))
+        == len(re.findall(r"==\S+ .*\\$", text, re.M))
+    )
     assert re.findall(r"^[a-z0-9].*\n(?!    --hash=sha256:)", text, re.M) == []
     assert "://" not in text
     assert "+cpu" not in text
@@ -54,13 +71,19 @@ def test_lock_leaves_torch_and_its_cuda_packages_to_a_step_of_their_own():
 def test_lock_answers_what_pyproject_asks():
     requirements = lock("requirements.txt")
     for wanted in declared("pipeline", "dev"):
-        assert wanted.specifier.contains(version(requirements[canonicalize_name(wanted.name)])), wanted
+        assert wanted.specifier.contains(version(requirements[canonicalize_name(wanted.name)])), (
+            wanted
+        )
 
 
 def test_server_lock_is_the_small_part_of_the_lock():
     everything, server = lock("requirements.txt"), lock("requirements-serve.txt")
     assert {canonicalize_name(wanted.name) for wanted in declared()} <= server.keys()
-    assert {name: version(pin) for name, pin in server.items() if version(pin) != version(everything[name])} == {}
+    assert {
+        name: version(pin)
+        for name, pin in server.items()
+        if version(pin) != version(everything[name])
+    } == {}
     assert server.keys() & HEAVY == set()
 
 
@@ -79,14 +102,23 @@ def test_conda_environment_is_the_lock():
 
 
 def _plain(name):
-    return re.search(rf"^{re.escape(name)}==[^\\\n]+", (ROOT / "requirements.txt").read_text(), re.M)[0].rstrip()
+    return re.search(
+        rf"^{re.escape(name)}==[^\\\n]+", (ROOT / "requirements.txt").read_text(), re.M
+    )[0].rstrip()
 
 
 def test_installed_packages_are_the_locked_ones():
-    wanted = {name: version(pin) for name, pin in lock("requirements.txt").items() if _applies(pin.marker)}
-    del wanted["rfc3987-syntax"]  # the Makefile takes it out again: it is optional and slow to import
+    wanted = {
+        name: version(pin) for name, pin in lock("requirements.txt").items() if _applies(pin.marker)
+    }
+    # the Makefile takes it out again: it is optional and slow to import
+    del wanted["rfc3987-syntax"]
     installed = {canonicalize_name(each.name): each.version for each in metadata.distributions()}
-    differ = {name: (installed.get(name), pin) for name, pin in wanted.items() if installed.get(name) != pin}
+    differ = {
+        name: (installed.get(name), pin)
+        for name, pin in wanted.items()
+        if installed.get(name) != pin
+    }
     assert differ == {}, "(installed, locked): run `make setup`"
     assert installed["torch"].partition("+")[0] == version(declared("torch")[-1])
 
@@ -98,7 +130,9 @@ def _applies(marker: Marker | None):
 def test_lib_and_serve_are_importable_from_anywhere(tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     code = "import lib, serve, json; print(json.dumps([*lib.__path__, *serve.__path__]))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == [str(ROOT / "lib"), str(ROOT / "serve")]
 
@@ -114,7 +148,9 @@ esac
 
 @pytest.fixture
 def set_up(tmp_path):
-    """`make setup` in a folder of its own with a stand-in for Python -> (folder, function: exit code, commands)."""
+    """`make setup` in a folder of its own with a stand-in for Python -> (folder, function: exit
+    code, commands).
+    """
     for name in ("Makefile", "requirements.txt", "pyproject.toml"):
         (tmp_path / name).write_text((ROOT / name).read_text())
     python, log = tmp_path / "python", tmp_path / "log"
@@ -125,7 +161,9 @@ def set_up(tmp_path):
         log.write_text("")
         environment = os.environ | {"LOG": str(log), "FAILS": fails}
         command = ["make", "setup", f"PYTHON={python}"]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
         return done.returncode, log.read_text()
 
     return tmp_path, run
@@ -163,7 +201,13 @@ def test_pip_alone_does_it_where_uv_cannot(set_up):
 
 
 def test_nothing_of_ours_is_ignored_by_git():
-    ours = ["lib/data/datasets.py", "serve/app.py", "data/simulated.yaml", "notebooks/01_eda.ipynb", "Makefile"]
+    ours = [
+        "lib/data/datasets.py",
+        "serve/app.py",
+        "data/simulated.yaml",
+        "notebooks/01_eda.ipynb",
+        "Makefile",
+    ]
     outputs = [
         "data/raw/creditcard.csv",
         "reports/a-run/metrics.json",
@@ -172,6 +216,9 @@ def test_nothing_of_ours_is_ignored_by_git():
         ".venv/ready",
     ]
     done = subprocess.run(
-        ["git", "check-ignore", "--no-index", *ours, *outputs], cwd=ROOT, capture_output=True, text=True
+        ["git", "check-ignore", "--no-index", *ours, *outputs],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     assert done.stdout.split() == outputs

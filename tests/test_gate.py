@@ -18,11 +18,19 @@ def figure(value, spread=0.02):
 
 def candidate(name="forest", value=0.4, difference=0.0, **more):
     between = None if difference is None else figure(difference)
-    return Candidate(name, figure(value), **{"bundle_hash": f"hash of {name}", "difference": between} | more)
+    return Candidate(
+        name, figure(value), **{"bundle_hash": f"hash of {name}", "difference": between} | more
+    )
 
 
 def champion(value=0.4, **more):
-    known = {"version": "3", "bundle_hash": "other", "fit_start_s": 0.0, "fit_end_s": 999.0, "figure": figure(value)}
+    known = {
+        "version": "3",
+        "bundle_hash": "other",
+        "fit_start_s": 0.0,
+        "fit_end_s": 999.0,
+        "figure": figure(value),
+    }
     return Champion(**known | more)
 
 
@@ -35,9 +43,30 @@ UNSCORED = champion(figure=None)
 LOST = champion(bundle_hash="", figure=None, lost="The files of x, version 3, are gone.")
 
 CASES = {
-    "no champion yet": ([FOREST, MIXTURE], None, {}, "mixture", "promote", "there was no champion before it"),
-    "highest metric wins": ([MIXTURE, FOREST], None, {}, "mixture", "promote", "best average_precision of 2"),
-    "of equals the first": ([FOREST, candidate("twin")], None, {}, "forest", "promote", "no champion"),
+    "no champion yet": (
+        [FOREST, MIXTURE],
+        None,
+        {},
+        "mixture",
+        "promote",
+        "there was no champion before it",
+    ),
+    "highest metric wins": (
+        [MIXTURE, FOREST],
+        None,
+        {},
+        "mixture",
+        "promote",
+        "best average_precision of 2",
+    ),
+    "of equals the first": (
+        [FOREST, candidate("twin")],
+        None,
+        {},
+        "forest",
+        "promote",
+        "no champion",
+    ),
     "an unknown value takes no part": (
         [candidate("a", None), FOREST],
         None,
@@ -46,9 +75,23 @@ CASES = {
         "promote",
         "of 1 candidate:",
     ),
-    "nobody has a value": ([candidate("a", None)], None, {}, None, "none", "no candidate has a value"),
+    "nobody has a value": (
+        [candidate("a", None)],
+        None,
+        {},
+        None,
+        "none",
+        "no candidate has a value",
+    ),
     "no candidate at all": ([], champion(), {}, None, "keep", "no candidate has a value"),
-    "a naive rule wins": ([candidate(value=0.05)], None, {}, None, "none", r"naive rule max_abs_z \(0.1000\)"),
+    "a naive rule wins": (
+        [candidate(value=0.05)],
+        None,
+        {},
+        None,
+        "none",
+        r"naive rule max_abs_z \(0.1000\)",
+    ),
     "a naive rule draws": ([candidate(value=0.1)], None, {}, None, "none", "does not beat"),
     "a naive rule wins over all but the champion": (
         [candidate(value=0.05)],
@@ -58,9 +101,23 @@ CASES = {
         "keep",
         "does not beat",
     ),
-    "supervised takes no part": ([BOOSTING, FOREST], None, {}, "forest", "promote", "boosting was fitted with labels"),
+    "supervised takes no part": (
+        [BOOSTING, FOREST],
+        None,
+        {},
+        "forest",
+        "promote",
+        "boosting was fitted with labels",
+    ),
     "supervised alone": ([BOOSTING], None, {}, None, "none", "boosting was fitted with labels"),
-    "supervised allowed": ([BOOSTING, FOREST], None, {"allow_supervised": True}, "boosting", "promote", "best"),
+    "supervised allowed": (
+        [BOOSTING, FOREST],
+        None,
+        {"allow_supervised": True},
+        "boosting",
+        "promote",
+        "best",
+    ),
     "identical": ([FOREST], champion(bundle_hash="hash of forest"), {}, None, "keep", "identical"),
     "identical, accept or not": (
         [FOREST],
@@ -70,7 +127,14 @@ CASES = {
         "keep",
         "identical",
     ),
-    "clearly better": ([candidate(difference=0.1)], champion(), {}, "forest", "promote", "is better than the champion"),
+    "clearly better": (
+        [candidate(difference=0.1)],
+        champion(),
+        {},
+        "forest",
+        "promote",
+        "is better than the champion",
+    ),
     "better, within the noise": (
         [candidate(difference=0.01)],
         champion(),
@@ -79,18 +143,95 @@ CASES = {
         "promote",
         "40 labelled frauds",
     ),
-    "lower bound is 0": ([candidate(difference=0.02)], champion(), {}, "forest", "promote", "chance"),
-    "a draw": ([candidate(difference=0.0)], champion(), {}, None, "keep", "scores as well.*--accept"),
-    "a draw but for rounding": ([candidate(difference=1e-17)], champion(), {}, None, "keep", "scores as well"),
-    "a draw, accepted": ([candidate(difference=0.0)], champion(), ACCEPT, "forest", "promote", "accepted"),
+    "lower bound is 0": (
+        [candidate(difference=0.02)],
+        champion(),
+        {},
+        "forest",
+        "promote",
+        "chance",
+    ),
+    "a draw": (
+        [candidate(difference=0.0)],
+        champion(),
+        {},
+        None,
+        "keep",
+        "scores as well.*--accept",
+    ),
+    "a draw but for rounding": (
+        [candidate(difference=1e-17)],
+        champion(),
+        {},
+        None,
+        "keep",
+        "scores as well",
+    ),
+    "a draw, accepted": (
+        [candidate(difference=0.0)],
+        champion(),
+        ACCEPT,
+        "forest",
+        "promote",
+        "accepted",
+    ),
     "a little worse": ([candidate(difference=-0.01)], champion(), {}, None, "keep", "not better"),
-    "worse by as much as chance": ([candidate(difference=-0.12)], champion(), {}, None, "keep", "not better"),
-    "worse, accept or not": ([candidate(difference=-0.03)], champion(), ACCEPT, None, "keep", "not better"),
-    "has to be clear, is": ([candidate(difference=0.1)], champion(), CLEAR, "forest", "promote", "is better"),
-    "has to be clear, may be chance": ([candidate(difference=0.01)], champion(), CLEAR, None, "keep", "not clearly"),
-    "has to be clear, bound is 0": ([candidate(difference=0.02)], champion(), CLEAR, None, "keep", "not clearly"),
-    "fitted on validation": ([FOREST], OVERLAPPING, {}, None, "keep", "overlaps this validation.*--accept"),
-    "fitted on validation, accepted": ([FOREST], OVERLAPPING, ACCEPT, "forest", "promote", "accepted"),
+    "worse by as much as chance": (
+        [candidate(difference=-0.12)],
+        champion(),
+        {},
+        None,
+        "keep",
+        "not better",
+    ),
+    "worse, accept or not": (
+        [candidate(difference=-0.03)],
+        champion(),
+        ACCEPT,
+        None,
+        "keep",
+        "not better",
+    ),
+    "has to be clear, is": (
+        [candidate(difference=0.1)],
+        champion(),
+        CLEAR,
+        "forest",
+        "promote",
+        "is better",
+    ),
+    "has to be clear, may be chance": (
+        [candidate(difference=0.01)],
+        champion(),
+        CLEAR,
+        None,
+        "keep",
+        "not clearly",
+    ),
+    "has to be clear, bound is 0": (
+        [candidate(difference=0.02)],
+        champion(),
+        CLEAR,
+        None,
+        "keep",
+        "not clearly",
+    ),
+    "fitted on validation": (
+        [FOREST],
+        OVERLAPPING,
+        {},
+        None,
+        "keep",
+        "overlaps this validation.*--accept",
+    ),
+    "fitted on validation, accepted": (
+        [FOREST],
+        OVERLAPPING,
+        ACCEPT,
+        "forest",
+        "promote",
+        "accepted",
+    ),
     "fitted after validation": (
         [BETTER],
         champion(fit_start_s=2001.0, fit_end_s=9e9),
@@ -99,20 +240,59 @@ CASES = {
         "promote",
         "better",
     ),
-    "champion cannot be scored": ([FOREST], UNSCORED, {}, None, "keep", "could not be scored.*--accept"),
-    "champion cannot be scored, accepted": ([FOREST], UNSCORED, ACCEPT, "forest", "promote", "accepted"),
-    "champion's files are gone": ([FOREST], LOST, {}, None, "keep", "files of x, version 3, are gone.*--accept"),
-    "champion's files are gone, accepted": ([FOREST], LOST, ACCEPT, "forest", "promote", "accepted"),
-    "no difference given": ([candidate(difference=None)], champion(), {}, None, "keep", "could not be scored"),
+    "champion cannot be scored": (
+        [FOREST],
+        UNSCORED,
+        {},
+        None,
+        "keep",
+        "could not be scored.*--accept",
+    ),
+    "champion cannot be scored, accepted": (
+        [FOREST],
+        UNSCORED,
+        ACCEPT,
+        "forest",
+        "promote",
+        "accepted",
+    ),
+    "champion's files are gone": (
+        [FOREST],
+        LOST,
+        {},
+        None,
+        "keep",
+        "files of x, version 3, are gone.*--accept",
+    ),
+    "champion's files are gone, accepted": (
+        [FOREST],
+        LOST,
+        ACCEPT,
+        "forest",
+        "promote",
+        "accepted",
+    ),
+    "no difference given": (
+        [candidate(difference=None)],
+        champion(),
+        {},
+        None,
+        "keep",
+        "could not be scored",
+    ),
 }
 
 
-def verdict_of(candidates, holder=None, validation=VALIDATION, naive=NAIVE, withdrawn=None, **terms):
+def verdict_of(
+    candidates, holder=None, validation=VALIDATION, naive=NAIVE, withdrawn=None, **terms
+):
     given = {"naive": naive, "withdrawn": withdrawn, "terms": Terms(alert_budget=0.01, **terms)}
     return decide(candidates, holder, validation, **given)
 
 
-@pytest.mark.parametrize(("candidates", "holder", "options", "promote", "action", "reason"), CASES.values(), ids=CASES)
+@pytest.mark.parametrize(
+    ("candidates", "holder", "options", "promote", "action", "reason"), CASES.values(), ids=CASES
+)
 def test_decision(candidates, holder, options, promote, action, reason):
     verdict = verdict_of(candidates, holder, **options)
     assert (verdict.promote, verdict.action) == (promote, action)
@@ -127,7 +307,12 @@ def test_without_an_interval_the_difference_itself_decides(value, promote):
     verdict = verdict_of([Candidate("forest", figure(0.4), difference=between)], champion())
     assert verdict.promote == promote
     assert ("no interval: this may be chance" in "; ".join(verdict.reasons)) == bool(promote)
-    assert verdict_of([Candidate("forest", figure(0.4), difference=between)], champion(), **CLEAR).promote is None
+    assert (
+        verdict_of(
+            [Candidate("forest", figure(0.4), difference=between)], champion(), **CLEAR
+        ).promote
+        is None
+    )
 
 
 def test_a_naive_rule_without_a_value_beats_nobody():
@@ -197,7 +382,10 @@ def test_where_nobody_can_judge_the_nominee_is_the_first_champion(names, nominee
     stays = verdict_of(unjudged(*names), champion(figure=None), UNJUDGED, nominee=nominee)
     assert (stays.promote, stays.action) == (None, "keep")
     assert "--accept" in stays.reasons[-1]
-    assert verdict_of(unjudged(*names), UNSCORED, UNJUDGED, nominee=nominee, accept=True).promote == promote
+    assert (
+        verdict_of(unjudged(*names), UNSCORED, UNJUDGED, nominee=nominee, accept=True).promote
+        == promote
+    )
 
 
 def test_what_may_not_be_promoted_is_no_nominee():
@@ -215,11 +403,20 @@ def test_a_withdrawn_model_does_not_return_without_accept():
         verdict = verdict_of([candidate(difference=0.1)], holder, withdrawn=gone)
         assert (verdict.promote, verdict.action) == (None, "keep" if holder else "none")
         assert re.search("too many alerts.*--accept", verdict.reasons[-1])
-        assert verdict_of([candidate(difference=0.1)], holder, withdrawn=gone, accept=True).promote == "forest"
-    assert verdict_of([candidate("other", difference=0.1)], champion(), withdrawn=gone).promote == "other"
+        assert (
+            verdict_of([candidate(difference=0.1)], holder, withdrawn=gone, accept=True).promote
+            == "forest"
+        )
+    assert (
+        verdict_of([candidate("other", difference=0.1)], champion(), withdrawn=gone).promote
+        == "other"
+    )
 
 
 def test_a_budget_below_the_prevalence_is_a_remark():
     verdict = verdict_of([FOREST], None, replace(VALIDATION, prevalence=0.04))
-    assert re.search(r"budget 0.01 is below the prevalence 0.04.* 0.25 \(budget / prevalence\)", verdict.remarks[0])
+    assert re.search(
+        r"budget 0.01 is below the prevalence 0.04.* 0.25 \(budget / prevalence\)",
+        verdict.remarks[0],
+    )
     assert verdict_of([FOREST], None, replace(VALIDATION, prevalence=0.01)).remarks == []

@@ -28,12 +28,25 @@ def lab(tmp_path_factory):
     settings.mkdir(parents=True)
     news = {"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}}
     (settings / "page_config.json").write_text(json.dumps(news))
-    environment |= {"JUPYTER_CONFIG_DIR": str(home / "config"), "JUPYTER_RUNTIME_DIR": str(home / "runtime")}
-    options = ["--no-browser", "--allow-root", "--ip=127.0.0.1", "--port=0", "--IdentityProvider.token=check"]
+    environment |= {
+        "JUPYTER_CONFIG_DIR": str(home / "config"),
+        "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
+    }
+    options = [
+        "--no-browser",
+        "--allow-root",
+        "--ip=127.0.0.1",
+        "--port=0",
+        "--IdentityProvider.token=check",
+    ]
     log = home / "log"
     with log.open("w") as file:
         server = subprocess.Popen(
-            [sys.executable, "-m", "jupyterlab", *options], cwd=folder, env=environment, stdout=file, stderr=file
+            [sys.executable, "-m", "jupyterlab", *options],
+            cwd=folder,
+            env=environment,
+            stdout=file,
+            stderr=file,
         )
     try:
         end = time.monotonic() + START_S
@@ -61,7 +74,9 @@ def cells(path):
 def problems(path):
     """What cells of a notebook's file have failed with."""
     outputs = [output for cell in cells(path) for output in cell["outputs"]]
-    return ["\n".join(output["traceback"]) for output in outputs if output["output_type"] == "error"]
+    return [
+        "\n".join(output["traceback"]) for output in outputs if output["output_type"] == "error"
+    ]
 
 
 @pytest.fixture

@@ -1,4 +1,6 @@
-"""Metrics: by hand, against scikit-learn, against a bootstrap that really draws rows, and as properties."""
+"""Metrics: by hand, against scikit-learn, against a bootstrap that really draws rows, and as
+properties.
+"""
 
 import itertools
 import json
@@ -63,7 +65,9 @@ def test_ceilings_by_hand():
     got = values(Y, RAW, amount=AMOUNT)
     assert got["ceiling_recall_at_budget_0.1"] == pytest.approx(0.5)
     assert got["ceiling_precision_at_budget_0.1"] == pytest.approx(1.0)
-    assert got["ceiling_amount_recall_at_budget_0.1"] == pytest.approx(0.7), "the dearest fraud is reviewed first"
+    assert got["ceiling_amount_recall_at_budget_0.1"] == pytest.approx(0.7), (
+        "the dearest fraud is reviewed first"
+    )
     assert got["ceiling_recall_at_budget_0.5"] == pytest.approx(1.0)
     assert got["ceiling_precision_at_budget_0.5"] == pytest.approx(0.4)
     assert got["ceiling_amount_recall_at_budget_0.5"] == pytest.approx(1.0)
@@ -82,7 +86,13 @@ def test_ties_are_pessimistic():
 def test_no_fraud_and_no_amount_are_null_and_json():
     table = metrics.evaluate(np.zeros(10, int), {"m": RAW}, ONE, TIME, n_resamples=20)
     m = table["m"]
-    for name in ("average_precision", "recall_at_budget", "roc_auc", "recall_at_fpr_0.01", "amount_recall_at_budget"):
+    for name in (
+        "average_precision",
+        "recall_at_budget",
+        "roc_auc",
+        "recall_at_fpr_0.01",
+        "amount_recall_at_budget",
+    ):
         assert m[name] == {"value": None, "low": None, "high": None}
     assert m["prevalence"]["value"] == 0
     assert m["ceiling_recall_at_budget"]["value"] is None
@@ -105,14 +115,18 @@ def random_case(seed, n=400, ties=False, fraud=0.1):
 def test_agrees_with_scikit_learn(seed, ties):
     y, raw, weight, _, _ = random_case(seed, ties=ties)
     got = values(y, raw, weight)
-    assert got["average_precision"] == pytest.approx(average_precision_score(y, raw, sample_weight=weight))
+    assert got["average_precision"] == pytest.approx(
+        average_precision_score(y, raw, sample_weight=weight)
+    )
     assert got["roc_auc"] == pytest.approx(roc_auc_score(y, raw, sample_weight=weight))
     fpr, tpr, _ = roc_curve(y, raw, sample_weight=weight, drop_intermediate=False)
     assert got["recall_at_fpr_0.01"] == pytest.approx(tpr[fpr <= 0.01].max())
 
 
 def by_rows(y, raw, weight, amount, budget):
-    """Review one transaction after the other, genuine first among ties, until the budget is used up."""
+    """Review one transaction after the other, genuine first among ties, until the budget is used
+    up.
+    """
     left, caught, money = budget * weight.sum(), 0.0, 0.0
     for score in np.unique(raw)[::-1]:
         for label in (0, 1):
@@ -139,12 +153,22 @@ def test_budget_agrees_with_a_walk_down_the_list(budget, ties):
 
 @pytest.mark.parametrize("ties", [False, True])
 def test_bootstrap_agrees_with_drawing_rows(ties):
-    """The same seeded draws of blocks, but with the rows really repeated and every metric computed anew."""
+    """The same seeded draws of blocks, but with the rows really repeated and every metric computed
+    anew.
+    """
     y, raw, weight, time_s, amount = random_case(3, ties=ties)
     models = {"a": raw, "b": raw[::-1].copy()}
     n, budget = 60, 0.05
     got = metrics.compare(
-        y, models, weight, time_s, amount, budgets=(budget,), headline_budget=budget, n_resamples=n, seed=4
+        y,
+        models,
+        weight,
+        time_s,
+        amount,
+        budgets=(budget,),
+        headline_budget=budget,
+        n_resamples=n,
+        seed=4,
     )
     block = np.unique(np.floor(time_s / 600), return_inverse=True)[1]
     rng = np.random.default_rng(4)
@@ -160,7 +184,9 @@ def test_bootstrap_agrees_with_drawing_rows(ties):
             )
     for metric, draws in got.draws["a"].items():
         low, high = np.percentile(draws, [2.5, 97.5])
-        assert (got.metrics["a"][metric]["low"], got.metrics["a"][metric]["high"]) == pytest.approx((low, high))
+        assert (got.metrics["a"][metric]["low"], got.metrics["a"][metric]["high"]) == pytest.approx(
+            (low, high)
+        )
 
 
 def test_paired_difference_is_narrower_than_the_models():
@@ -186,14 +212,20 @@ def test_chunks_of_resamples_do_not_change_them(monkeypatch):
     y, raw, weight, time_s, amount = random_case(6)
     whole = metrics.compare(y, {"a": raw}, weight, time_s, amount, n_resamples=50)
     monkeypatch.setattr(metrics, "CHUNK", 1000)
-    for metric, draws in metrics.compare(y, {"a": raw}, weight, time_s, amount, n_resamples=50).draws["a"].items():
+    for metric, draws in (
+        metrics.compare(y, {"a": raw}, weight, time_s, amount, n_resamples=50).draws["a"].items()
+    ):
         assert draws == pytest.approx(whole.draws["a"][metric])
 
 
 def test_few_blocks_or_frauds_get_exact_binomial_intervals():
     """Ten blocks, two frauds: recall 1 of 2; Clopper-Pearson from the textbook's table."""
-    m = metrics.evaluate(Y, {"m": RAW}, ONE, TIME, AMOUNT, budgets=(0.1, 0.2), headline_budget=0.2)["m"]
-    assert (m["recall_at_budget"]["low"], m["recall_at_budget"]["high"]) == pytest.approx((0.0126, 0.9874), abs=1e-4)
+    m = metrics.evaluate(Y, {"m": RAW}, ONE, TIME, AMOUNT, budgets=(0.1, 0.2), headline_budget=0.2)[
+        "m"
+    ]
+    assert (m["recall_at_budget"]["low"], m["recall_at_budget"]["high"]) == pytest.approx(
+        (0.0126, 0.9874), abs=1e-4
+    )
     assert m["average_precision"]["low"] is None
     assert m["amount_recall_at_budget"]["low"] is None
     exact = metrics.clopper_pearson(0.3, 10)
@@ -220,7 +252,9 @@ def test_bad_input_is_named(change, message):
 
 
 def cases(max_size=40):
-    """Labels with at least one fraud and one genuine transaction, scores with ties, integer weights, amounts."""
+    """Labels with at least one fraud and one genuine transaction, scores with ties, integer
+    weights, amounts.
+    """
     return st.integers(3, max_size).flatmap(
         lambda n: st.tuples(
             hnp.arrays(np.int8, n, elements=st.integers(0, 1)).map(lambda y: np.r_[y[:-2], 0, 1]),
@@ -232,7 +266,9 @@ def cases(max_size=40):
 
 
 @settings(deadline=None)
-@given(cases(), st.lists(st.floats(0.001, 1.0), min_size=2, max_size=4, unique_by=lambda b: f"{b:g}"))
+@given(
+    cases(), st.lists(st.floats(0.001, 1.0), min_size=2, max_size=4, unique_by=lambda b: f"{b:g}")
+)
 def test_a_larger_budget_never_lowers_recall(case, budgets):
     y, raw, weight, amount = case
     got = values(y, raw, weight, amount, budgets=budgets, headline=-1.0)
@@ -240,16 +276,18 @@ def test_a_larger_budget_never_lowers_recall(case, budgets):
         line = [got[f"{name}_{b:g}"] for b in sorted(budgets)]
         if amount[y == 1].any() or not name.startswith("amount"):
             assert all(a <= b + 1e-12 for a, b in itertools.pairwise(line))
-            assert all(got[f"{name}_{b:g}"] <= got[f"ceiling_{name}_{b:g}"] + 1e-12 for b in budgets), (
-                "no ranking passes the ceiling"
-            )
+            assert all(
+                got[f"{name}_{b:g}"] <= got[f"ceiling_{name}_{b:g}"] + 1e-12 for b in budgets
+            ), "no ranking passes the ceiling"
 
 
 @settings(deadline=None)
 @given(cases(), st.floats(0.001, 1.0))
 def test_a_perfect_ranking_reaches_the_ceiling(case, budget):
     y, _, weight, amount = case
-    got = values(y, np.where(y == 1, 1 + amount, 0.0), weight, amount, budgets=(budget,), headline=budget)
+    got = values(
+        y, np.where(y == 1, 1 + amount, 0.0), weight, amount, budgets=(budget,), headline=budget
+    )
     assert got["average_precision"] == pytest.approx(1.0)
     assert got["roc_auc"] == pytest.approx(1.0)
     for name in ("recall_at_budget", "precision_at_budget", "amount_recall_at_budget"):
@@ -279,7 +317,9 @@ def test_curves_by_hand():
     assert precision.tolist() == pytest.approx([1, 2 / 3])
     assert threshold.tolist() == [10, 8]
     reviewed, money = metrics.money_curve(Y, RAW, ONE, AMOUNT)
-    assert np.interp([0.1, 0.2, 0.25, 0.3, 1.0], reviewed, money).tolist() == pytest.approx([0.3, 0.3, 0.65, 1, 1])
+    assert np.interp([0.1, 0.2, 0.25, 0.3, 1.0], reviewed, money).tolist() == pytest.approx(
+        [0.3, 0.3, 0.65, 1, 1]
+    )
 
 
 def test_money_curve_passes_through_the_budget_metrics():
@@ -296,7 +336,9 @@ def test_thresholds_by_hand():
     assert metrics.pick_threshold(RAW, ONE, "max_f1", y=Y) == 8
     cost = {"rule": "min_cost", "y": Y, "amount": AMOUNT}
     assert metrics.pick_threshold(RAW, ONE, alert_cost_eur=1, **cost) == 8
-    assert metrics.pick_threshold(RAW, ONE, alert_cost_eur=29, **cost) == 8, "2 alerts for 70 euro pay off"
+    assert metrics.pick_threshold(RAW, ONE, alert_cost_eur=29, **cost) == 8, (
+        "2 alerts for 70 euro pay off"
+    )
     assert metrics.pick_threshold(RAW, ONE, alert_cost_eur=36, **cost) > 10, "no alert pays off"
 
 
@@ -329,7 +371,9 @@ def test_unlabelled_rows_take_no_part():
     strange = np.where(unknown, raw.max() + 1, raw)  # ranked above everything else
     with_them = metrics.compare(labelled, {"m": strange}, weight, time_s, amount, n_resamples=30)
     known = ~unknown
-    without = metrics.compare(y[known], {"m": raw[known]}, weight[known], time_s[known], amount[known], n_resamples=30)
+    without = metrics.compare(
+        y[known], {"m": raw[known]}, weight[known], time_s[known], amount[known], n_resamples=30
+    )
     assert with_them.metrics == without.metrics
     assert with_them.basis.n_labelled == np.count_nonzero(weight[known])
     for curve in (metrics.precision_recall_curve, metrics.money_curve):
@@ -361,7 +405,8 @@ def test_without_any_label_every_figure_is_null():
         (np.arange(0, 60 * 600, 7.0), 600),  # the card data: ten hours
         (np.arange(4_000.0), 120),  # row numbers
         (np.repeat(np.arange(150.0), 20), 5),  # hourly steps 1, 2, 3 …
-        (np.repeat(np.arange(150.0) * 3_600, 20), 600),  # hourly steps in seconds: an instant is a block
+        # hourly steps in seconds: an instant is a block
+        (np.repeat(np.arange(150.0) * 3_600, 20), 600),
         (np.repeat(np.arange(6.0) * 86_400, 50), 600),  # days: there are no more than six
         (np.repeat(np.arange(6.0), 50), 1),
         (np.linspace(0, 1, 1_000), 0.02),
@@ -396,7 +441,11 @@ def test_reason_for_no_interval_is_told():
     ("figure", "why", "shown"),
     [
         ({"value": 0.6364, "low": 0.39, "high": 0.815}, "", "0.636 (0.390 to 0.815)"),
-        ({"value": 0.6364, "low": None, "high": None}, "3 labelled frauds", "0.636 (no interval: 3 labelled frauds)"),
+        (
+            {"value": 0.6364, "low": None, "high": None},
+            "3 labelled frauds",
+            "0.636 (no interval: 3 labelled frauds)",
+        ),
         ({"value": 0.6364, "low": None, "high": None}, "", "0.636 (no interval)"),
     ],
 )
@@ -413,7 +462,8 @@ def test_average_precision_agrees_with_scikit_learn_and_leaves_unlabelled_rows_o
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"), [(0.02, "0.02 s"), (600, "600 s"), (5_265.3, "1.46 h"), (86_400, "24 h"), (2_592_000, "30 d")]
+    ("seconds", "said"),
+    [(0.02, "0.02 s"), (600, "600 s"), (5_265.3, "1.46 h"), (86_400, "24 h"), (2_592_000, "30 d")],
 )
 def test_lengths_of_time_are_written_as_people_do(seconds, said):
     assert metrics.duration(seconds) == said
@@ -422,13 +472,23 @@ def test_lengths_of_time_are_written_as_people_do(seconds, said):
 def test_a_champion_that_nobody_judged_gets_one_line_and_no_dashes():
     nothing = {"value": None, "low": None, "high": None}
     champion = {"model": "fusion", "name": "fraud-detector-x", "version": "1"}
-    summary = {"stages": [], "status": "done", "run": "r", "remarks": [], "verdict": "", "no_interval": "no label"}
+    summary = {
+        "stages": [],
+        "status": "done",
+        "run": "r",
+        "remarks": [],
+        "verdict": "",
+        "no_interval": "no label",
+    }
     summary["champion"] = champion | {"validation": dict.fromkeys(console.SHOWN, nothing)}
     now = Now("2026-01-02T03:04:05+00:00", "fraud-detector-x", champion=None, bundle=None)
     summary |= {"headline": "", "not_exported": ""}
     text = console.told(summary, now)
     assert "nobody has judged it: no label" in text
     assert "recall_at_budget" not in text
-    figures = {"average_precision": {"value": 0.5, "low": 0.4, "high": 0.6}, "amount_recall_at_budget": nothing}
+    figures = {
+        "average_precision": {"value": 0.5, "low": 0.4, "high": 0.6},
+        "amount_recall_at_budget": nothing,
+    }
     summary["champion"] = champion | {"validation": figures}
     assert "amount_recall_at_budget" not in console.told(summary, now)

@@ -1,4 +1,6 @@
-"""A user's columns may have any name: none is taken for one of ours, in any file, table or figure."""
+"""A user's columns may have any name: none is taken for one of ours, in any file, table or
+figure.
+"""
 
 import json
 
@@ -16,8 +18,33 @@ from lib.production import drift, monitoring, replay, scoring
 from lib.reporting import dashboard, eda_plots, names, plots, tables
 from serve.rows import Rows as ServedRows
 
-OURS = [*monitoring.LOGGED, *scoring.COLUMNS, "weight", "features", "batch", "name", "is_score", drift.SCORE]
-AWKWARD = ["", " ", "a.b", "a/b", "'q'", '"', "$", "$x$ $", "_hidden", "two\nlines", "<b>", "|", "`", "é", "x" * 300]
+OURS = [
+    *monitoring.LOGGED,
+    *scoring.COLUMNS,
+    "weight",
+    "features",
+    "batch",
+    "name",
+    "is_score",
+    drift.SCORE,
+]
+AWKWARD = [
+    "",
+    " ",
+    "a.b",
+    "a/b",
+    "'q'",
+    '"',
+    "$",
+    "$x$ $",
+    "_hidden",
+    "two\nlines",
+    "<b>",
+    "|",
+    "`",
+    "é",
+    "x" * 300,
+]
 ANY_NAME = st.one_of(st.sampled_from([*OURS, *map(str.upper, OURS), *AWKWARD]), st.text(max_size=8))
 
 
@@ -30,28 +57,42 @@ def test_beside_ours_every_name_is_free_and_most_stay(columns):
     assert len(set(found.values())) == len(columns)
     for column, name in found.items():
         assert name.casefold() not in lower
-        assert name == column or (column.casefold() in lower and name.endswith(column) and name.startswith("id."))
+        assert name == column or (
+            column.casefold() in lower and name.endswith(column) and name.startswith("id.")
+        )
 
 
 def stream(folder, features, ids):
     """A deployment's folder with one batch of three rows; the second was refused."""
     n = 3
-    log = pd.DataFrame({"position": np.arange(n), "request": 0, "anomaly_score": [0.1, np.nan, 0.9]})
-    log = log.assign(alert=np.array([0, 0, 1], np.int8), model_version="1", latency_ms=1.0, n_tries=1)
+    log = pd.DataFrame(
+        {"position": np.arange(n), "request": 0, "anomaly_score": [0.1, np.nan, 0.9]}
+    )
+    log = log.assign(
+        alert=np.array([0, 0, 1], np.int8), model_version="1", latency_ms=1.0, n_tries=1
+    )
     log = log.assign(status=[200, 422, 200])
     X = np.arange(n * len(features), dtype=np.float32).reshape(n, -1)
     X[0, 0] = np.nan
     data = Arrays(X, np.full(n, -1, np.int8), np.array([1.0, 2.0, 3.0]), np.arange(n) * 10.0, None)
     made = monitoring.Stream(folder, features)
-    made.keep("batch_01", log, data, pd.DataFrame({name: ["refused"] * n for name in ids}) if ids else None)
+    made.keep(
+        "batch_01",
+        log,
+        data,
+        pd.DataFrame({name: ["refused"] * n for name in ids}) if ids else None,
+    )
     return made, log, data
 
 
 @settings(deadline=None, max_examples=40)
 @given(
-    st.lists(ANY_NAME, min_size=1, max_size=5, unique=True), st.lists(ANY_NAME.filter(bool), max_size=4, unique=True)
+    st.lists(ANY_NAME, min_size=1, max_size=5, unique=True),
+    st.lists(ANY_NAME.filter(bool), max_size=4, unique=True),
 )
-def test_a_log_gives_back_what_the_server_said_whatever_the_columns_are_called(tmp_path_factory, features, ids):
+def test_a_log_gives_back_what_the_server_said_whatever_the_columns_are_called(
+    tmp_path_factory, features, ids
+):
     folder = tmp_path_factory.mktemp("stream")
     made, log, data = stream(folder, features, ids)
     read = made.log("batch_01")
@@ -107,7 +148,9 @@ def test_first_values_of_an_empty_feature_are_drift_and_no_crash(reference):
     quiet = np.c_[rng.normal(size=(300, 2)), np.full(300, np.nan)]
     table = reference.compare(quiet, np.ones(300), np.arange(300) * 60.0, rng.random(300))
     assert not table["flagged"].any()
-    table = reference.compare(np.nan_to_num(quiet, nan=7.0), np.ones(300), np.arange(300) * 60.0, rng.random(300))
+    table = reference.compare(
+        np.nan_to_num(quiet, nan=7.0), np.ones(300), np.arange(300) * 60.0, rng.random(300)
+    )
     assert table.index[table["flagged"]].tolist() == ["is_score"]
     gone = np.c_[np.full((300, 1), np.nan), quiet[:, 1:]]
     table = reference.compare(gone, np.ones(300), np.arange(300) * 60.0, rng.random(300))
@@ -119,9 +162,13 @@ def test_figures_take_any_name():
     awkward = [*AWKWARD, *OURS]
     fig, axes = plots.figure(1, 3)
     eda_plots.bars(axes[0], awkward, np.arange(len(awkward), dtype=float), "distance")
-    assert len(axes[0].patches) == len(awkward), "a bar each, also where shortened names are the same"
+    assert len(axes[0].patches) == len(awkward), (
+        "a bar each, also where shortened names are the same"
+    )
     eda_plots.heatmap(axes[1], np.eye(len(awkward)), awkward)
-    plots.by_class(axes[2], np.full(9, np.nan), np.full(9, -1), np.ones(9), plots.plain("$a$ \\frac{"))
+    plots.by_class(
+        axes[2], np.full(9, np.nan), np.full(9, -1), np.ones(9), plots.plain("$a$ \\frac{")
+    )
     axes[2].set_title(plots.plain("$x$") + " KS")
     fig.canvas.draw()
     assert [text.get_text() for text in axes[0].get_yticklabels()][6] == r"\$"
@@ -145,7 +192,9 @@ def test_tables_in_markdown_stay_tables():
     assert lines == ["| n | a\\|b |", "|---|---|", "| \\| | x y |", "| <b> |  |"]
 
 
-@pytest.mark.parametrize(("name", "shown"), [("a`b", "`` a`b ``"), ("x\ny", "`x y`"), ("", "`(no name)`")])
+@pytest.mark.parametrize(
+    ("name", "shown"), [("a`b", "`` a`b ``"), ("x\ny", "`x y`"), ("", "`(no name)`")]
+)
 def test_names_as_code(name, shown):
     assert names.code(name) == shown
 

@@ -10,18 +10,41 @@ NOTEBOOKS = sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_notebook_runs_alone_and_prints_what_it_has_stored(name, project, tmp_path):
-    """nbval runs every cell with the default parameters, and compares the cells marked NBVAL_CHECK_OUTPUT."""
+    """nbval runs every cell with the default parameters, and compares the cells marked
+    NBVAL_CHECK_OUTPUT.
+    """
     folder, environment = project
     (tmp_path / "pytest.ini").write_text("[pytest]\n")  # ours selects and configures other tests
-    nbval = [sys.executable, "-m", "pytest", "-x", "--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout", "300"]
+    nbval = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-x",
+        "--nbval-lax",
+        "--nbval-current-env",
+        "--nbval-cell-timeout",
+        "300",
+    ]
     done = subprocess.run(
-        [*nbval, "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--rootdir", tmp_path, folder / "notebooks" / name],
+        [
+            *nbval,
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "no:xdist",
+            "--rootdir",
+            tmp_path,
+            folder / "notebooks" / name,
+        ],
         cwd=tmp_path,
         env=environment,
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, re.sub(r"\x1b\[[\d;]*m", "", done.stdout[-6_000:] + done.stderr[-2_000:])
+    assert done.returncode == 0, re.sub(
+        r"\x1b\[[\d;]*m", "", done.stdout[-6_000:] + done.stderr[-2_000:]
+    )
 
 
 def test_there_are_notebooks():

@@ -1,4 +1,6 @@
-"""Somebody's own table, whole pipeline: datetimes as text, string ids, missing values, a folder of Parquet."""
+"""Somebody's own table, whole pipeline: datetimes as text, string ids, missing values, a folder of
+Parquet.
+"""
 
 import json
 import subprocess
@@ -12,11 +14,19 @@ import yaml
 from lib import bundle
 
 FEATURES = ["total", "items", "minutes", "is_new", "always_one", "risk", "distance"]
-QUICK = ["epochs 2", "autoencoder.members 1", "gaussian_mixture.members 2", "train_on genuine", "n_resamples 100"]
+QUICK = [
+    "epochs 2",
+    "autoencoder.members 1",
+    "gaussian_mixture.members 2",
+    "train_on genuine",
+    "n_resamples 100",
+]
 
 
 def shop(n=4_000, seed=0):
-    """A shop's payments: skewed, binary, constant and missing values; frauds are far away and in a hurry."""
+    """A shop's payments: skewed, binary, constant and missing values; frauds are far away and in a
+    hurry.
+    """
     rng = np.random.default_rng(seed)
     fraud = np.zeros(n, dtype=int)
     fraud[rng.choice(n, 80, replace=False)] = 1
@@ -49,7 +59,13 @@ def table(project):
     frame = shop()
     for i, part in enumerate(np.array_split(np.arange(len(frame)), 3)):
         frame.iloc[part].to_parquet(folder / "shop" / f"part-{i}.parquet", index=False)
-    description = {"name": "shop", "time": "paid_at", "label": "fraud", "amount": "total", "features": FEATURES}
+    description = {
+        "name": "shop",
+        "time": "paid_at",
+        "label": "fraud",
+        "amount": "total",
+        "features": FEATURES,
+    }
     description |= {"ids": ["order_id"], "missing": "median", "raw": {"path": "shop"}}
     (folder / "shop.yaml").write_text(yaml.safe_dump(description))
     return folder, environment
@@ -58,7 +74,9 @@ def table(project):
 def run(table, *arguments):
     folder, environment = table
     command = [sys.executable, "run_pipeline.py", *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
 
 
 def test_pipeline_takes_another_schema_from_table_to_bundle(table):
@@ -70,7 +88,9 @@ def test_pipeline_takes_another_schema_from_table_to_bundle(table):
     assert metrics["dataset"] == "shop"
     assert metrics["source"] == "custom"
     assert metrics["champion"]["name"] == "fraud-detector-shop"
-    best = metrics["models"][metrics["champion"]["model"]]["validation"]["average_precision"]["value"]
+    best = metrics["models"][metrics["champion"]["model"]]["validation"]["average_precision"][
+        "value"
+    ]
     assert best > metrics["models"]["max_abs_z"]["validation"]["average_precision"]["value"]
     period = metrics["splits"]["validation"]
     assert {"n", "n_frauds", "weight", "start", "end"} <= set(period)
@@ -78,10 +98,14 @@ def test_pipeline_takes_another_schema_from_table_to_bundle(table):
 
     served = bundle.load(folder / "serve" / "model", features=FEATURES)
     assert served.version == "1"
-    alerts, scores = served.predict(np.array([[5000, 1, 0.1, 1, 1, 0.9, 500], [20, 2, 15, 0, 1, 0.2, 3]], np.float32))
+    alerts, scores = served.predict(
+        np.array([[5000, 1, 0.1, 1, 1, 0.9, 500], [20, 2, 15, 0, 1, 0.2, 3]], np.float32)
+    )
     assert list(alerts) == [1, 0]
     assert scores[0] > scores[1]
-    assert np.isfinite(served.raw_score(np.array([[20, 2, np.nan, 0, 1, 0.2, 3]], np.float32))).all()
+    assert np.isfinite(
+        served.raw_score(np.array([[20, 2, np.nan, 0, 1, 0.2, 3]], np.float32))
+    ).all()
 
 
 def test_bad_row_is_named_and_nothing_is_written(table):
@@ -100,12 +124,30 @@ def test_bad_row_is_named_and_nothing_is_written(table):
 
 
 def awkward(n=1_500, seed=1):
-    """Columns with names of ours and of nobody's, hourly steps, a feature that is recorded from later on."""
+    """Columns with names of ours and of nobody's, hourly steps, a feature that is recorded from
+    later on.
+    """
     rng = np.random.default_rng(seed)
     fraud = (rng.random(n) < 0.05).astype(int)
-    features = ["weight", "anomaly_score", "alert", "position", "$a_{$", "a/b", "a_b", "value", "low", "high", "X", "x"]
-    shared = 2 * rng.normal(size=n)  # frauds leave what features share: no single one gives them away
-    frame = pd.DataFrame({name: shared + (0.3 + 1.2 * fraud) * rng.normal(size=n) for name in features})
+    features = [
+        "weight",
+        "anomaly_score",
+        "alert",
+        "position",
+        "$a_{$",
+        "a/b",
+        "a_b",
+        "value",
+        "low",
+        "high",
+        "X",
+        "x",
+    ]
+    # frauds leave what features share: no single one gives them away
+    shared = 2 * rng.normal(size=n)
+    frame = pd.DataFrame(
+        {name: shared + (0.3 + 1.2 * fraud) * rng.normal(size=n) for name in features}
+    )
     frame["_later"] = np.where(np.arange(n) < 0.75 * n, np.nan, rng.normal(5, 1, n))
     frame["step"] = np.sort(rng.integers(0, 700, n))
     frame["status"], frame["Request"], frame["is"] = "declined", "r", fraud
@@ -116,7 +158,13 @@ def test_pipeline_takes_any_names_and_a_feature_that_is_recorded_from_later_on(p
     folder, _ = project
     frame, features = awkward()
     frame.to_csv(folder / "awkward.csv", index=False)
-    description = {"name": "awkward", "time": "step", "label": "is", "features": features, "missing": "median"}
+    description = {
+        "name": "awkward",
+        "time": "step",
+        "label": "is",
+        "features": features,
+        "missing": "median",
+    }
     description |= {"ids": ["status", "Request"], "raw": {"path": "awkward.csv"}}
     (folder / "awkward.yaml").write_text(yaml.safe_dump(description))
     parameters = [word for parameter in QUICK for word in ("-p", *parameter.split())]
@@ -135,7 +183,9 @@ def test_pipeline_takes_any_names_and_a_feature_that_is_recorded_from_later_on(p
     assert sum(step["n_refused"] for step in steps) == 0
     assert not steps[0]["score_drifted"]
     assert any("_later" in step["drifted"] for step in steps)
-    assert all(step["alert_rate"] < 0.2 for step in steps), "values that nobody knew at the fit alert nobody"
+    assert all(step["alert_rate"] < 0.2 for step in steps), (
+        "values that nobody knew at the fit alert nobody"
+    )
     log = pd.read_parquet(latest / "production" / "frozen" / "log" / "batch_01.parquet")
     assert set(log["status"]) == {200}
     assert set(log["id.status"]) == {"declined"}
@@ -144,7 +194,9 @@ def test_pipeline_takes_any_names_and_a_feature_that_is_recorded_from_later_on(p
 
 @pytest.mark.parametrize("label", ["none", "recent"])
 def test_pipeline_takes_a_table_without_or_with_late_labels(project, label):
-    """Without any label detectors learn from all rows and nobody judges; rows that lack theirs are left out."""
+    """Without any label detectors learn from all rows and nobody judges; rows that lack theirs are
+    left out.
+    """
     folder, _ = project
     frame, features = awkward(n=2_000)
     frame["is"] = frame["is"].astype(object)
@@ -161,7 +213,9 @@ def test_pipeline_takes_a_table_without_or_with_late_labels(project, label):
     metrics = json.loads((latest / "metrics.json").read_text())
     models = {name for name in metrics["models"] if "train_on" in metrics["models"][name]}
     regimes = {metrics["models"][name]["train_on"] for name in models}
-    figure = metrics["models"]["autoencoder@train_on=all"]["validation"]["average_precision"]["value"]
+    figure = metrics["models"]["autoencoder@train_on=all"]["validation"]["average_precision"][
+        "value"
+    ]
     production = json.loads((latest / "stages" / "08_production" / "metrics.json").read_text())
     steps = production["policies"]["frozen"]["steps"]
     assert all(step["realised"]["n_labelled"] == 0 for step in steps)

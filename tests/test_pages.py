@@ -1,4 +1,6 @@
-"""The pages of a run in headless Chromium: every link, desktop and phone, light and dark, and the keyboard."""
+"""The pages of a run in headless Chromium: every link, desktop and phone, light and dark, and the
+keyboard.
+"""
 
 import subprocess
 import sys
@@ -9,7 +11,13 @@ from browser import SIZES, Visitor, chromium
 from conftest import copy_project
 
 pytestmark = [pytest.mark.check, pytest.mark.xdist_group("browser")]
-SETTINGS = ("rows 4000", "epochs 2", "autoencoder.members 1", "gaussian_mixture.members 2", "n_resamples 100")
+SETTINGS = (
+    "rows 4000",
+    "epochs 2",
+    "autoencoder.members 1",
+    "gaussian_mixture.members 2",
+    "n_resamples 100",
+)
 WIDTHS = "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"
 IMAGES = "[...document.images].map(i => [i.alt, i.naturalWidth])"
 LINKS = "[...document.querySelectorAll('a[href]')].map(a => a.href)"
@@ -28,7 +36,8 @@ CONTRAST = """() => {
   }
   return poor;
 }"""
-# what is wider than the screen outside the regions that scroll; regions that the keyboard or a screen reader can't
+# what is wider than the screen outside the regions that scroll; regions that the keyboard or a
+# screen reader can't
 # reach; regions that say that there is more where there is not, or do not say it
 SCROLLING = """() => {
   const wrong = [], screen = document.documentElement.clientWidth, name = e => `${e.tagName}.${e.className}`;
@@ -67,7 +76,9 @@ def reports(tmp_path_factory):
             "comparison.seed",
             seed,
         ]
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, done.stderr
     return folder / "reports"
 
@@ -108,7 +119,9 @@ def test_every_link_leads_somewhere(reports, browser):
         path = unquote(parts.path)
         if parts.scheme == "data":
             continue
-        if not (parts.scheme == "file" and path.startswith(str(reports)) and (reports / path).is_file()):
+        if not (
+            parts.scheme == "file" and path.startswith(str(reports)) and (reports / path).is_file()
+        ):
             wrong.append(address)
         elif path.endswith(".html"):
             visitor.page.goto(address)
@@ -120,7 +133,9 @@ def test_every_link_leads_somewhere(reports, browser):
     assert wrong == []
     assert (visitor.errors, visitor.outside) == ([], [])
     pages = [address for address in seen if address.endswith(".html")]
-    assert len(pages) >= 1 + 2 * (1 + 8), "the list of runs, and of both runs the page and eight notebooks"
+    assert len(pages) >= 1 + 2 * (1 + 8), (
+        "the list of runs, and of both runs the page and eight notebooks"
+    )
     visitor.close()
 
 
@@ -147,10 +162,17 @@ def test_runs_are_cards_on_a_phone_and_say_all_that_the_table_says(reports, brow
         visitor = Visitor(browser, size)
         visitor.page.goto((reports / "index.html").as_uri())
         said[size] = visitor.page.locator("tbody [role]").all_inner_texts()
-        right = visitor.page.eval_on_selector_all("td", "f => Math.max(...f.map(e => e.getBoundingClientRect().right))")
+        right = visitor.page.eval_on_selector_all(
+            "td", "f => Math.max(...f.map(e => e.getBoundingClientRect().right))"
+        )
         assert right <= SIZES[size][0], f"{size}: a figure is off the screen"
-        boxes = [cell.bounding_box() for cell in visitor.page.locator("tbody tr").first.locator("> *").all()]
-        assert len({box["y"] for box in boxes}) == (1 if size == "desktop" else 4), "a row, or a card of four lines"
+        boxes = [
+            cell.bounding_box()
+            for cell in visitor.page.locator("tbody tr").first.locator("> *").all()
+        ]
+        assert len({box["y"] for box in boxes}) == (1 if size == "desktop" else 4), (
+            "a row, or a card of four lines"
+        )
         visitor.close()
     assert [text.split() for text in said["phone"]] == [text.split() for text in said["desktop"]]
 
@@ -164,7 +186,11 @@ def test_keyboard_reaches_every_link_and_table(reports, browser):
     for _ in range(2 * wanted):
         page.keyboard.press("Tab")
         style = "e => [e.tagName, getComputedStyle(e).outlineStyle]"
-        tag, outline = page.eval_on_selector(":focus", style) if page.query_selector(":focus") else ("BODY", "")
+        tag, outline = (
+            page.eval_on_selector(":focus", style)
+            if page.query_selector(":focus")
+            else ("BODY", "")
+        )
         if tag == "BODY":
             break
         assert outline == "solid", f"the focus on {tag} cannot be seen"

@@ -39,7 +39,11 @@ def done(small):
 
 def order(err):
     """Stages in the order in which a run has started them."""
-    return [line.split("] ")[1][:2] for line in err.splitlines() if "] " in line and "/" in line.split("] ")[0]]
+    return [
+        line.split("] ")[1][:2]
+        for line in err.splitlines()
+        if "] " in line and "/" in line.split("] ")[0]
+    ]
 
 
 def test_the_longest_of_those_that_can_run_go_first(small):
@@ -56,13 +60,21 @@ def test_a_run_leaves_all_of_it_in_one_folder_and_one_mlflow_run(small):
     assert (small.folder / "reports" / "latest").resolve() == run
     names = {f"{stage}.{suffix}" for stage in NOTEBOOKS for suffix in ("html", "ipynb")}
     assert {path.name for path in (run / "notebooks").iterdir()} == names
-    assert {path.name for path in run.iterdir()} >= {"run.yaml", "run.json", "metrics.json", "models", "index.html"}
+    assert {path.name for path in run.iterdir()} >= {
+        "run.yaml",
+        "run.json",
+        "metrics.json",
+        "models",
+        "index.html",
+    }
 
     (parent,) = small.logged("start")
     assert parent["tags"] == {"dataset": "simulated", "source": "simulated"}
     children = {entry["stage"]: entry for entry in small.logged("stage")}
     assert set(children) == set(NOTEBOOKS)
-    assert all(entry["parent"] == parent["id"] and len(entry["files"]) == 2 for entry in children.values())
+    assert all(
+        entry["parent"] == parent["id"] and len(entry["files"]) == 2 for entry in children.values()
+    )
     assert [len(children[stage]["models"]) for stage in sorted(children)] == [0, 0, 1, 1, 0, 0]
     assert "threshold" not in children["04_autoencoder"]["models"][0]
     assert small.logged("finish")[0]["status"] == "FINISHED"
@@ -92,14 +104,21 @@ def test_what_changed_runs_again_in_a_new_folder(done):
         ["04", "06", "07"], "done"
     )
     first, second = done.runs
-    assert {path.name for path in (second / "models").iterdir()} == {"isolation_forest", "autoencoder"}
+    assert {path.name for path in (second / "models").iterdir()} == {
+        "isolation_forest",
+        "autoencoder",
+    }
     assert (second / "notebooks" / "03_isolation_forest.html").exists()
     assert done.result() != before
-    reused = {entry["stage"]: entry["tags"].get("reused_from") for entry in done.logged("stage")[len(NOTEBOOKS) :]}
+    reused = {
+        entry["stage"]: entry["tags"].get("reused_from")
+        for entry in done.logged("stage")[len(NOTEBOOKS) :]
+    }
     assert reused["03_isolation_forest"] == first.name
     assert reused["04_autoencoder"] is None
 
-    _, statuses = done.summary(*SMALL)  # as the first time: only the export has been overwritten since
+    # as the first time: only the export has been overwritten since
+    _, statuses = done.summary(*SMALL)
     assert [number for number, status in statuses.items() if status == "done"] == ["07"]
     assert done.result() == before
 
@@ -111,7 +130,10 @@ def test_the_reasons_name_the_notebook_the_lock_the_output_and_the_champion(done
     done.put("04_autoencoder", "fits_a_candidate")
 
     (done.folder / "serve" / "model" / "manifest.json").write_text("{}")
-    assert done.planned(*SMALL)["07"] == ("to run", "serve/model/manifest.json is not as it was written")
+    assert done.planned(*SMALL)["07"] == (
+        "to run",
+        "serve/model/manifest.json is not as it was written",
+    )
     assert done.planned(*SMALL, "--force", "eda")["01"] == ("to run", "forced")
 
     with contextlib.closing(sqlite3.connect(done.folder / "mlflow.db")) as registry, registry:
@@ -119,7 +141,9 @@ def test_the_reasons_name_the_notebook_the_lock_the_output_and_the_champion(done
         registry.execute("CREATE TABLE registered_model_aliases (name, alias, version)")
         registry.execute("CREATE TABLE model_version_tags (name, version, key, value)")
         registry.execute("INSERT INTO experiments VALUES ('fraud-pipeline')")
-        registry.execute("INSERT INTO registered_model_aliases VALUES ('fraud-detector-simulated', 'champion', 4)")
+        registry.execute(
+            "INSERT INTO registered_model_aliases VALUES ('fraud-detector-simulated', 'champion', 4)"
+        )
     assert done.planned(*SMALL)["06"] == ("to run", "registry, champion: None → 4")
 
 
@@ -143,12 +167,19 @@ def test_files_that_are_imported_by_way_of_others_count(tmp_path):
     }
     for name, source in sources.items():
         (tmp_path / "lib" / f"{name}.py").write_text(source)
-    found = [path.stem for path in imported_files(["from lib.a import f", "%magic is no Python"], tmp_path)]
+    found = [
+        path.stem
+        for path in imported_files(["from lib.a import f", "%magic is no Python"], tmp_path)
+    ]
     assert found == ["__init__", "a", "b", "c"]
 
 
 def test_programs_that_a_stage_starts_count_as_its_own(tmp_path):
-    for name, source in {"lib/a.py": "", "serve/app.py": "from lib import a", "serve/app.html": ""}.items():
+    for name, source in {
+        "lib/a.py": "",
+        "serve/app.py": "from lib import a",
+        "serve/app.html": "",
+    }.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(source)
     (tmp_path / "notebooks").mkdir()
@@ -163,7 +194,9 @@ def test_programs_that_a_stage_starts_count_as_its_own(tmp_path):
 
 def test_what_is_made_again_alike_does_not_make_others_run(done):
     done.folder.joinpath("notebooks/02_split.ipynb").write_text(
-        (done.folder / "notebooks" / "02_split.ipynb").read_text().replace("import json", "import json  # only this")
+        (done.folder / "notebooks" / "02_split.ipynb")
+        .read_text()
+        .replace("import json", "import json  # only this")
     )
     _, statuses = done.summary(*SMALL)
     assert [number for number, status in statuses.items() if status == "done"] == ["02"]
@@ -176,7 +209,10 @@ def test_a_lost_file_is_put_back_and_a_damaged_one_made_again(done):
     done.run(*SMALL)
     assert model.read_bytes() == content
     model.write_bytes(content[:100])  # cut off in place, and so in all links to it
-    assert done.planned(*SMALL)["04"] == ("to run", "run/models/autoencoder/model.onnx is not as it was written")
+    assert done.planned(*SMALL)["04"] == (
+        "to run",
+        "run/models/autoencoder/model.onnx is not as it was written",
+    )
     done.run(*SMALL)
     assert (done.runs[1] / "models" / "autoencoder" / "model.onnx").read_bytes() == content
 
@@ -203,14 +239,24 @@ def test_a_failing_notebook_is_archived_and_the_same_command_goes_on(small):
 def test_what_does_not_depend_on_a_failure_goes_on(small):
     small.put("03_isolation_forest", "fails_in_its_fifth_cell")
     _, statuses = small.summary(*SMALL, "--jobs", 1, code=1)
-    assert statuses == {"01": "done", "02": "done", "03": "failed", "04": "done", "06": "not run", "07": "not run"}
+    assert statuses == {
+        "01": "done",
+        "02": "done",
+        "03": "failed",
+        "04": "done",
+        "06": "not run",
+        "07": "not run",
+    }
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["-p", "latnt", "3"], "did you mean 'latent'"),
-        (["-p", "eda.seed", "3", "--only", "autoencoder"], "not among the chosen ones: 04_autoencoder"),
+        (
+            ["-p", "eda.seed", "3", "--only", "autoencoder"],
+            "not among the chosen ones: 04_autoencoder",
+        ),
         (["--only", "autoencder"], "did you mean 'autoencoder'"),
         (["--force", "autoencder"], "did you mean 'autoencoder'"),
         (["--dataset", "simulatd"], "did you mean 'simulated'"),
@@ -228,7 +274,9 @@ def test_what_is_refused_leaves_nothing_behind(small, arguments, said):
 
 
 def test_bad_rows_are_refused_before_anything_is_trained(small):
-    (small.folder / "data" / "mine.yaml").write_text("name: mine\ntime: t\nlabel: y\nfeatures: [a]\n")
+    (small.folder / "data" / "mine.yaml").write_text(
+        "name: mine\ntime: t\nlabel: y\nfeatures: [a]\n"
+    )
     rows = [f"{t},{t % 7},{int(t % 9 == 0)}" for t in range(2000)]
     rows[700] = "700,many,0"
     (small.folder / "mine.csv").write_text("\n".join(["t,a,y", *rows]))
@@ -250,15 +298,21 @@ def test_a_dry_run_holds_the_header_against_the_description(small):
     assert "'bogus' is missing" in err
     description.write_text("name: mine\ntime: t\nlabel: y\nfeatures: [a]\n")
     small.run(*mine)  # rows are checked when it comes to a run
-    description.write_text((small.folder / "data" / "simulated.yaml").read_text().replace("V28", "V29"))
+    description.write_text(
+        (small.folder / "data" / "simulated.yaml").read_text().replace("V28", "V29")
+    )
     _, err = small.run("--dataset", "mine", "--dry-run", code=2)
     assert "'V29' is missing" in err
     assert not (small.folder / "data" / "mine").exists()
 
 
 def test_rows_are_refused_for_real_data(small):
-    (small.folder / "data" / "mine.yaml").write_text("name: mine\ntime: t\nlabel: y\nfeatures: [a]\n")
-    (small.folder / "mine.csv").write_text("t,a,y\n" + "\n".join(f"{t},{t % 7},{int(t % 9 == 0)}" for t in range(500)))
+    (small.folder / "data" / "mine.yaml").write_text(
+        "name: mine\ntime: t\nlabel: y\nfeatures: [a]\n"
+    )
+    (small.folder / "mine.csv").write_text(
+        "t,a,y\n" + "\n".join(f"{t},{t % 7},{int(t % 9 == 0)}" for t in range(500))
+    )
     mine = ("--dataset", "mine", "--raw", small.folder / "mine.csv")
     _, err = small.run(*mine, "-p", "rows", 300, code=2)
     assert "only simulated transactions come in any number" in err
@@ -270,7 +324,9 @@ def test_rows_are_refused_for_real_data(small):
 
 def test_nobody_overlooks_that_simulated_transactions_stand_in(small):
     out, err = small.run("-p", "rows", "3000", "--until", "split")
-    assert err.startswith("SIMULATED TRANSACTIONS stand in for real ones: creditcard: there is no raw file")
+    assert err.startswith(
+        "SIMULATED TRANSACTIONS stand in for real ones: creditcard: there is no raw file"
+    )
     assert out.splitlines()[-1].startswith("SIMULATED TRANSACTIONS stand in")
 
 
@@ -278,9 +334,16 @@ def test_a_run_is_repeated_from_its_file(done):
     (run,) = done.runs
     _, said = done.run("--config", run / "run.yaml")
     assert f"Nothing has changed since reports/{run.name}." in said
-    text = (run / "run.yaml").read_text().replace("04_autoencoder.noise: 0.5", "04_autoencoder.noise: 0.25")
+    text = (
+        (run / "run.yaml")
+        .read_text()
+        .replace("04_autoencoder.noise: 0.5", "04_autoencoder.noise: 0.25")
+    )
     (done.folder / "mine.yaml").write_text(text)
-    assert done.planned("--config", done.folder / "mine.yaml")["04"][1] == "parameter noise: 0.5 → 0.25"
+    assert (
+        done.planned("--config", done.folder / "mine.yaml")["04"][1]
+        == "parameter noise: 0.5 → 0.25"
+    )
     again = ("--config", done.folder / "mine.yaml", "-p", "noise", "0.5")
     assert done.planned(*again)["04"][0] == "up to date"
 
@@ -306,17 +369,22 @@ def test_a_part_of_a_run_goes_on_with_what_the_newest_one_has(done):
     summary, statuses = done.summary("--from", "comparison", "-p", "alert_budget", "0.01")
     assert statuses["06"] == "done"
     thresholds = [
-        json.loads((Path(folder) / "models" / "autoencoder" / "manifest.json").read_text())["threshold"]
+        json.loads((Path(folder) / "models" / "autoencoder" / "manifest.json").read_text())[
+            "threshold"
+        ]
         for folder in (done.runs[0], summary["folder"])
     ]
-    assert thresholds[1] == pytest.approx(5 * thresholds[0])  # the candidates were put back before they were amended
+    # the candidates were put back before they were amended
+    assert thresholds[1] == pytest.approx(5 * thresholds[0])
 
 
 def test_what_was_fitted_on_other_data_is_not_kept(done):
     other = ("--dataset", "simulated", "-p", "rows", "4000")
     done.run(*other, "--until", "isolation_forest")
     _, said = done.run("--only", "comparison", code=2)
-    assert "06_comparison needs what 04_autoencoder writes, which has not run on this data yet" in said
+    assert (
+        "06_comparison needs what 04_autoencoder writes, which has not run on this data yet" in said
+    )
 
 
 def test_a_run_until_a_stage_goes_on_in_its_folder(small):
@@ -350,7 +418,10 @@ def test_a_disk_that_is_full_at_the_end_is_a_sentence(small, monkeypatch):
 
     monkeypatch.setattr("lib.pipeline.state.link", full)
     out, _ = small.run(*SMALL, code=1)
-    assert "02_split failed: what it wrote could not be kept: [Errno 28] No space left on device" in out
+    assert (
+        "02_split failed: what it wrote could not be kept: [Errno 28] No space left on device"
+        in out
+    )
 
 
 def test_the_stages_and_their_parameters_are_listed(small):
@@ -367,7 +438,9 @@ def test_without_a_terminal_a_line_tells_now_and_then_how_far_it_is(monkeypatch)
     running = [SimpleNamespace(name="04_autoencoder", n_done=3, seconds=21.4)]
     for now[0] in (1.0, PULSE_S - 1.0, PULSE_S + 1.0, PULSE_S + 2.0):
         progress.tick(running)
-    assert [line[8:] for line in stream.getvalue().splitlines()] == ["        … 04_autoencoder 3/9 cells, 21 s"]
+    assert [line[8:] for line in stream.getvalue().splitlines()] == [
+        "        … 04_autoencoder 3/9 cells, 21 s"
+    ]
 
 
 def test_the_champion_can_be_rolled_back(done):
@@ -380,8 +453,16 @@ def test_the_champion_can_be_rolled_back(done):
 
 
 def test_remarks_and_the_reason_of_no_champion_are_told(tmp_path):
-    verdict = {"action": "none", "promote": None, "reasons": ["best of 2", "it does not beat the naive rule amount"]}
-    metrics = {"verdict": verdict, "champion": None, "remarks": ["The alert budget is below the prevalence."]}
+    verdict = {
+        "action": "none",
+        "promote": None,
+        "reasons": ["best of 2", "it does not beat the naive rule amount"],
+    }
+    metrics = {
+        "verdict": verdict,
+        "champion": None,
+        "remarks": ["The alert budget is below the prevalence."],
+    }
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
     run = SimpleNamespace(folder=tmp_path, name="run", info={"dataset": "shop"})
     now = Now("2026-01-02T03:04:05+00:00", "fraud-detector", champion=None, bundle=None)

@@ -46,7 +46,8 @@ def log(alert, score=None):
 
 
 def test_the_alert_band_is_the_binomial_one():
-    low, high = monitoring.alert_band(0.002, np.ones(1_000))  # mean 2: P(0) is 0.135, P(at most 5) 0.983
+    # mean 2: P(0) is 0.135, P(at most 5) 0.983
+    low, high = monitoring.alert_band(0.002, np.ones(1_000))
     assert (low, high) == (0.0, 0.005)
     assert monitoring.alert_band(0.1, np.ones(10_000)) == pytest.approx((0.0942, 0.1059))
 
@@ -54,7 +55,12 @@ def test_the_alert_band_is_the_binomial_one():
 def test_labels_say_what_alerts_were_worth():
     data = arrays(10, y=[0, 0, 0, 0, 0, 0, 1, 0, 1, 1])
     told = monitoring.realise(log([0] * 8 + [1, 1]), data, 0.2, n_resamples=0)
-    assert (told["n_frauds"], told["n_caught"], told["money"], told["money_caught"]) == (3, 2, 30, 20)
+    assert (told["n_frauds"], told["n_caught"], told["money"], told["money_caught"]) == (
+        3,
+        2,
+        30,
+        20,
+    )
     assert told["recall"]["value"] == pytest.approx(2 / 3)
     assert told["recall_at_budget"]["value"] == pytest.approx(2 / 3)
     steps = [{"realised": told, "n_alerts": 2.0}] * 2
@@ -63,8 +69,13 @@ def test_labels_say_what_alerts_were_worth():
 
 def test_reviewers_take_alerts_as_they_arrive_until_their_time_is_over():
     data = arrays(10, y=[0, 1, 1, 0, 0, 0, 0, 0, 0, 1])
-    told = monitoring.realise(log([1, 1, 1, 0, 0, 0, 0, 0, 0, 1]), data, 0.25, n_resamples=0)  # two and a half reviews
-    assert (told["n_caught"], told["n_caught_in_time"], told["money_caught_in_time"]) == (3, 1.5, 15)
+    # two and a half reviews
+    told = monitoring.realise(log([1, 1, 1, 0, 0, 0, 0, 0, 0, 1]), data, 0.25, n_resamples=0)
+    assert (told["n_caught"], told["n_caught_in_time"], told["money_caught_in_time"]) == (
+        3,
+        1.5,
+        15,
+    )
 
 
 def test_refused_rows_are_ranked_last():
@@ -75,9 +86,12 @@ def test_refused_rows_are_ranked_last():
 
 def test_recall_is_estimated_from_scores_alone():
     score = np.repeat([0.1, 0.9], 100)
-    y = np.r_[np.zeros(100), np.ones(50), np.zeros(50)]  # above 0.9 every second is fraud, below none
+    # above 0.9 every second is fraud, below none
+    y = np.r_[np.zeros(100), np.ones(50), np.zeros(50)]
     estimator = monitoring.Estimator(score, y, np.ones(200))
-    assert estimator.recall(log([0, 1, 1, 0], [0.1, 0.9, 0.9, 0.9]), np.ones(4)) == pytest.approx(2 / 3)
+    assert estimator.recall(log([0, 1, 1, 0], [0.1, 0.9, 0.9, 0.9]), np.ones(4)) == pytest.approx(
+        2 / 3
+    )
     assert estimator.recall(log([0, 0], [0.1, 0.1]), np.ones(2)) is None
 
 
@@ -99,7 +113,12 @@ def test_a_feature_that_is_recorded_only_since_is_no_new_kind_of_fraud():
 def test_without_labels_nothing_is_realised_and_nothing_estimated():
     data = arrays(10, y=np.full(10, -1))
     told = monitoring.realise(log([0] * 8 + [1, 1]), data, 0.2, n_resamples=0)
-    assert (told["n_labelled"], told["n_frauds"], told["n_caught"], told["recall"]["value"]) == (0, 0, 0, None)
+    assert (told["n_labelled"], told["n_frauds"], told["n_caught"], told["recall"]["value"]) == (
+        0,
+        0,
+        0,
+        None,
+    )
     estimator = monitoring.Estimator(np.linspace(0, 1, 10), data.y, data.weight)
     assert estimator.recall(log([0, 1]), np.ones(2)) is None
 
@@ -143,7 +162,9 @@ def test_a_window_ends_where_labels_end(history):
 
 def test_a_written_window_is_a_split(history, tmp_path):
     parts = history.window(history.slices["batch_04"].stop)
-    folder = history.write(tmp_path / "split", dict(zip(("reference", "validation"), parts, strict=True)))
+    folder = history.write(
+        tmp_path / "split", dict(zip(("reference", "validation"), parts, strict=True))
+    )
     made = splits.open_split(folder)
     np.testing.assert_array_equal(made.arrays("validation").X, history.data.X[parts[1]])
 
@@ -162,7 +183,8 @@ def test_the_sandbox_gives_the_store_back(monkeypatch, tmp_path):
         assert first.parent == tmp_path
         assert tracking.PARENT not in os.environ
     with sandbox.store(tmp_path):
-        assert mlflow_store.database(os.environ["MLFLOW_TRACKING_URI"]) != first  # nothing was written: a new one
+        # nothing was written: a new one
+        assert mlflow_store.database(os.environ["MLFLOW_TRACKING_URI"]) != first
         second = mlflow_store.database(os.environ["MLFLOW_TRACKING_URI"])
         second.touch()
     with sandbox.store(tmp_path):
@@ -175,12 +197,18 @@ def test_a_challenger_is_shadowed_promoted_and_watched(history, split, monkeypat
     """Only the execution of the model's notebook and the gate's verdict are stood in for."""
 
     def retrain(champion, history, parts, folder, seed, threads):
-        made = bundles.write(folder / "made", "forest", features=split.dataset.features, seed=len(asked))
+        made = bundles.write(
+            folder / "made", "forest", features=split.dataset.features, seed=len(asked)
+        )
         asked.append(parts)
         return sandbox.Challenger(made, *parts, 1.5)
 
     def judge(challenger, *_, **options):
-        return Verdict("challenger", ["better"], "promote") if len(asked) == 1 else Verdict(None, ["worse"], "keep")
+        return (
+            Verdict("challenger", ["better"], "promote")
+            if len(asked) == 1
+            else Verdict(None, ["worse"], "keep")
+        )
 
     asked = []
     monkeypatch.setattr(sandbox, "retrain", retrain)
@@ -189,7 +217,9 @@ def test_a_challenger_is_shadowed_promoted_and_watched(history, split, monkeypat
     start = bundles.write(tmp_path / "start", "forest", features=split.dataset.features, seed=9)
     options = deployment.Options(every=3, n_resamples=0)
     with sandbox.store(tmp_path):
-        done = deployment.Deployment("retrain_every", history, start, tmp_path / "policy", options).run()
+        done = deployment.Deployment(
+            "retrain_every", history, start, tmp_path / "policy", options
+        ).run()
         assert tracking.champion(done.name).version == "2"
         assert tracking.rollback(done.name) == "1"
     assert [i for i, step in enumerate(done.steps, 1) if step["promoted"]] == [4]
@@ -201,7 +231,9 @@ def test_a_challenger_is_shadowed_promoted_and_watched(history, split, monkeypat
     assert result["totals"]["fit_s"] == 3.0
     assert result["totals"]["n_frauds"] == history.data.y[history.n_past :].sum()
     assert sum(step["n_lines"] for step in result["steps"]) == len(history.data.y) - history.n_past
-    fig = dashboard.dashboard({"retrain_every": result}, done.drift(), "title", monitoring.injected(split))
+    fig = dashboard.dashboard(
+        {"retrain_every": result}, done.drift(), "title", monitoring.injected(split)
+    )
     assert len(fig.axes) == 4
     assert dashboard.by_batch(result).shape[0] == 10
 
@@ -214,13 +246,18 @@ def test_a_stream_without_labels_is_watched_without_recall_and_money(split, tmp_
     assert validation.stop > validation.start
     start = bundles.write(tmp_path / "start", "forest", features=split.dataset.features, seed=9)
     with sandbox.store(tmp_path):
-        policy = deployment.Deployment("threshold", history, start, tmp_path / "policy", deployment.Options()).run()
+        policy = deployment.Deployment(
+            "threshold", history, start, tmp_path / "policy", deployment.Options()
+        ).run()
     result = json.loads(json.dumps(policy.to_dict(), allow_nan=False))
     assert not dashboard.judged(result)
     assert result["options"]["block_s"] == 600
     assert all(step["n_lines"] == step["n"] for step in result["steps"])
     fig = dashboard.dashboard({"threshold": result}, policy.drift(), "title")
-    assert [ax.get_title(loc="left") for ax in fig.axes] == ["Alert rate", "Drift against the reference window"]
+    assert [ax.get_title(loc="left") for ax in fig.axes] == [
+        "Alert rate",
+        "Drift against the reference window",
+    ]
     assert not {"recall", "money at budget", "frauds"} & {*dashboard.by_batch(result).columns}
     assert "their money" not in dashboard.by_policy({"threshold": result})
 
@@ -232,10 +269,14 @@ def test_a_new_table_is_scored_in_chunks(split, monkeypatch, tmp_path):
     (tmp_path / "new").mkdir()
     frame = split.frame("untouched").drop(columns="Class")
     frame.to_parquet(tmp_path / "new" / "part.parquet")
-    report = scoring.score_table(split.dataset, tmp_path / "new", model, tmp_path / "out", split.arrays("reference"))
+    report = scoring.score_table(
+        split.dataset, tmp_path / "new", model, tmp_path / "out", split.arrays("reference")
+    )
     scores = pd.read_parquet(tmp_path / "out" / "scores.parquet")
     assert scores["position"].tolist() == list(range(len(frame)))
-    np.testing.assert_array_equal(scores["anomaly_score"], model.anomaly_score(split.arrays("untouched").X))
+    np.testing.assert_array_equal(
+        scores["anomaly_score"], model.anomaly_score(split.arrays("untouched").X)
+    )
     assert report["alert_rate"] == pytest.approx(scores["alert"].mean())
     assert report["drift"]["n"] == 900
     assert not list((tmp_path / "out").glob(".*"))

@@ -13,14 +13,19 @@ from lib.production import replay
 
 
 class Counting(BaseHTTPRequestHandler):
-    """A server in the test's process: scores a row by its first value, after as many failures as `failures` says."""
+    """A server in the test's process: scores a row by its first value, after as many failures as
+    `failures` says.
+    """
 
     protocol_version = "HTTP/1.1"
     failures, refuse, bodies = 0, None, []
 
     def do_POST(self):
         rows = msgspec.json.decode(self.rfile.read(int(self.headers["content-length"])))["features"]
-        status, answer = 200, {"predictions": [0] * len(rows), "anomaly_scores": [r[0] for r in rows]}
+        status, answer = (
+            200,
+            {"predictions": [0] * len(rows), "anomaly_scores": [r[0] for r in rows]},
+        )
         if type(self).failures > 0:
             type(self).failures -= 1
             status = 503
@@ -43,7 +48,9 @@ def counting():
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}"
-        handler.client = staticmethod(lambda **options: httpx.Client(base_url=url, trust_env=False, **options))
+        handler.client = staticmethod(
+            lambda **options: httpx.Client(base_url=url, trust_env=False, **options)
+        )
         yield handler
         server.shutdown()
 
@@ -64,7 +71,13 @@ def test_every_row_has_one_line_in_order(counting):
 def test_a_request_that_gets_no_answer_is_sent_again(counting):
     counting.failures = 3
     log = replay.replay(counting, rows(100), rows_per_request=10, connections=1)
-    assert replay.count(log, 100) == {"n_lines": 100, "n_lost": 0, "n_duplicated": 0, "n_refused": 0, "n_retries": 3}
+    assert replay.count(log, 100) == {
+        "n_lines": 100,
+        "n_lost": 0,
+        "n_duplicated": 0,
+        "n_refused": 0,
+        "n_retries": 3,
+    }
     assert log["n_tries"].max() == 4
 
 
@@ -92,7 +105,9 @@ def test_real_time_is_kept(counting):
 
 
 def test_count_sees_what_is_lost_and_doubled():
-    log = pd.DataFrame({"position": [5, 6, 6, 8], "request": [5, 5, 5, 8], "n_tries": [1, 1, 1, 3], "status": 200})
+    log = pd.DataFrame(
+        {"position": [5, 6, 6, 8], "request": [5, 5, 5, 8], "n_tries": [1, 1, 1, 3], "status": 200}
+    )
     counted = replay.count(log, 4)
     assert (counted["n_lost"], counted["n_duplicated"], counted["n_retries"]) == (1, 1, 2)
 
@@ -117,5 +132,8 @@ def test_reloads_and_a_kill_lose_nothing(tmp_path):
 
 def test_a_server_without_bundle_says_why(monkeypatch, tmp_path):
     monkeypatch.setattr(replay, "PATIENCE_S", 4.0)
-    with pytest.raises(replay.ReplayError, match="did not become ready"), replay.Server(tmp_path, tmp_path / "log"):
+    with (
+        pytest.raises(replay.ReplayError, match="did not become ready"),
+        replay.Server(tmp_path, tmp_path / "log"),
+    ):
         pass

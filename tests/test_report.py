@@ -1,4 +1,6 @@
-"""Tables, figures and pages: digits, labels that keep apart, links that lead somewhere, nothing from outside."""
+"""Tables, figures and pages: digits, labels that keep apart, links that lead somewhere, nothing
+from outside.
+"""
 
 import json
 import re
@@ -48,11 +50,16 @@ def run(tmp_path):
     (folder / "notebooks" / "04_autoencoder.html").write_text("<p>here</p>")
     (folder / "metrics.json").write_text(json.dumps(metrics))
     fig, ax = plots.figure()
-    plots.intervals(ax, {m: v["validation"]["average_precision"] for m, v in models.items()}, "average precision")
+    plots.intervals(
+        ax,
+        {m: v["validation"]["average_precision"] for m, v in models.items()},
+        "average precision",
+    )
     for name in ("06_comparison-money", "08_production-timeline"):
         plots.save(fig, folder / "figures", name)
     cards.write(
-        folder / "model_card.md", "# A model\n\n## Limits\n\n- none <at all>\n\n| a | b |\n|---|---|\n| 1 | 2 |\n"
+        folder / "model_card.md",
+        "# A model\n\n## Limits\n\n- none <at all>\n\n| a | b |\n|---|---|\n| 1 | 2 |\n",
     )
     return folder
 
@@ -86,7 +93,9 @@ def test_a_champion_that_stays_shows_its_own_figures(run):
     metrics = json.loads((run / "metrics.json").read_text())
     metrics["models"]["present_champion"] = {"validation": figures(0.37)}
     metrics["champion"] |= {"figures": "present_champion", "alert_budget": 0.01}
-    (run / "metrics.json").write_text(json.dumps(metrics | {"verdict": {"action": "keep", "reasons": []}}))
+    (run / "metrics.json").write_text(
+        json.dumps(metrics | {"verdict": {"action": "keep", "reasons": []}})
+    )
     text = pages.write(run).read_text()
     verdict = text[text.rindex("remains champion") : text.index("Results on")]
     assert "0.37" in verdict
@@ -96,32 +105,41 @@ def test_a_champion_that_stays_shows_its_own_figures(run):
 
 def test_the_champions_figures_are_found_by_what_the_gate_did():
     split = SimpleNamespace(
-        dataset=SimpleNamespace(name="x", alert_budgets=[0.002]), source="custom", manifest={"periods": {}}
+        dataset=SimpleNamespace(name="x", alert_budgets=[0.002]),
+        source="custom",
+        manifest={"periods": {}},
     )
     champion = {"model": "autoencoder", "version": "1"}
     own, new = figures(0.3), figures(0.5)
 
     def name(validation, action="keep"):
         verdict = SimpleNamespace(action=action, promote="autoencoder", reasons=[], remarks=[])
-        found = comparison.run_metrics("run", split, 0, {}, validation, {}, champion, verdict, 0.002)
+        found = comparison.run_metrics(
+            "run", split, 0, {}, validation, {}, champion, verdict, 0.002
+        )
         return found["champion"]["figures"]
 
     assert name({"autoencoder": new, comparison.PRESENT: own}, "promote") == "autoencoder"
     assert name({"autoencoder": new, comparison.PRESENT: own}) == comparison.PRESENT
-    assert name({"autoencoder": own, comparison.PRESENT: own}) == "autoencoder"  # the same model once more
+    # the same model once more
+    assert name({"autoencoder": own, comparison.PRESENT: own}) == "autoencoder"
     assert name({"autoencoder": new}) is None
     assert names.champion_entry({"champion": champion}) == "autoencoder"  # a run of before
     assert names.champion_entry({"champion": None}) is None
 
 
 def test_every_link_leads_somewhere_and_nothing_comes_from_outside(run):
-    page = pages.write(run, [{"stage": "04_autoencoder", "status": "done", "seconds": 3.2, "peak_mb": None}])
+    page = pages.write(
+        run, [{"stage": "04_autoencoder", "status": "done", "seconds": 3.2, "peak_mb": None}]
+    )
     for path in (page, run.parent / "index.html"):
         found = Links(path.read_text())
         local = [link for link in found.links if not link.startswith(("data:", "#"))]
         assert local
         assert [link for link in local if not (path.parent / link).exists()] == []
-        assert [link for link in found.links if link.startswith("#") and link[1:] not in found.ids] == []
+        assert [
+            link for link in found.links if link.startswith("#") and link[1:] not in found.ids
+        ] == []
         assert len(found.ids) == len(set(found.ids))
         assert all(found.alts)
         assert not re.search(r"(src|href)=\"(https?:)?//", path.read_text())
@@ -138,7 +156,9 @@ def test_page_holds_the_cards_below_its_own_headings(run):
 
 def test_page_of_a_run_that_failed_early_still_comes(tmp_path):
     (tmp_path / "20260101-000000-x").mkdir()
-    text = pages.write(tmp_path / "20260101-000000-x", [{"stage": "02_split", "status": "failed"}]).read_text()
+    text = pages.write(
+        tmp_path / "20260101-000000-x", [{"stage": "02_split", "status": "failed"}]
+    ).read_text()
     assert "02_split" in text
     assert "No champion" in text
     assert "Serve the model" not in text
@@ -152,8 +172,12 @@ def test_a_run_that_is_ending_is_listed_as_it_ended(run):
 
 
 def test_a_stage_that_failed_says_why_below_its_name(run):
-    text = pages.write(run, [{"stage": "04_autoencoder", "status": "failed", "why": "cell 3 <failed>"}]).read_text()
-    row = re.search(r"<tr><th scope=\"row\"><a href=\"notebooks/04_autoencoder.html.*?</tr>", text)[0]
+    text = pages.write(
+        run, [{"stage": "04_autoencoder", "status": "failed", "why": "cell 3 <failed>"}]
+    ).read_text()
+    row = re.search(r"<tr><th scope=\"row\"><a href=\"notebooks/04_autoencoder.html.*?</tr>", text)[
+        0
+    ]
     assert '<span class="seen">cell 3 &lt;failed&gt;</span></th>' in row
     assert ">failed</td>" in row
 
@@ -185,10 +209,13 @@ def test_long_names_break_at_underscores_and_lists_at_commas():
 
 
 def test_pages_and_notebooks_scroll_alike():
-    page, notebook = ((folder / f"{name}.html.j2").read_text() for folder, name in (
-        (pages.TEMPLATES, "base"),
-        (ROOT / "lib" / "pipeline" / "templates", "notebook"),
-    ))
+    page, notebook = (
+        (folder / f"{name}.html.j2").read_text()
+        for folder, name in (
+            (pages.TEMPLATES, "base"),
+            (ROOT / "lib" / "pipeline" / "templates", "notebook"),
+        )
+    )
     for what in (r"linear-gradient\(90deg.*?(?= })", r"@keyframes more.*", r"animation:more[^}]*"):
         assert re.search(what, page)[0] == re.search(what, notebook)[0]
 
@@ -200,7 +227,9 @@ def test_page_names_what_differs_from_the_previous_run(run):
     metrics["models"]["autoencoder"]["validation"]["average_precision"]["value"] = 0.75
     (later / "metrics.json").write_text(json.dumps(metrics))
     for folder, epochs in ((run, 30), (later, 20)):
-        (folder / "run.yaml").write_text(f"dataset: simulated\nparameters:\n  04_autoencoder.epochs: {epochs}\n")
+        (folder / "run.yaml").write_text(
+            f"dataset: simulated\nparameters:\n  04_autoencoder.epochs: {epochs}\n"
+        )
     text = pages.write(later).read_text()
     row = re.search(r"Autoencoder, average precision on validation</th>.*?</tr>", text)[0]
     assert re.findall(r">([\d.]+)<", row) == ["0.6000", "0.7500"]
@@ -251,7 +280,9 @@ def test_page_of_a_run_that_no_label_judges_has_no_table_of_dashes(run):
 
 def test_page_counts_unlabelled_transactions_and_says_why_there_are_no_intervals(run):
     metrics = json.loads((run / "metrics.json").read_text())
-    metrics["splits"] = {name: period | {"n_labelled": 90} for name, period in metrics["splits"].items()}
+    metrics["splits"] = {
+        name: period | {"n_labelled": 90} for name, period in metrics["splits"].items()
+    }
     metrics["intervals"] = {"no_interval": "3 labelled frauds, 10 are needed"}
     (run / "metrics.json").write_text(json.dumps(metrics))
     text = pages.write(run).read_text()

@@ -31,7 +31,10 @@ def small(unstarted, tmp_path):
 @pytest.fixture(scope="session")
 def undisturbed(unstarted, tmp_path_factory):
     """A small project after a run that nobody disturbed, and how long that took (s)."""
-    project, start = unstarted.copy(tmp_path_factory.mktemp("undisturbed") / "project"), time.monotonic()
+    project, start = (
+        unstarted.copy(tmp_path_factory.mktemp("undisturbed") / "project"),
+        time.monotonic(),
+    )
     project.command(*PAUSING)
     return project, time.monotonic() - start
 
@@ -52,7 +55,9 @@ def test_a_second_run_ends_at_once(undisturbed):
     assert len(project.runs) == 1
 
 
-@pytest.mark.parametrize("seed", [pytest.param(s, marks=pytest.mark.check if s >= 3 else ()) for s in range(20)])
+@pytest.mark.parametrize(
+    "seed", [pytest.param(s, marks=pytest.mark.check if s >= 3 else ()) for s in range(20)]
+)
 def test_a_killed_run_is_resumed_to_the_same_result(small, undisturbed, seed):
     project, seconds = undisturbed
     process = small.start(*PAUSING)
@@ -82,7 +87,9 @@ def test_the_real_notebooks_killed_twenty_times_come_to_the_same_result(tmp_path
     metrics = [json.loads((p.runs[0] / "metrics.json").read_text()) for p in (quiet, killed)]
     assert metrics[0]["models"] == metrics[1]["models"]
     assert metrics[0]["champion"] == metrics[1]["champion"]
-    assert bundle_hash(quiet.folder / "serve" / "model") == bundle_hash(killed.folder / "serve" / "model")
+    assert bundle_hash(quiet.folder / "serve" / "model") == bundle_hash(
+        killed.folder / "serve" / "model"
+    )
 
 
 def test_an_interrupted_run_says_so_and_leaves_no_kernel(small):
@@ -99,7 +106,9 @@ def test_an_interrupted_run_says_so_and_leaves_no_kernel(small):
     assert small.logged("finish")[0]["status"] == "KILLED"
 
 
-@pytest.mark.parametrize("launcher", ["raise SystemExit(3)", "import time\ntime.sleep(600)"], ids=["dies", "is silent"])
+@pytest.mark.parametrize(
+    "launcher", ["raise SystemExit(3)", "import time\ntime.sleep(600)"], ids=["dies", "is silent"]
+)
 def test_a_kernel_that_does_not_start_does_not_keep_the_command(small, launcher):
     runner = small.folder / "lib" / "pipeline" / "notebook_execution.py"
     runner.write_text(runner.read_text().replace("START_TIMEOUT_S = 180", "START_TIMEOUT_S = 2"))
@@ -124,7 +133,10 @@ def test_two_pipelines_do_not_interleave(small):
     process = small.start(*SMALL, "-p", "pause_s", "5")
     until_fitting(small, process)
     said = small.command(*SMALL, code=2)
-    assert f"Another pipeline (process {process.pid}) is running in this folder; --wait waits for it." in said
+    assert (
+        f"Another pipeline (process {process.pid}) is running in this folder; --wait waits for it."
+        in said
+    )
     small.command(*SMALL, "--dry-run")  # only looks
     assert not (small.folder / "reports" / "latest").exists()  # until this first run has ended
     said = small.command(*SMALL, "-p", "pause_s", "5", "--wait")

@@ -19,11 +19,15 @@ FIXTURES = ROOT / "tests" / "fixtures"
 
 @pytest.fixture
 def execute(tmp_path):
-    """Function (fixture's name, parameters, …) -> (outcome, archive), watching as the pipeline does."""
+    """Function (fixture's name, parameters, …) -> (outcome, archive), watching as the pipeline
+    does.
+    """
 
     def function(name, parameters=None, archive="notebooks/stage", **options):
         notebook, environment = FIXTURES / f"{name}.ipynb", dict(os.environ)
-        execution = Execution(notebook, tmp_path / archive, parameters or {}, tmp_path, environment, **options)
+        execution = Execution(
+            notebook, tmp_path / archive, parameters or {}, tmp_path, environment, **options
+        )
         over = threading.Event()
 
         def watch():
@@ -49,7 +53,8 @@ def test_a_notebook_is_archived_with_its_code_folded(execute, tmp_path):
     assert sorted(path.name for path in archive.parent.iterdir()) == ["stage.html", "stage.ipynb"]
     html = archive.with_suffix(".html").read_text()
     assert not re.search(r"<(script|link|img)[^>]+(src|href)=.https?:", html)
-    assert html.count("<summary>code</summary>") == outcome.n_cells == 4  # three and the parameters given
+    # three and the parameters given
+    assert html.count("<summary>code</summary>") == outcome.n_cells == 4
     assert "<details open" not in html
 
 
@@ -57,7 +62,9 @@ def test_a_kernel_gets_root_threads_and_no_mlflow_run(execute, tmp_path, monkeyp
     monkeypatch.setenv("MLFLOW_RUN_ID", "of somebody else")
     monkeypatch.setenv("CALLER", "kept")
     monkeypatch.setenv("PYTHONPATH", "/elsewhere")
-    outcome, _ = execute("prints_its_surroundings", {"run_dir": str(tmp_path), "track": False}, threads=3)
+    outcome, _ = execute(
+        "prints_its_surroundings", {"run_dir": str(tmp_path), "track": False}, threads=3
+    )
     found = json.loads((tmp_path / "surroundings.json").read_text())
     assert outcome.message == ""
     assert found == {
@@ -76,7 +83,9 @@ def test_a_failing_cell_is_named_and_archived(execute):
     outcome, archive = execute("fails_in_its_fifth_cell", {"seed": 1})
     assert outcome.message == "cell 5 (`amount = -3.0`) failed: ValueError: amount -3.0 is negative"
     cells = json.loads(archive.with_suffix(".ipynb").read_text())["cells"]
-    assert any(output.get("ename") == "ValueError" for cell in cells for output in cell.get("outputs", ()))
+    assert any(
+        output.get("ename") == "ValueError" for cell in cells for output in cell.get("outputs", ())
+    )
     assert "never" not in str([cell.get("outputs") for cell in cells])
     assert "amount -3.0 is negative" in archive.with_suffix(".html").read_text()
 
@@ -107,13 +116,17 @@ def kernels():
 
 
 @pytest.mark.parametrize("what", LAUNCHERS)
-def test_a_kernel_that_does_not_start_is_a_sentence_and_leaves_nothing(execute, tmp_path, monkeypatch, what):
+def test_a_kernel_that_does_not_start_is_a_sentence_and_leaves_nothing(
+    execute, tmp_path, monkeypatch, what
+):
     monkeypatch.setattr("lib.pipeline.notebook_execution.START_TIMEOUT_S", 2)
     (tmp_path / "ipykernel_launcher.py").write_text(LAUNCHERS[what])
     start = time.monotonic()
     outcome, archive = execute("draws_figures")
     assert time.monotonic() - start < 30
-    assert re.match("its kernel could not be started: Kernel (died|didn't respond)", outcome.message), outcome.message
+    assert re.match(
+        "its kernel could not be started: Kernel (died|didn't respond)", outcome.message
+    ), outcome.message
     assert kernels() == []
     assert archive.with_suffix(".ipynb").exists()
 
@@ -128,7 +141,11 @@ def test_a_kernel_that_does_not_answer_can_be_stopped(execute, tmp_path):
 def test_another_python_on_jupyters_path_is_not_started(execute, tmp_path, monkeypatch):
     folder = tmp_path / "jupyter" / "kernels" / "python3"
     folder.mkdir(parents=True)
-    foreign = {"argv": ["/bin/false", "{connection_file}"], "display_name": "Python 3", "language": "python"}
+    foreign = {
+        "argv": ["/bin/false", "{connection_file}"],
+        "display_name": "Python 3",
+        "language": "python",
+    }
     (folder / "kernel.json").write_text(json.dumps(foreign))
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
     outcome, _ = execute("prints_its_surroundings", {"run_dir": str(tmp_path), "track": False})
@@ -138,7 +155,9 @@ def test_another_python_on_jupyters_path_is_not_started(execute, tmp_path, monke
 
 
 @pytest.mark.parametrize("variable", ["TMPDIR", "XDG_RUNTIME_DIR"])
-def test_sockets_lie_in_a_short_folder_however_long_the_temporary_one_is(execute, tmp_path, monkeypatch, variable):
+def test_sockets_lie_in_a_short_folder_however_long_the_temporary_one_is(
+    execute, tmp_path, monkeypatch, variable
+):
     long = tmp_path / ("x" * 90)
     long.mkdir()
     monkeypatch.setenv(variable, str(long))
@@ -148,7 +167,9 @@ def test_sockets_lie_in_a_short_folder_however_long_the_temporary_one_is(execute
     assert list(long.glob("k-*")) == []
 
 
-def test_without_a_folder_for_sockets_the_sentence_says_what_to_name(execute, tmp_path, monkeypatch):
+def test_without_a_folder_for_sockets_the_sentence_says_what_to_name(
+    execute, tmp_path, monkeypatch
+):
     long, missing = tmp_path / ("x" * 90), tmp_path / "missing"
     long.mkdir()
     monkeypatch.setenv("TMPDIR", str(long))
@@ -163,7 +184,9 @@ def test_without_a_folder_for_sockets_the_sentence_says_what_to_name(execute, tm
 
 def test_a_dead_kernel_is_named_and_archived(execute):
     outcome, archive = execute("kills_its_kernel")
-    assert re.fullmatch(r"the kernel died in cell 4 \(`os\.kill.*`\), at \d+ MB", outcome.message), outcome.message
+    assert re.fullmatch(
+        r"the kernel died in cell 4 \(`os\.kill.*`\), at \d+ MB", outcome.message
+    ), outcome.message
     assert archive.with_suffix(".ipynb").exists()
     assert kernels() == []
 
@@ -171,9 +194,9 @@ def test_a_dead_kernel_is_named_and_archived(execute):
 def test_a_notebook_that_takes_too_long_is_stopped(execute):
     start = time.monotonic()
     outcome, archive = execute("sleeps", timeout=4.0)
-    assert re.match(r"stopped after 4 s \(--timeout\) in cell 4 \(`time.sleep\(600\)`\)", outcome.message), (
-        outcome.message
-    )
+    assert re.match(
+        r"stopped after 4 s \(--timeout\) in cell 4 \(`time.sleep\(600\)`\)", outcome.message
+    ), outcome.message
     assert time.monotonic() - start < 30
     assert archive.with_suffix(".html").exists()
 
@@ -197,7 +220,9 @@ def test_many_at_once_do_not_get_in_each_others_way(execute, tmp_path):
     def one(seed):
         folder = tmp_path / str(seed)
         folder.mkdir()
-        outcome, _ = execute("draws_figures", {"run_dir": str(folder), "seed": seed}, archive=f"{seed}/stage")
+        outcome, _ = execute(
+            "draws_figures", {"run_dir": str(folder), "seed": seed}, archive=f"{seed}/stage"
+        )
         return outcome.message, (folder / "figures" / "01_eda-hours.png").read_bytes()
 
     with ThreadPoolExecutor(6) as pool:

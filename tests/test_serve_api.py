@@ -31,7 +31,9 @@ def client(folder):
 
 
 def serving(folder, **settings):
-    return TestClient(create_app(Settings(bundle=folder, **settings)), raise_server_exceptions=False)
+    return TestClient(
+        create_app(Settings(bundle=folder, **settings)), raise_server_exceptions=False
+    )
 
 
 def post(client, body, headers=JSON, **options):
@@ -76,7 +78,12 @@ def test_explanations_are_the_bundles_own(kind, tmp_path):
 
 
 def test_explain_may_be_said_in_words_that_mean_the_same(client):
-    for query, present in [("explain=1", True), ("explain=True", True), ("explain=false", False), ("", False)]:
+    for query, present in [
+        ("explain=1", True),
+        ("explain=True", True),
+        ("explain=false", False),
+        ("", False),
+    ]:
         answer = client.post(f"/predict?{query}", json={"features": [ROW]}).json()
         assert ("explanations" in answer) == present
     for query, code in [
@@ -93,44 +100,177 @@ def text(*values):
 
 
 BROKEN = {
-    "too few": ({"features": [ROW, ROW[1:]]}, 422, "wrong_length", 1, None, "Row 1 has 28 features, expected 29."),
-    "too many": ({"features": [[*ROW, 1]]}, 422, "wrong_length", 0, None, "Row 0 has 30 features, expected 29."),
+    "too few": (
+        {"features": [ROW, ROW[1:]]},
+        422,
+        "wrong_length",
+        1,
+        None,
+        "Row 1 has 28 features, expected 29.",
+    ),
+    "too many": (
+        {"features": [[*ROW, 1]]},
+        422,
+        "wrong_length",
+        0,
+        None,
+        "Row 0 has 30 features, expected 29.",
+    ),
     "all short": ({"features": [[1.0], [2.0]]}, 422, "wrong_length", 0, None, "has 1 features"),
     "empty row": ({"features": [[]]}, 422, "wrong_length", 0, None, "has 0 features"),
-    "text": ({"features": [ROW, ["1", *ROW[1:]]]}, 422, "not_a_number", 1, "V1", "expected a number, got a string"),
-    "null": ({"features": [[*ROW[:-1], None]]}, 422, "missing_value", 0, "Amount", "needs every value"),
+    "text": (
+        {"features": [ROW, ["1", *ROW[1:]]]},
+        422,
+        "not_a_number",
+        1,
+        "V1",
+        "expected a number, got a string",
+    ),
+    "null": (
+        {"features": [[*ROW[:-1], None]]},
+        422,
+        "missing_value",
+        0,
+        "Amount",
+        "needs every value",
+    ),
     "nested": ({"features": [[[1.0], *ROW[1:]]]}, 422, "not_a_number", 0, "V1", "got a list"),
     "true row": ({"features": [True]}, 422, "wrong_type", 0, None, "not true or false"),
-    "number row": ({"features": [1]}, 422, "wrong_type", 0, None, "must be a list of numbers or an object"),
-    "flat": ({"features": ROW}, 422, "wrong_type", 0, None, "must be a list of numbers or an object"),
+    "number row": (
+        {"features": [1]},
+        422,
+        "wrong_type",
+        0,
+        None,
+        "must be a list of numbers or an object",
+    ),
+    "flat": (
+        {"features": ROW},
+        422,
+        "wrong_type",
+        0,
+        None,
+        "must be a list of numbers or an object",
+    ),
     "NaN": (text("NaN"), 400, "invalid_json", None, None, "NaN and Infinity are no JSON numbers"),
-    "Infinity": (text("-Infinity"), 400, "invalid_json", None, None, "NaN and Infinity are no JSON numbers"),
+    "Infinity": (
+        text("-Infinity"),
+        400,
+        "invalid_json",
+        None,
+        None,
+        "NaN and Infinity are no JSON numbers",
+    ),
     "beyond float64": (text("1e999"), 422, "out_of_range", 0, "V1", "beyond"),
     "huge integer": (text("9" * 5_000), 422, "out_of_range", 0, "V1", "beyond"),
-    "beyond float32": ({"features": [ROW, [*ROW[:-1], -1e39]]}, 422, "out_of_range", 1, "Amount", "float32"),
-    "unknown name": ({"features": [named(V29=1)]}, 422, "unknown_feature", 0, "V29", "GET /model lists"),
-    "missing name": ({"features": [{"V1": 1}]}, 422, "missing_feature", 0, "V2", "lacks 'V2' and 27 more"),
-    "name twice": ('{"features": [{"V1": 1, "V1": 2}]}', 422, "repeated_name", None, "V1", "appears twice"),
-    "key twice": ('{"features": [[1]], "features": [[1]]}', 422, "repeated_name", None, "features", "appears twice"),
+    "beyond float32": (
+        {"features": [ROW, [*ROW[:-1], -1e39]]},
+        422,
+        "out_of_range",
+        1,
+        "Amount",
+        "float32",
+    ),
+    "unknown name": (
+        {"features": [named(V29=1)]},
+        422,
+        "unknown_feature",
+        0,
+        "V29",
+        "GET /model lists",
+    ),
+    "missing name": (
+        {"features": [{"V1": 1}]},
+        422,
+        "missing_feature",
+        0,
+        "V2",
+        "lacks 'V2' and 27 more",
+    ),
+    "name twice": (
+        '{"features": [{"V1": 1, "V1": 2}]}',
+        422,
+        "repeated_name",
+        None,
+        "V1",
+        "appears twice",
+    ),
+    "key twice": (
+        '{"features": [[1]], "features": [[1]]}',
+        422,
+        "repeated_name",
+        None,
+        "features",
+        "appears twice",
+    ),
     "named text": ({"features": [named(V7="x")]}, 422, "not_a_number", 0, "V7", "got a string"),
-    "named null": ({"features": [named(V7=None)]}, 422, "missing_value", 0, "V7", "needs every value"),
+    "named null": (
+        {"features": [named(V7=None)]},
+        422,
+        "missing_value",
+        0,
+        "V7",
+        "needs every value",
+    ),
     "named huge": ({"features": [named(V7=1e39)]}, 422, "out_of_range", 0, "V7", "float32"),
     "empty list": ({"features": []}, 422, "empty", None, "features", "at least one row"),
-    "no list": ({"features": {"V1": 1}}, 422, "wrong_type", None, "features", "must be a list of rows"),
-    "extra key": ({"features": [ROW], "threshold": 1}, 422, "unknown_key", None, "threshold", "send only 'features'"),
+    "no list": (
+        {"features": {"V1": 1}},
+        422,
+        "wrong_type",
+        None,
+        "features",
+        "must be a list of rows",
+    ),
+    "extra key": (
+        {"features": [ROW], "threshold": 1},
+        422,
+        "unknown_key",
+        None,
+        "threshold",
+        "send only 'features'",
+    ),
     "no features": ({}, 422, "missing_key", None, "features", "lacks 'features'"),
     "a list": ([ROW], 422, "wrong_type", None, None, "must be an object"),
     "nothing": (b"", 400, "invalid_json", None, None, "is empty"),
     "cut off": (b'{"features": [[1, 2', 400, "invalid_json", None, None, "truncated"),
     "two bodies": (b'{"features": [[1]]} {}', 400, "invalid_json", None, None, "trailing"),
     "not UTF-8": (b'{"features": [{"V\xff": 1}]}', 400, "invalid_json", None, None, "UTF-8"),
-    "byte order mark": (b'\xef\xbb\xbf{"features": [[1]]}', 400, "invalid_json", None, None, "not JSON"),
-    "half a surrogate": (b'{"features": [{"\\ud800": 1}]}', 400, "invalid_json", None, None, "not JSON"),
+    "byte order mark": (
+        b'\xef\xbb\xbf{"features": [[1]]}',
+        400,
+        "invalid_json",
+        None,
+        None,
+        "not JSON",
+    ),
+    "half a surrogate": (
+        b'{"features": [{"\\ud800": 1}]}',
+        400,
+        "invalid_json",
+        None,
+        None,
+        "not JSON",
+    ),
     "deep": (b"[" * 100_000, 422, "wrong_type", None, None, "must be an object"),
     "deep inside": (b'{"features": ' + b"[" * 100_000, 422, "not_a_number", 0, "V1", "got a list"),
     "deep elsewhere": (b'{"x": ' + b'{"a":' * 100_000, 422, "unknown_key", None, "x", "send only"),
-    "too many rows": ({"features": [[0] * 29] * 10_001}, 413, "too_many_rows", None, None, "10000 rows"),
-    "many values": (b'{"features": [[' + b"0," * 400_000 + b"0]]}", 413, "too_many_rows", None, None, "10000 rows"),
+    "too many rows": (
+        {"features": [[0] * 29] * 10_001},
+        413,
+        "too_many_rows",
+        None,
+        None,
+        "10000 rows",
+    ),
+    "many values": (
+        b'{"features": [[' + b"0," * 400_000 + b"0]]}",
+        413,
+        "too_many_rows",
+        None,
+        None,
+        "10000 rows",
+    ),
     "too large": (b" " * 10_000_001, 413, "too_large", None, None, "10 MB"),
 }
 
@@ -166,7 +306,12 @@ def test_wrong_type_is_415(client, headers, says):
 
 
 def test_type_may_name_its_charset(client):
-    assert post(client, {"features": [ROW]}, {"content-type": "Application/JSON; charset=UTF-8"}).status_code == 200
+    assert (
+        post(
+            client, {"features": [ROW]}, {"content-type": "Application/JSON; charset=UTF-8"}
+        ).status_code
+        == 200
+    )
 
 
 def test_a_body_in_chunks_is_taken_and_its_size_watched(client):
@@ -191,13 +336,19 @@ def test_null_is_a_value_where_the_model_fills_in(tmp_path):
         assert post(client, {"features": [[None, *ROW[1:]], named(V1=None)]}).status_code == 200
         answer = post(client, {"features": [[None] * 29]}, params={"explain": "true"}).json()
         assert {entry["direction"] for entry in answer["explanations"][0]} == {"missing"}
-        assert post(client, {"features": [["", *ROW[1:]]]}).json()["error"]["code"] == "not_a_number"
-        assert post(client, {"features": [{"V1": None}]}).json()["error"]["code"] == "missing_feature"
+        assert (
+            post(client, {"features": [["", *ROW[1:]]]}).json()["error"]["code"] == "not_a_number"
+        )
+        assert (
+            post(client, {"features": [{"V1": None}]}).json()["error"]["code"] == "missing_feature"
+        )
 
 
 def test_rows_at_the_edge_of_float32_get_a_score(client):
     extreme = [3.4e38, -3.4e38] * 14 + [1e-45]
-    answer = post(client, {"features": [extreme, [0] * 29, [-0.0] * 29]}, params={"explain": "true"})
+    answer = post(
+        client, {"features": [extreme, [0] * 29, [-0.0] * 29]}, params={"explain": "true"}
+    )
     assert answer.status_code == 200
     assert all(0 <= score <= 1 for score in answer.json()["anomaly_scores"])
     assert len(answer.json()["explanations"]) == 3
@@ -208,7 +359,10 @@ def test_limits_are_settings(folder):
     with serving(folder, **limits) as client:
         assert post(client, {"features": [[0] * 29] * 5}).status_code == 200
         assert "5 rows" in post(client, {"features": [[0] * 29] * 6}).json()["error"]["message"]
-        assert "0.002 MB" in post(client, {"features": [[0.123456789012] * 29] * 5}).json()["error"]["message"]
+        assert (
+            "0.002 MB"
+            in post(client, {"features": [[0.123456789012] * 29] * 5}).json()["error"]["message"]
+        )
         refused = post(client, {"features": [[0] * 29] * 3}, params={"explain": "true"})
         assert (refused.status_code, refused.json()["error"]["code"]) == (413, "too_many_rows")
 
@@ -216,7 +370,12 @@ def test_limits_are_settings(folder):
 def test_large_requests_score_on_threads_as_small_ones_do(folder):
     X = bundles.rows(600)
     answers = []
-    for settings in ({}, {"inline_rows": 0}, {"inline_kb": 0}, {"inline_rows": 10_000, "inline_kb": 10_000}):
+    for settings in (
+        {},
+        {"inline_rows": 0},
+        {"inline_kb": 0},
+        {"inline_rows": 10_000, "inline_kb": 10_000},
+    ):
         with serving(folder, **settings) as client:
             answers.append(post(client, {"features": X.tolist()}).json()["anomaly_scores"])
     assert answers[1:] == answers[:1] * 3
@@ -225,7 +384,11 @@ def test_large_requests_score_on_threads_as_small_ones_do(folder):
 def test_model_card_names_data_and_figures(client, folder):
     card, manifest = client.get("/model").json(), bundle.verify(folder)
     assert card["dataset"] == {"name": "simulated", "source": "simulated"}
-    assert (card["name"], card["version"], card["features"]) == ("fraud-detector", "3", bundles.FEATURES)
+    assert (card["name"], card["version"], card["features"]) == (
+        "fraud-detector",
+        "3",
+        bundles.FEATURES,
+    )
     assert card["bundle_hash"] == bundle.bundle_hash(folder)
     for key in ("threshold", "metrics", "files", "fit"):
         assert card[key] == manifest[key]
@@ -238,7 +401,11 @@ def test_health_says_live_always_and_ready_with_a_bundle(client, tmp_path):
     assert client.get("/health/ready").json()["model_version"] == "3"
     with serving(tmp_path / "absent") as empty:
         assert empty.get("/health/live").status_code == 200
-        for answer in (empty.get("/health/ready"), post(empty, {"features": [ROW]}), empty.get("/model")):
+        for answer in (
+            empty.get("/health/ready"),
+            post(empty, {"features": [ROW]}),
+            empty.get("/model"),
+        ):
             assert answer.status_code == 503
             assert answer.json()["error"]["code"] == "not_ready"
             assert "There is no bundle" in answer.json()["error"]["message"]
@@ -259,7 +426,9 @@ def metric(client, name):
 
 
 def test_metrics_count_requests_rows_alerts_and_scores(client, folder):
-    ok, wrong = (f'fraud_requests_total{{route="/predict",status="{status}"}}' for status in (200, 422))
+    ok, wrong = (
+        f'fraud_requests_total{{route="/predict",status="{status}"}}' for status in (200, 422)
+    )
     names = (
         ok,
         wrong,
@@ -303,12 +472,19 @@ def test_openapi_examples_work_as_they_stand(client):
     rows = content["schema"]["properties"]["features"]["items"]["anyOf"]
     assert rows[0]["maxItems"] == 29
     assert rows[1]["required"] == bundles.FEATURES
-    assert document["paths"]["/predict"]["post"]["responses"]["200"]["content"]["application/json"]["schema"]
+    assert document["paths"]["/predict"]["post"]["responses"]["200"]["content"]["application/json"][
+        "schema"
+    ]
 
 
 def test_docs_show_every_route_and_need_nobody_elses_files(client):
     answer = client.get("/docs")
-    assert re.findall(r"https?://|//\w|\bsrc=|@import|url\(|<link(?! rel=\"icon\" href=\"data:)", answer.text) == []
+    assert (
+        re.findall(
+            r"https?://|//\w|\bsrc=|@import|url\(|<link(?! rel=\"icon\" href=\"data:)", answer.text
+        )
+        == []
+    )
     for path in client.get("/openapi.json").json()["paths"]:
         assert f'data-path="{path}"' in answer.text
     examples = re.findall(r'class="example" value="([^"]+)"', answer.text)
@@ -326,22 +502,40 @@ def test_a_feature_name_cannot_write_into_the_page(tmp_path):
 
 
 def test_every_answer_has_security_headers_and_a_request_id(client):
-    for answer in (client.get("/health/live"), post(client, b"["), client.get("/nothing"), client.get("/docs")):
+    for answer in (
+        client.get("/health/live"),
+        post(client, b"["),
+        client.get("/nothing"),
+        client.get("/docs"),
+    ):
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert answer.headers["cache-control"] == "no-store"
         assert re.fullmatch(r"[0-9a-f]{8}-[0-9a-f]+", answer.headers["x-request-id"])
         assert "access-control-allow-origin" not in answer.headers
-    assert client.get("/health/live", headers={"x-request-id": "abc.1"}).headers["x-request-id"] == "abc.1"
+    assert (
+        client.get("/health/live", headers={"x-request-id": "abc.1"}).headers["x-request-id"]
+        == "abc.1"
+    )
     forged = client.get("/health/live", headers={"x-request-id": 'a"b c'}).headers["x-request-id"]
     assert '"' not in forged
 
 
 def test_cors_is_a_setting(folder):
     with serving(folder, cors_origins="https://desk.example") as client:
-        ours, theirs = ({"origin": origin} for origin in ("https://desk.example", "https://other.example"))
-        assert post(client, {"features": [ROW]}, JSON | ours).headers["access-control-allow-origin"] == ours["origin"]
-        assert "access-control-allow-origin" not in post(client, {"features": [ROW]}, JSON | theirs).headers
-        exposed = post(client, {"features": [ROW]}, JSON | ours).headers["access-control-expose-headers"]
+        ours, theirs = (
+            {"origin": origin} for origin in ("https://desk.example", "https://other.example")
+        )
+        assert (
+            post(client, {"features": [ROW]}, JSON | ours).headers["access-control-allow-origin"]
+            == ours["origin"]
+        )
+        assert (
+            "access-control-allow-origin"
+            not in post(client, {"features": [ROW]}, JSON | theirs).headers
+        )
+        exposed = post(client, {"features": [ROW]}, JSON | ours).headers[
+            "access-control-expose-headers"
+        ]
         assert "X-Model" in exposed.split(", ")
 
 
@@ -352,7 +546,12 @@ def test_api_key_guards_everything_but_health_and_documentation(folder):
         for path in ("/model", "/metrics"):
             answer = client.get(path)
             assert (answer.status_code, answer.json()["error"]["code"]) == (401, "unauthorized")
-        for key in ({}, {"x-api-key": "S3cret"}, {"authorization": "Bearer x"}, {"x-api-key": "ключ".encode()}):
+        for key in (
+            {},
+            {"x-api-key": "S3cret"},
+            {"authorization": "Bearer x"},
+            {"x-api-key": "ключ".encode()},
+        ):
             assert post(client, {"features": [ROW]}, JSON | key).status_code == 401
         for key in ({"x-api-key": "s3cret"}, {"authorization": "bearer s3cret"}):
             assert post(client, {"features": [ROW]}, JSON | key).status_code == 200
@@ -471,10 +670,14 @@ def test_true_and_false_are_one_and_zero_in_every_shape(tmp_path, folder):
             assert post(client, many).json()["anomaly_scores"] == expected
     with serving(median) as client:
         with_null = post(client, {"features": [[True, None, *ROW[2:]]]}).json()["anomaly_scores"]
-        assert with_null == post(client, {"features": [[1, None, *ROW[2:]]]}).json()["anomaly_scores"]
+        assert (
+            with_null == post(client, {"features": [[1, None, *ROW[2:]]]}).json()["anomaly_scores"]
+        )
 
 
-@pytest.mark.parametrize("path", ["/", "/health/live", "/health/ready", "/docs", "/openapi.json", "/model", "/metrics"])
+@pytest.mark.parametrize(
+    "path", ["/", "/health/live", "/health/ready", "/docs", "/openapi.json", "/model", "/metrics"]
+)
 def test_head_answers_as_get_without_a_body(client, path):
     got, head = (client.request(method, path, follow_redirects=False) for method in ("GET", "HEAD"))
     assert head.status_code == got.status_code < 400

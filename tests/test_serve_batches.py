@@ -1,4 +1,6 @@
-"""Scoring together: what arrives in one turn is one batch, answers find their requests, bundles are never mixed."""
+"""Scoring together: what arrives in one turn is one batch, answers find their requests, bundles are
+never mixed.
+"""
 
 import asyncio
 
@@ -30,7 +32,9 @@ def together(*requests):
 
     async def ask():
         batches = Batches()
-        return await asyncio.gather(*(batches.score(*request) for request in requests), return_exceptions=True)
+        return await asyncio.gather(
+            *(batches.score(*request) for request in requests), return_exceptions=True
+        )
 
     return asyncio.run(ask())
 

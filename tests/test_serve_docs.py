@@ -35,10 +35,19 @@ def offered(client):
 
 
 def test_docs_name_model_version_data_set_and_threshold(tmp_path):
-    folder = bundles.write(tmp_path, "forest", name="fraud-detector-shop", version="7", dataset=REAL)
+    folder = bundles.write(
+        tmp_path, "forest", name="fraud-detector-shop", version="7", dataset=REAL
+    )
     with serving(folder) as client:
         text = shown(client.get("/docs").text)
-    for fact in ("fraud-detector-shop", "version 7", "forest", "creditcard", "at least 0.95", "0.05"):
+    for fact in (
+        "fraud-detector-shop",
+        "version 7",
+        "forest",
+        "creditcard",
+        "at least 0.95",
+        "0.05",
+    ):
         assert fact in text
     assert "imulated" not in text
 
@@ -111,7 +120,9 @@ def test_the_anomalous_example_has_no_negative_amount(tmp_path):
 
 
 class Pair:
-    """A model that alerts if one feature is high and another low, and else says how many are odd."""
+    """A model that alerts if one feature is high and another low, and else says how many are
+    odd.
+    """
 
     features, reference, threshold = ("a", "b", "c", "d"), {}, 0.9
 

@@ -8,7 +8,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from server import running
 
-QUICK = {"deadline": None, "derandomize": True, "database": None, "suppress_health_check": list(HealthCheck)}
+QUICK = {
+    "deadline": None,
+    "derandomize": True,
+    "database": None,
+    "suppress_health_check": list(HealthCheck),
+}
 
 
 @settings(max_examples=150, **QUICK)
@@ -25,7 +30,9 @@ def test_bytes_without_sense_are_refused(body):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    return bundles.write(tmp_path_factory.mktemp("whole"), "autoencoder", features=["V1", "V2", "Amount"])
+    return bundles.write(
+        tmp_path_factory.mktemp("whole"), "autoencoder", features=["V1", "V2", "Amount"]
+    )
 
 
 @settings(max_examples=50, **QUICK)
@@ -37,7 +44,13 @@ def test_a_damaged_bundle_is_refused_or_scores(whole, tmp_path_factory, damage):
 def test_the_api_keeps_what_its_document_says(whole, tmp_path):
     with running(whole, tmp_path / "log", max_rows=50, max_explained_rows=50) as server:
         url = f"http://127.0.0.1:{server.port}/openapi.json"
-        command = [sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()", "run", url]
+        command = [
+            sys.executable,
+            "-c",
+            "from schemathesis.cli import schemathesis; schemathesis()",
+            "run",
+            url,
+        ]
         options = [
             "--checks",
             "all",
@@ -49,6 +62,8 @@ def test_the_api_keeps_what_its_document_says(whole, tmp_path):
             "--phases",
             "examples,coverage",
         ]
-        done = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [*command, *options], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
         assert [line for line in server.lines() if line.get("status") == 500] == []
     assert done.returncode == 0, done.stdout[-3000:]

@@ -1,4 +1,6 @@
-"""The server's page /docs in headless Chromium: a request sent from it, no other host, phone and desktop."""
+"""The server's page /docs in headless Chromium: a request sent from it, no other host, phone and
+desktop.
+"""
 
 import json
 

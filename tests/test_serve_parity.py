@@ -43,14 +43,25 @@ def test_the_served_score_is_the_notebooks_score(simulated, tmp_path, name):
     expected = bundle.load(tmp_path).raw_score(later)
     calibration = Calibration.fit(expected, np.ones(len(later)))
     threshold = {"anomaly_score": 0.99, "rule": "alert_budget", "alert_budget": 0.01}
-    bundle.write(tmp_path, parts, start | {"calibration": calibration.to_dict(), "threshold": threshold})
+    bundle.write(
+        tmp_path, parts, start | {"calibration": calibration.to_dict(), "threshold": threshold}
+    )
 
     with TestClient(create_app(Settings(bundle=tmp_path))) as client:
-        answers = [client.post("/predict", json={"features": part.tolist()}).json() for part in np.split(later, 10)]
-        explained = client.post("/predict?explain=true", json={"features": later[:5].tolist()}).json()
+        answers = [
+            client.post("/predict", json={"features": part.tolist()}).json()
+            for part in np.split(later, 10)
+        ]
+        explained = client.post(
+            "/predict?explain=true", json={"features": later[:5].tolist()}
+        ).json()
     anomaly = np.concatenate([answer["anomaly_scores"] for answer in answers])
-    np.testing.assert_allclose(raw_of(calibration, anomaly), expected, rtol=1e-6, atol=1e-6 * np.ptp(expected))
-    np.testing.assert_array_equal(np.argsort(anomaly, kind="stable"), np.argsort(expected, kind="stable"))
+    np.testing.assert_allclose(
+        raw_of(calibration, anomaly), expected, rtol=1e-6, atol=1e-6 * np.ptp(expected)
+    )
+    np.testing.assert_array_equal(
+        np.argsort(anomaly, kind="stable"), np.argsort(expected, kind="stable")
+    )
     alerts = sum(sum(answer["predictions"]) for answer in answers)
     assert alerts == (anomaly >= 0.99).sum()
     assert 5 < alerts <= 10, "rows that tie at the threshold are left out together"

@@ -88,7 +88,9 @@ def test_uvicorn_serves_it_and_starts_small_and_fast(folder, tmp_path):
 def test_nothing_heavy_is_imported():
     names = "torch mlflow pandas sklearn scipy matplotlib onnx papermill pyarrow pickle5 cloudpickle joblib"
     code = f"import sys, serve.app; print([n for n in '{names}'.split() if n in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"
 
 
@@ -112,14 +114,18 @@ def test_a_wrong_setting_is_a_sentence(name, value, says):
 @pytest.mark.parametrize("command", [MODULE, UVICORN[:-2]], ids=["module", "uvicorn"])
 def test_a_wrong_setting_stops_the_server_without_a_trace(command):
     environ = {**os.environ, "FRAUD_WORKERS": "two"}
-    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 2
     assert done.stderr == "serve: FRAUD_WORKERS is 'two'; a number is needed.\n"
 
 
 def test_help_lists_every_setting():
     done = subprocess.run([*MODULE, "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert {"FRAUD_BUNDLE", "FRAUD_API_KEY", "FRAUD_WORKERS"} <= set(re.findall(r"FRAUD_\w+", done.stdout))
+    assert {"FRAUD_BUNDLE", "FRAUD_API_KEY", "FRAUD_WORKERS"} <= set(
+        re.findall(r"FRAUD_\w+", done.stdout)
+    )
 
 
 def test_bundles_are_replaced_under_load_without_losing_a_request(tmp_path):
@@ -129,7 +135,9 @@ def test_bundles_are_replaced_under_load_without_losing_a_request(tmp_path):
             bundles.write(folder, seed=int(version), hashed_names=True, version=version)
             until(lambda v=version: server.call("GET", "/model")[1]["version"] == v)
         manifest = (folder / "manifest.json").read_bytes()
-        (folder / "manifest.json").write_bytes(manifest.replace(b'"schema_version": 1', b'"schema_version": 9'))
+        (folder / "manifest.json").write_bytes(
+            manifest.replace(b'"schema_version": 1', b'"schema_version": 9')
+        )
         refused = until(lambda: server.call("GET", "/health/ready")[1]["refused"])
         time.sleep(0.3)
         assert "newer" in refused
@@ -156,13 +164,17 @@ def test_workers_share_port_metrics_reloads_and_signals(tmp_path):
 
         def children():
             ids = subprocess.run(
-                ["ps", "-o", "pid=", "--ppid", str(server.process.pid)], capture_output=True, text=True
+                ["ps", "-o", "pid=", "--ppid", str(server.process.pid)],
+                capture_output=True,
+                text=True,
             )
             return {int(pid) for pid in ids.stdout.split()}
 
         def serving():
             found = re.search(
-                r'^fraud_model_info{.*version="(\d)"} ([1-9]\S*)$', server.call("GET", "/metrics")[1], re.M
+                r'^fraud_model_info{.*version="(\d)"} ([1-9]\S*)$',
+                server.call("GET", "/metrics")[1],
+                re.M,
             )
             return found and (found[1], float(found[2]))
 
@@ -198,24 +210,40 @@ def test_a_worker_that_is_started_again_answers_as_the_others_do(tmp_path, what)
             return {int(pid) for pid in done.stdout.split()}
 
         def gauge():
-            found = re.findall(r"^fraud_model_info{(.*)} ([1-9]\S*)$", server.call("GET", "/metrics")[1], re.M)
+            found = re.findall(
+                r"^fraud_model_info{(.*)} ([1-9]\S*)$", server.call("GET", "/metrics")[1], re.M
+            )
             return [(re.search('name="(.*?)"', labels)[1], float(n)) for labels, n in found]
 
         until(lambda: gauge() == [("fraud-detector", 2.0)])
         bundles.write(folder, seed=2, hashed_names=True, version="2")
-        until(lambda: {server.call("POST", "/predict", ROW)[1]["model_version"] for _ in range(10)} == {"2"})
+        until(
+            lambda: (
+                {server.call("POST", "/predict", ROW)[1]["model_version"] for _ in range(10)}
+                == {"2"}
+            )
+        )
         if what == "broken":
             (folder / "manifest.json").write_text("{}")
         else:
-            bundles.write(folder, seed=3, hashed_names=True, version="9", name="fraud-detector-simulated")
+            bundles.write(
+                folder, seed=3, hashed_names=True, version="9", name="fraud-detector-simulated"
+            )
         until(lambda: server.call("GET", "/health/ready")[1]["refused"])
         victim = min(children())
         os.kill(victim, signal.SIGKILL)
         until(lambda: victim not in children() and gauge() == [("fraud-detector", 2.0)])
         answers = [server.call("POST", "/predict", ROW) for _ in range(40)]
-        assert {(status, headers["x-model"]) for status, _, headers in answers} == {(200, "fraud-detector/2")}
+        assert {(status, headers["x-model"]) for status, _, headers in answers} == {
+            (200, "fraud-detector/2")
+        }
         bundles.write(folder, seed=4, hashed_names=True, version="3")
-        until(lambda: {server.call("POST", "/predict", ROW)[1]["model_version"] for _ in range(10)} == {"3"})
+        until(
+            lambda: (
+                {server.call("POST", "/predict", ROW)[1]["model_version"] for _ in range(10)}
+                == {"3"}
+            )
+        )
         assert server.stop() == 0
 
 
@@ -223,7 +251,9 @@ def test_termination_answers_what_is_in_flight(slow, tmp_path):
     body = json.dumps({"features": bundles.rows(10_000).tolist()}).encode()
     with running(slow, tmp_path / "log") as server:
         answers = []
-        caller = threading.Thread(target=lambda: answers.append(server.call("POST", "/predict", body)))
+        caller = threading.Thread(
+            target=lambda: answers.append(server.call("POST", "/predict", body))
+        )
         caller.start()
         time.sleep(0.15)
         server.process.send_signal(signal.SIGTERM)
@@ -235,11 +265,16 @@ def test_termination_answers_what_is_in_flight(slow, tmp_path):
 
 def test_overload_is_told_at_once_and_health_still_answers(slow, tmp_path):
     body = {"features": bundles.rows(4_000).tolist()}
-    with running(slow, tmp_path / "log", max_large=2) as server, Callers(server, 12, body, (200, 503)) as callers:
+    with (
+        running(slow, tmp_path / "log", max_large=2) as server,
+        Callers(server, 12, body, (200, 503)) as callers,
+    ):
         with Callers(server, 1, path="/health/live") as health:
             time.sleep(1)
         refused = [entry for entry in list(callers.answers) if entry[0] == 503]
-        _, _, headers = until(lambda: (found := server.call("POST", "/predict", body))[0] == 503 and found)
+        _, _, headers = until(
+            lambda: (found := server.call("POST", "/predict", body))[0] == 503 and found
+        )
     assert callers.wrong == health.wrong == []
     assert refused[0][2]["error"]["code"] == "overloaded"
     assert headers["retry-after"] == "1"

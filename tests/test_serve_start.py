@@ -87,7 +87,9 @@ def test_an_unknown_variable_is_a_warning_that_names_the_nearest(name, value, ne
 
 
 @pytest.mark.parametrize(("workers", "command"), [(1, MODULE), (2, MODULE), (1, UVICORN)])
-def test_a_pod_beside_a_service_of_our_name_starts_and_warns_once(folder, tmp_path, workers, command):
+def test_a_pod_beside_a_service_of_our_name_starts_and_warns_once(
+    folder, tmp_path, workers, command
+):
     names = {name.removeprefix("FRAUD_").lower(): value for name, value in LINKS.items()}
     with running(folder, tmp_path / "log", command, workers=workers, worker="2", **names) as server:
         assert server.call("POST", "/predict", ROW)[0] == 200
@@ -123,7 +125,9 @@ def test_a_taken_port_is_one_sentence(folder, workers, host):
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-@pytest.mark.parametrize("host", ["no-such.invalid", "203.0.113.7", "2001:db8::7", "x" * 70, "a..b"])
+@pytest.mark.parametrize(
+    "host", ["no-such.invalid", "203.0.113.7", "2001:db8::7", "x" * 70, "a..b"]
+)
 def test_an_unknown_host_is_one_sentence(folder, workers, host):
     given = {"FRAUD_HOST": host, "FRAUD_PORT": "0", "FRAUD_WORKERS": workers}
     status, _, err = start(FRAUD_BUNDLE=str(folder), **given)
@@ -205,7 +209,10 @@ def test_the_health_check_of_two_colons_finds_either_family(folder, tmp_path):
 
 
 def test_the_health_check_uses_no_proxy(folder, tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as proxy, running(folder, tmp_path / "log") as server:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as proxy,
+        running(folder, tmp_path / "log") as server,
+    ):
         proxy.settimeout(0.1)
         url = f"http://127.0.0.1:{proxy.getsockname()[1]}"
         names = ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "https_proxy")
@@ -225,7 +232,11 @@ def test_the_health_check_says_why_a_server_is_not_ready(tmp_path):
 
 @pytest.mark.parametrize(
     ("port", "host", "word"),
-    [("0", "127.0.0.1", "FRAUD_PORT is 0"), ("tcp://10.0.0.1:80", "127.0.0.1", "Kubernetes"), ("1", "a..b", "a..b")],
+    [
+        ("0", "127.0.0.1", "FRAUD_PORT is 0"),
+        ("tcp://10.0.0.1:80", "127.0.0.1", "Kubernetes"),
+        ("1", "a..b", "a..b"),
+    ],
 )
 def test_the_health_check_explains_what_it_cannot_ask(port, host, word):
     status, said = check(port, host)
@@ -234,7 +245,9 @@ def test_the_health_check_explains_what_it_cannot_ask(port, host, word):
     assert word in said
 
 
-@pytest.mark.parametrize("answer", [b"SSH-2.0-OpenSSH\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{", b""])
+@pytest.mark.parametrize(
+    "answer", [b"SSH-2.0-OpenSSH\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{", b""]
+)
 def test_another_program_on_the_port_is_not_ready(answer):
     with socket.create_server(("127.0.0.1", 0)) as other:
         pid = os.fork()
@@ -324,7 +337,9 @@ def test_head_leaves_nothing_behind_on_its_connection(folder, tmp_path):
             _, body, headers = server.call("HEAD", path, connection=connection)
             assert not body
             assert int(headers["content-length"]) > 0 or path == "/"
-            assert server.call("GET", "/health/live", connection=connection)[1] == {"status": "live"}
+            assert server.call("GET", "/health/live", connection=connection)[1] == {
+                "status": "live"
+            }
         connection.close()
 
 

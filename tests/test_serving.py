@@ -1,4 +1,6 @@
-"""What is served is what was decided: no other name's model takes its place unasked, and every page says what is served."""
+"""What is served is what was decided: no other name's model takes its place unasked, and every page
+says what is served.
+"""
 
 import json
 import os
@@ -26,18 +28,23 @@ def now(champion="2", bundle="2", name="fraud-detector", **changes):
     return Now(
         as_of="2026-01-02T03:04:05+00:00",
         name="fraud-detector",
-        champion=champion and Model("fraud-detector", champion, "fusion", 0.998, "2026-01-01T00:00:00+00:00"),
+        champion=champion
+        and Model("fraud-detector", champion, "fusion", 0.998, "2026-01-01T00:00:00+00:00"),
         bundle=bundle and Model(name, bundle, "fusion", 0.998, dataset="creditcard", source="full"),
         **changes,
     )
 
 
-# --- what is there ------------------------------------------------------------------------------------------------
+# --- what is there
+# ------------------------------------------------------------------------------------------------
 
 
 def test_a_bundle_is_named_with_what_it_is_for(tmp_path):
     assert serving.exported(tmp_path) == (None, "")
-    write(tmp_path / "bundle", provenance={"registered_name": "fraud-detector-shop", "exported_at": "then"})
+    write(
+        tmp_path / "bundle",
+        provenance={"registered_name": "fraud-detector-shop", "exported_at": "then"},
+    )
     found, damage = serving.exported(tmp_path / "bundle")
     assert (found.name, found.version, found.dataset, found.since, damage) == (
         "fraud-detector-shop", "3", "simulated", "then", "",
@@ -51,7 +58,10 @@ def test_a_bundle_is_named_with_what_it_is_for(tmp_path):
 @pytest.mark.parametrize(
     ("state", "words_said"),
     [
-        (now(), ["Champion now: fraud-detector version 2 (Fusion)", "since 2026", "serve/model holds"]),
+        (
+            now(),
+            ["Champion now: fraud-detector version 2 (Fusion)", "since 2026", "serve/model holds"],
+        ),
         (now(champion="1"), ["They differ", "--only 07_export"]),
         (now(bundle="2", name="fraud-detector-shop"), ["another registered name", "--replace"]),
         (now(bundle=None), ["serve/model is empty"]),
@@ -65,7 +75,8 @@ def test_what_is_served_is_said_in_sentences(state, words_said):
     assert [word for word in words_said if word not in text] == []
 
 
-# --- what a run decided, and what is served -------------------------------------------------------------------------
+# --- what a run decided, and what is served
+# -------------------------------------------------------------------------
 
 PROMOTED = {
     "dataset": "creditcard", "source": "full", "alert_budget": 0.002, "models": {},
@@ -75,7 +86,10 @@ PROMOTED = {
 
 
 def test_a_promotion_that_was_rolled_back_is_not_called_the_champion():
-    assert names.headline(PROMOTED, now()) == "Fusion was promoted to champion, fraud-detector version 2."
+    assert (
+        names.headline(PROMOTED, now())
+        == "Fusion was promoted to champion, fraud-detector version 2."
+    )
     rolled_back = names.headline(PROMOTED, now(champion="1", withdrawn={"2": "too many alerts"}))
     assert "This run promoted Fusion" in rolled_back
     assert "withdrawn (too many alerts)" in rolled_back
@@ -102,10 +116,17 @@ def test_the_console_says_what_is_served(run):
 
 def test_an_export_that_was_held_back_is_a_normal_end_of_its_own(run):
     (run.folder / "stages" / EXPORT.name).mkdir(parents=True)
-    said = {"not_exported": "Not exported: model holds fraud-detector version 1; --replace puts another there."}
+    said = {
+        "not_exported": "Not exported: model holds fraud-detector version 1; --replace puts another there."
+    }
     (run.folder / "stages" / EXPORT.name / "metrics.json").write_text(json.dumps(said))
     task = SimpleNamespace(
-        name=EXPORT.name, job=SimpleNamespace(stage=EXPORT), status="done", why="", record={}, is_whole=True
+        name=EXPORT.name,
+        job=SimpleNamespace(stage=EXPORT),
+        status="done",
+        why="",
+        record={},
+        is_whole=True,
     )
     state = now()
     found = summary(run, [task], "done", now=state)
@@ -117,7 +138,10 @@ def test_an_export_that_was_held_back_is_a_normal_end_of_its_own(run):
 def test_pages_say_what_is_served_and_what_became_of_a_champion(tmp_path):
     folder = tmp_path / "20260101-000000-creditcard"
     folder.mkdir()
-    splits = dict.fromkeys(("reference", "validation", "untouched"), {"n": 10, "n_frauds": 1, "weight": 10.0, "start": 0, "end": 1})
+    splits = dict.fromkeys(
+        ("reference", "validation", "untouched"),
+        {"n": 10, "n_frauds": 1, "weight": 10.0, "start": 0, "end": 1},
+    )
     metrics = PROMOTED | {"splits": splits, "seed": 0, "alert_budgets": [0.002]}
     (folder / "metrics.json").write_text(json.dumps(metrics))
     (folder / "run.json").write_text(json.dumps({"status": "done", "dataset": "creditcard"}))
@@ -132,7 +156,8 @@ def test_pages_say_what_is_served_and_what_became_of_a_champion(tmp_path):
         assert "was promoted to champion" not in text
 
 
-# --- the fallback ---------------------------------------------------------------------------------------------------
+# --- the fallback ---------------------------------------------------------------------------------
+# ------------------
 
 
 @pytest.fixture
@@ -147,7 +172,12 @@ def real_bundle(project):
 def real_run(project):
     folder = project.folder / "reports" / "20260101-000000-creditcard"
     folder.mkdir(parents=True)
-    about = {"dataset": "creditcard", "status": "done", "asked": {}, "raw_file": "/mnt/cards/creditcard.csv"}
+    about = {
+        "dataset": "creditcard",
+        "status": "done",
+        "asked": {},
+        "raw_file": "/mnt/cards/creditcard.csv",
+    }
     (folder / "run.json").write_text(json.dumps(about))
 
 
@@ -174,7 +204,8 @@ def test_real_transactions_may_be_asked_to_make_room(small):
     small.run(*SMALL, "--until", "split")
 
 
-# --- the notebook ---------------------------------------------------------------------------------------------------
+# --- the notebook ---------------------------------------------------------------------------------
+# ------------------
 
 
 @pytest.fixture(scope="module")
@@ -199,10 +230,19 @@ def registry(tmp_path_factory):
 def exported(tmp_path, registry, name, **parameters):
     """Execute 07_export for a registered name -> its metrics.json."""
     run = tmp_path / "run"
-    given = {"run_dir": str(run), "bundle_dir": str(tmp_path / "model"), "track": False, "dataset": "simulated"}
+    given = {
+        "run_dir": str(run),
+        "bundle_dir": str(tmp_path / "model"),
+        "track": False,
+        "dataset": "simulated",
+    }
     environment = {**os.environ, "MLFLOW_TRACKING_URI": registry}
     outcome = Execution(
-        notebook(ROOT, EXPORT), run / "07", given | {"registered_name": name} | parameters, ROOT, environment
+        notebook(ROOT, EXPORT),
+        run / "07",
+        given | {"registered_name": name} | parameters,
+        ROOT,
+        environment,
     ).run()
     assert outcome.message == ""
     return json.loads((run / "stages" / EXPORT.name / "metrics.json").read_text())

@@ -33,7 +33,9 @@ def root(tmp_path):
 
 def planned(root, parameters=None, sweep=None, only=()):
     among = choose(present(root), only) if only else None
-    return {job.name: job for job in jobs(root, Settings("", "", parameters or {}, sweep or {}), among)}
+    return {
+        job.name: job for job in jobs(root, Settings("", "", parameters or {}, sweep or {}), among)
+    }
 
 
 def test_stages_wait_for_what_they_read():
@@ -131,7 +133,9 @@ def test_values_of_another_type_are_refused(name, value):
 
 def test_the_particular_overrides_the_general(root):
     found = planned(root, {"autoencoder.seed": "5", "seed": "3"})
-    assert {name: job.parameters["seed"] for name, job in found.items() if "seed" in job.parameters} == {
+    assert {
+        name: job.parameters["seed"] for name, job in found.items() if "seed" in job.parameters
+    } == {
         "01_eda": 3,
         "02_split": 3,
         "03_isolation_forest": 3,
@@ -145,7 +149,10 @@ def test_the_particular_overrides_the_general(root):
     ("parameters", "message"),
     [
         ({"latnt": "3"}, "Unknown parameter 'latnt': did you mean 'latent'"),
-        ({"autoencoder.latnt": "3"}, "Unknown 04_autoencoder parameter 'latnt': did you mean 'latent'"),
+        (
+            {"autoencoder.latnt": "3"},
+            "Unknown 04_autoencoder parameter 'latnt': did you mean 'latent'",
+        ),
         ({"autoencodr.latent": "3"}, "did you mean 'autoencoder'"),
         ({"comparison.latent": "3"}, "Unknown 06_comparison parameter 'latent': there are accept"),
         ({"latent": "three"}, "latent expects int, got 'three'"),
@@ -164,8 +171,14 @@ def test_a_parameter_that_only_other_notebooks_have_is_refused(root):
 
 
 def test_a_sweep_makes_a_candidate_of_each_combination(root):
-    found = planned(root, sweep={"04_autoencoder.latent": ["4", "8"], "autoencoder.members": ["[1, 2]", [3]]})
-    swept = {name: (job.parameters["latent"], job.parameters["members"]) for name, job in found.items() if "@" in name}
+    found = planned(
+        root, sweep={"04_autoencoder.latent": ["4", "8"], "autoencoder.members": ["[1, 2]", [3]]}
+    )
+    swept = {
+        name: (job.parameters["latent"], job.parameters["members"])
+        for name, job in found.items()
+        if "@" in name
+    }
     assert swept == {
         "04_autoencoder@latent=4,members=_1,_2_": (4, [1, 2]),
         "04_autoencoder@latent=4,members=_3_": (4, [3]),
@@ -196,13 +209,20 @@ def test_sweeps_that_cannot_be_are_refused(root, sweep, message):
 
 
 def test_settings_survive_a_file(tmp_path):
-    settings = Settings("mine.yaml", "", {"04_autoencoder.noise": 1e-05, "seed": 1}, {"04_autoencoder.latent": [4, 8]})
+    settings = Settings(
+        "mine.yaml",
+        "",
+        {"04_autoencoder.noise": 1e-05, "seed": 1},
+        {"04_autoencoder.latent": [4, 8]},
+    )
     settings.write(tmp_path / "run.yaml")
     assert Settings.read(tmp_path / "run.yaml") == settings
 
 
 def test_a_stage_may_have_a_block_of_its_own(tmp_path):
-    (tmp_path / "run.yaml").write_text("parameters:\n  seed: 1\n  autoencoder:\n    latent: 4\n    noise: 0.1\n")
+    (tmp_path / "run.yaml").write_text(
+        "parameters:\n  seed: 1\n  autoencoder:\n    latent: 4\n    noise: 0.1\n"
+    )
     assert Settings.read(tmp_path / "run.yaml").parameters == {
         "seed": 1,
         "autoencoder.latent": 4,
@@ -227,7 +247,12 @@ def test_files_that_hold_something_else_are_refused(tmp_path, text, message):
 
 
 def test_what_is_asked_lies_over_what_a_file_says():
-    file = Settings("mine", "raw.csv", {"03_isolation_forest.seed": 1, "04_autoencoder.latent": 8}, {"a.seed": [1, 2]})
+    file = Settings(
+        "mine",
+        "raw.csv",
+        {"03_isolation_forest.seed": 1, "04_autoencoder.latent": 8},
+        {"a.seed": [1, 2]},
+    )
     assert file.overlaid(Settings(parameters={"seed": "2"})) == Settings(
         "mine", "raw.csv", {"04_autoencoder.latent": 8, "seed": "2"}
     )
@@ -246,8 +271,12 @@ def test_a_share_lies_between_0_and_1():
     trim = Parameter("trim", "float", 0.02, "share of the weight dropped")
     assert [convert(trim, value, "-p trim") for value in ("0", "0.5", "1")] == [0.0, 0.5, 1.0]
     trims = Parameter("trims", "list[float]", [0.1], "shares to compare")
-    budget = Parameter("alert_budget", "float", 0.002, "share of transactions that people can review, above 0")
+    budget = Parameter(
+        "alert_budget", "float", 0.002, "share of transactions that people can review, above 0"
+    )
     for parameter, value in ((trim, "5"), (trim, -0.1), (trims, "0.1,2"), (budget, "0")):
-        with pytest.raises(Refused, match=f"{parameter.name} is .*; expected a share, between 0 and 1"):
+        with pytest.raises(
+            Refused, match=f"{parameter.name} is .*; expected a share, between 0 and 1"
+        ):
             convert(parameter, value, "-p x")
     assert convert(Parameter("tail", "float", 8.0, "degrees of freedom"), "8", "-p tail") == 8.0

@@ -1,4 +1,6 @@
-"""Simulated transactions: the outline of the real ones, drift only where it is written down, no model favoured."""
+"""Simulated transactions: the outline of the real ones, drift only where it is written down, no
+model favoured.
+"""
 
 import hashlib
 
@@ -78,7 +80,9 @@ def test_features_have_the_real_scale_heavy_tails_and_correlation(still):
     assert np.abs(X.corr("spearman").to_numpy()[np.triu_indices(28, 1)]).mean() > 0.1
 
 
-@pytest.mark.parametrize(("rows", "frauds"), [(2_000, 60), (20_000, 60), (60_000, 104), (284_807, 493)])
+@pytest.mark.parametrize(
+    ("rows", "frauds"), [(2_000, 60), (20_000, 60), (60_000, 104), (284_807, 493)]
+)
 def test_prevalence_is_the_real_one_above_a_floor(rows, frauds):
     kinds = fraud_kinds(rows, seed=1)
     assert len(kinds) == frauds
@@ -109,7 +113,11 @@ def test_drift_is_where_it_is_written_down_and_nowhere_else(frame, still):
     genuine = (frame.Class == 0) & (still.Class == 0)
     for feature in FEATURES:
         changed = np.flatnonzero(genuine & (frame[feature] != still[feature]))
-        starts = [drift.first_batch for drift in DRIFTS if drift.what != "fraud" and feature in drift.features]
+        starts = [
+            drift.first_batch
+            for drift in DRIFTS
+            if drift.what != "fraud" and feature in drift.features
+        ]
         assert bool(len(changed)) == bool(starts)
         if starts:
             assert changed[0] == pytest.approx(ROWS * (0.7 + 0.03 * (starts[0] - 1)), abs=50)
@@ -144,9 +152,13 @@ def test_every_model_beats_chance_and_none_is_perfect(seed):
     boosting = SupervisedBoosting(n_trees=60).fit(X[fit], y[fit])
     scores = {
         "max_abs_z": np.abs((X - genuine.mean(0)) / genuine.std(0))[check].max(1),
-        "forest": -IsolationForest(n_estimators=60, random_state=0).fit(train).score_samples(Z[check]),
+        "forest": -IsolationForest(n_estimators=60, random_state=0)
+        .fit(train)
+        .score_samples(Z[check]),
         "residual": ((Z - pca.inverse_transform(pca.transform(Z)))[check] ** 2).sum(1),
-        "mixture": -GaussianMixture(4, max_iter=20, random_state=0).fit(train).score_samples(Z[check]),
+        "mixture": -GaussianMixture(4, max_iter=20, random_state=0)
+        .fit(train)
+        .score_samples(Z[check]),
         "boosting": boosting.raw_score(X[check]),
     }
     found = {name: average_precision_score(y[check], score) for name, score in scores.items()}

@@ -12,7 +12,9 @@ from lib.data import cuts, datasets, splits
 from lib.data.datasets import UNLABELLED, Dataset
 from lib.errors import DataError
 
-SHOP = Dataset("shop", "when", ("eur", "age"), label="fraud", amount="eur", weight="w", ids=("card",))
+SHOP = Dataset(
+    "shop", "when", ("eur", "age"), label="fraud", amount="eur", weight="w", ids=("card",)
+)
 SHARES = {"reference": 0.5, "validation": 0.2, "n_batches": 10}
 BATCHES = [f"batch_{k:02d}" for k in range(1, 11)]
 
@@ -32,13 +34,17 @@ def table(n=200, **changes) -> pd.DataFrame:
 
 def made(folder, frame=None, dataset=SHOP, **shares) -> splits.Split:
     frame = table() if frame is None else frame
-    return splits.make(dataset, frame, folder / "split", source="custom", raw_sha256="abc", **(SHARES | shares))
+    return splits.make(
+        dataset, frame, folder / "split", source="custom", raw_sha256="abc", **(SHARES | shares)
+    )
 
 
 def test_shares_by_hand(tmp_path):
     split = made(tmp_path)
     sizes = {name: period["n"] for name, period in split.manifest["periods"].items()}
-    assert sizes == {"reference": 100, "validation": 40, "untouched": 60} | dict.fromkeys(BATCHES, 6)
+    assert sizes == {"reference": 100, "validation": 40, "untouched": 60} | dict.fromkeys(
+        BATCHES, 6
+    )
     assert split.manifest["periods"]["validation"] == {
         "n": 40,
         "n_labelled": 40,
@@ -67,14 +73,18 @@ def test_shares_count_weight_not_rows():
     reference=st.floats(0.2, 0.6),
     validation=st.floats(0.1, 0.3),
 )
-def test_no_instant_is_parted_and_no_share_misses_by_more_than_half_an_instant(gaps, seed, reference, validation):
+def test_no_instant_is_parted_and_no_share_misses_by_more_than_half_an_instant(
+    gaps, seed, reference, validation
+):
     weight = np.random.default_rng(seed).uniform(0.5, 5, len(gaps))
     frame = table(len(gaps), when=np.cumsum(gaps).astype(float), w=weight)
     try:
         parts = cuts.cut(SHOP, frame, reference, validation, 3)
     except DataError:
         assume(False)  # too few instants for the shares drawn
-    edges = [parts[name] for name in ("reference", "validation", "batch_01", "batch_02", "batch_03")]
+    edges = [
+        parts[name] for name in ("reference", "validation", "batch_01", "batch_02", "batch_03")
+    ]
     assert [edge.start for edge in edges] == [0, *(edge.stop for edge in edges[:-1])]
     assert edges[-1].stop == len(frame)
     when = frame["when"].to_numpy()
@@ -82,14 +92,21 @@ def test_no_instant_is_parted_and_no_share_misses_by_more_than_half_an_instant(g
     heaviest = frame.groupby("when")["w"].sum().max()
     total = weight.sum()
     for period, share in [("reference", reference), ("validation", reference + validation)]:
-        assert abs(frame["w"].to_numpy()[: parts[period].stop].sum() - share * total) <= heaviest / 2 + 1e-9
+        assert (
+            abs(frame["w"].to_numpy()[: parts[period].stop].sum() - share * total)
+            <= heaviest / 2 + 1e-9
+        )
 
 
 def test_what_is_written_is_what_was_given_in_order(tmp_path):
     frame = table(when=np.arange(200) // 3 * 1.0)
     split = made(tmp_path, frame)
     opened = splits.open_split(split.path)
-    assert (opened.dataset, opened.source, opened.fingerprint) == (SHOP, "custom", split.fingerprint)
+    assert (opened.dataset, opened.source, opened.fingerprint) == (
+        SHOP,
+        "custom",
+        split.fingerprint,
+    )
     parts = [opened.frame(period) for period in ("reference", "validation", "untouched")]
     pd.testing.assert_frame_equal(pd.concat(parts, ignore_index=True), frame)
     batches = [opened.frame(name) for name in opened.batches]
@@ -100,7 +117,11 @@ def test_what_is_written_is_what_was_given_in_order(tmp_path):
 def test_dates_and_unlabelled_data_split_and_print(tmp_path):
     plain = Dataset("plain", "when", ("age",))
     when = pd.date_range("2024-03-01", periods=200, freq="1s", tz="UTC")
-    split = made(tmp_path, datasets.prepare(plain, table().drop(columns="when").assign(when=when), "memory"), plain)
+    split = made(
+        tmp_path,
+        datasets.prepare(plain, table().drop(columns="when").assign(when=when), "memory"),
+        plain,
+    )
     assert split.manifest["periods"]["reference"]["n_frauds"] is None
     assert split.manifest["periods"]["validation"]["start_s"] == when[100].timestamp()
     assert "2024-03-01 00:01:40" in str(split)
@@ -112,7 +133,18 @@ def test_it_prints_itself_as_a_table(tmp_path):
     rows = str(split).splitlines()
     assert rows[0] == "shop (custom)"
     assert rows[1].split()[:3] == ["period", "from", "to"]
-    assert rows[3].split() == ["validation", "100", "s", "139", "s", "40", "8", "40", "20.0%", "20.000%"]
+    assert rows[3].split() == [
+        "validation",
+        "100",
+        "s",
+        "139",
+        "s",
+        "40",
+        "8",
+        "40",
+        "20.0%",
+        "20.000%",
+    ]
     assert len(rows) == 15
     assert split._repr_html_().count("<tr") == 14
 
@@ -142,7 +174,9 @@ def test_a_validation_without_fraud_is_refused_and_nothing_is_written(tmp_path):
 
 
 def test_a_batch_or_a_reference_without_fraud_is_remarked(tmp_path):
-    fraud = np.where(((np.arange(200) >= 100) & (np.arange(200) < 140)) | (np.arange(200) >= 146), 1, 0)
+    fraud = np.where(
+        ((np.arange(200) >= 100) & (np.arange(200) < 140)) | (np.arange(200) >= 146), 1, 0
+    )
     split = made(tmp_path, table(fraud=fraud))
     about = [remark.split()[0] for remark in split.manifest["remarks"]]
     assert about == ["reference", "batch_01"]
@@ -206,7 +240,11 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path):
 @pytest.fixture
 def root(tmp_path, monkeypatch):
     """An empty project root with the descriptions of the real one."""
-    shutil.copytree(datasets.ROOT / "data", tmp_path / "data", ignore=lambda _, names: {*names} - {"simulated.yaml"})
+    shutil.copytree(
+        datasets.ROOT / "data",
+        tmp_path / "data",
+        ignore=lambda _, names: {*names} - {"simulated.yaml"},
+    )
     monkeypatch.setattr(datasets, "ROOT", tmp_path)
     return tmp_path
 
@@ -219,7 +257,11 @@ def test_ensure_simulates_once_and_each_seed_has_its_folder(root):
     assert (first / splits.MANIFEST).stat().st_mtime_ns == made_at
     assert splits.ensure(rows=8_000, seed=2) != first
     split = splits.open_split(first)
-    assert (split.source, split.manifest["seed"], len(split.manifest["raw_sha256"])) == ("simulated", 1, 64)
+    assert (split.source, split.manifest["seed"], len(split.manifest["raw_sha256"])) == (
+        "simulated",
+        1,
+        64,
+    )
     with pytest.raises(DataError, match="takes no raw file"):
         splits.ensure(raw="t.csv")
 

@@ -1,4 +1,6 @@
-"""A sweep through the real notebooks, in a folder whose name has what paths and URIs give a meaning to."""
+"""A sweep through the real notebooks, in a folder whose name has what paths and URIs give a meaning
+to.
+"""
 
 import contextlib
 import json
@@ -28,12 +30,16 @@ QUICK = {
     "n_resamples": 20,
     "final_table": "false",
 }
-VARIANTS = [f"{stage}@{name}={value}" for stage, (name, *values) in SWEPT.items() for value in values]
+VARIANTS = [
+    f"{stage}@{name}={value}" for stage, (name, *values) in SWEPT.items() for value in values
+]
 
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
-    """A project after a sweep over two values of a parameter of each model, and the export -> Project."""
+    """A project after a sweep over two values of a parameter of each model, and the export ->
+    Project.
+    """
     home = tmp_path_factory.mktemp("home")
     project = Project(*copy_project(home / "50%20 #1? [x] {y}"))
     (project.folder / "notebooks" / "01_eda.ipynb").unlink()
@@ -52,7 +58,9 @@ def rows(project, query):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_each_variant_has_places_of_its_own_in_reports(swept, variant):
     run, candidate = swept.runs[-1], variant.partition("_")[2]
-    figures = {path.name.removeprefix(variant) for path in (run / "figures").glob(f"{variant}-*.png")}
+    figures = {
+        path.name.removeprefix(variant) for path in (run / "figures").glob(f"{variant}-*.png")
+    }
     assert "-scores.png" in figures
     assert len(figures) == 2
     metrics = json.loads((run / "stages" / variant / "metrics.json").read_text())
@@ -64,12 +72,16 @@ def test_each_variant_has_places_of_its_own_in_reports(swept, variant):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_each_variant_has_figures_metrics_and_a_model_in_mlflow(swept, variant):
     candidate = variant.partition("_")[2]
-    [uri] = [uri for name, uri in rows(swept, "SELECT name, artifact_uri FROM runs") if name == variant]
+    [uri] = [
+        uri for name, uri in rows(swept, "SELECT name, artifact_uri FROM runs") if name == variant
+    ]
     figures = list(Path(unquote(urlsplit(uri).path), "figures").glob(f"{variant}-*.png"))
     assert len(figures) == 2
     query = "SELECT r.name, m.key FROM metrics m JOIN runs r ON r.run_uuid = m.run_uuid"
     metrics = [key for name, key in rows(swept, query) if name == variant]
-    assert f"{candidate.replace('@', '_').replace('=', '_')}/validation/average_precision" in metrics
+    assert (
+        f"{candidate.replace('@', '_').replace('=', '_')}/validation/average_precision" in metrics
+    )
     assert (candidate,) in rows(swept, "SELECT name FROM logged_models")
 
 
@@ -84,7 +96,8 @@ def test_the_champion_comes_back_from_the_registry_of_such_a_folder(swept):
     metrics = json.loads((swept.runs[-1] / "metrics.json").read_text())
     model = swept.runs[-1] / "models" / metrics["champion"]["model"]
     assert bundle_hash(swept.folder / "serve" / "model") == bundle_hash(model)
-    assert [path.name for path in swept.folder.parent.iterdir()] == [swept.folder.name]  # MLflow has made none beside
+    # MLflow has made none beside
+    assert [path.name for path in swept.folder.parent.iterdir()] == [swept.folder.name]
 
 
 @pytest.mark.parametrize(
@@ -110,9 +123,15 @@ def test_an_edit_runs_again_what_depends_on_it(swept, edited, stages):
     path.write_text(before)
     assert process.returncode == 0, err
     found = json.loads(out)
-    assert {entry["stage"].partition("@")[0] for entry in found if entry["status"] == "to run"} == stages
+    assert {
+        entry["stage"].partition("@")[0] for entry in found if entry["status"] == "to run"
+    } == stages
     assert all(
-        Path(edited).name in entry["why"] or edited in entry["why"] for entry in found if entry["status"] == "to run"
+        Path(edited).name in entry["why"] or edited in entry["why"]
+        for entry in found
+        if entry["status"] == "to run"
     )
-    fits = {entry["stage"] for entry in found if entry["stage"].partition("@")[0] in set(SWEPT) - stages}
+    fits = {
+        entry["stage"] for entry in found if entry["stage"].partition("@")[0] in set(SWEPT) - stages
+    }
     assert {entry["stage"] for entry in found if entry["status"] == "up to date"} >= fits

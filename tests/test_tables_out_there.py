@@ -1,4 +1,6 @@
-"""Tables in the shapes that other programs write: what is read as it is meant, and what is refused in a sentence."""
+"""Tables in the shapes that other programs write: what is read as it is meant, and what is refused
+in a sentence.
+"""
 
 import gzip
 import io
@@ -26,7 +28,13 @@ TEXT = "ts,a,eur,who,fraud\n" + "\n".join(ROWS) + "\n"
 
 def table(**changes):
     """The description of TEXT."""
-    plain = {"time": "ts", "label": "fraud", "amount": "eur", "features": ("a", "eur"), "ids": ("who",)}
+    plain = {
+        "time": "ts",
+        "label": "fraud",
+        "amount": "eur",
+        "features": ("a", "eur"),
+        "ids": ("who",),
+    }
     return Dataset("t", **(plain | changes))
 
 
@@ -49,7 +57,8 @@ def expected(tmp_path):
     return read(tmp_path, TEXT, "expected.csv")
 
 
-# --- CSV as other programs write it ------------------------------------------------------------------------------
+# --- CSV as other programs write it
+# ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -106,7 +115,12 @@ def test_text_of_another_encoding_is_named_with_its_cell(tmp_path):
     assert "row 8 (line 9)" in message
     assert "'who'" in message
     assert "`encoding: cp1252`" in message
-    assert read(tmp_path, TEXT.replace("id7,", "Müller,").encode("latin-1"), encoding="cp1252")["who"][7] == "Müller"
+    assert (
+        read(tmp_path, TEXT.replace("id7,", "Müller,").encode("latin-1"), encoding="cp1252")["who"][
+            7
+        ]
+        == "Müller"
+    )
 
 
 def test_all_columns_of_text_are_refused_at_once_with_some_of_their_values(tmp_path):
@@ -121,7 +135,8 @@ def test_all_columns_of_text_are_refused_at_once_with_some_of_their_values(tmp_p
     assert "row 1 (line 2)" in one
 
 
-# --- files that are no tables --------------------------------------------------------------------------------------
+# --- files that are no tables
+# --------------------------------------------------------------------------------------
 
 
 def packed(kind):
@@ -153,9 +168,15 @@ def packed(kind):
         (b"\xfd7zXZ\x00" + bytes(99), ["xz", "unpack"]),
         (b"\x28\xb5\x2f\xfd" + bytes(99), ["zstd", "unpack"]),
         (b"\x80\x04\x95\x10\x00\x00" + bytes(99), ["pickle", "CSV"]),
-        (b"<!DOCTYPE html>\n<html><body>Log in</body></html>", ["HTML page", "download the file itself"]),
+        (
+            b"<!DOCTYPE html>\n<html><body>Log in</body></html>",
+            ["HTML page", "download the file itself"],
+        ),
         (b"\n <html lang='en'>", ["HTML page"]),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 9\n", ["Git LFS pointer", "git lfs pull"]),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 9\n",
+            ["Git LFS pointer", "git lfs pull"],
+        ),
         (b'[{"ts": 1}]', ["JSON", "CSV"]),
         (b"%PDF-1.7\n" + bytes(99), ["PDF"]),
         (b"ARROW1\x00\x00" + bytes(99), ["Arrow", "Parquet"]),
@@ -177,7 +198,8 @@ def test_a_database_is_no_table(tmp_path):
         datasets.read_transactions(table(), tmp_path / "t.db")
 
 
-# --- Parquet --------------------------------------------------------------------------------------------------------
+# --- Parquet --------------------------------------------------------------------------------------
+# ------------------
 
 
 def test_an_index_of_pandas_is_a_column(tmp_path, expected):
@@ -187,7 +209,9 @@ def test_an_index_of_pandas_is_a_column(tmp_path, expected):
     pd.testing.assert_frame_equal(datasets.read_transactions(table(), path), expected)
     dated = frame.set_axis(pd.date_range("2024-01-01", periods=N, freq="h", name="ts"))
     dated.to_parquet(path)
-    assert datasets.read_transactions(table(), path)["ts"].iloc[-1] == pd.Timestamp("2024-01-02 15:00")
+    assert datasets.read_transactions(table(), path)["ts"].iloc[-1] == pd.Timestamp(
+        "2024-01-02 15:00"
+    )
 
 
 def parquet(tmp_path, **columns):
@@ -201,12 +225,22 @@ def parquet(tmp_path, **columns):
 
 def test_ids_are_text_as_people_write_them(tmp_path):
     numbers = [12345678901.0, *range(N - 2), None]
-    assert parquet(tmp_path, who=pa.array(numbers, pa.float64()))["who"][:2].tolist() == ["12345678901", "0"]
+    assert parquet(tmp_path, who=pa.array(numbers, pa.float64()))["who"][:2].tolist() == [
+        "12345678901",
+        "0",
+    ]
     ids = [uuid.UUID(int=i) for i in range(N)]
     raw = pa.array([each.bytes for each in ids], pa.binary(16))
     assert parquet(tmp_path, who=raw)["who"].tolist() == [str(each) for each in ids]
-    assert parquet(tmp_path, who=pa.ExtensionArray.from_storage(pa.uuid(), raw))["who"][3] == str(ids[3])
-    assert parquet(tmp_path, who=pa.array([f"c{i % 3}" for i in range(N)]).dictionary_encode())["who"][4] == "c1"
+    assert parquet(tmp_path, who=pa.ExtensionArray.from_storage(pa.uuid(), raw))["who"][3] == str(
+        ids[3]
+    )
+    assert (
+        parquet(tmp_path, who=pa.array([f"c{i % 3}" for i in range(N)]).dictionary_encode())["who"][
+            4
+        ]
+        == "c1"
+    )
 
 
 @pytest.mark.parametrize("column", ["a", "who"])
@@ -215,10 +249,13 @@ def test_lists_are_refused_by_column(tmp_path, column):
         parquet(tmp_path, **{column: pa.array([[1.0, 2.0]] * N)})
 
 
-# --- labels ---------------------------------------------------------------------------------------------------------
+# --- labels ---------------------------------------------------------------------------------------
+# ------------------
 
 
-@pytest.mark.parametrize("words", ["0 1", "false true", "f t", "no yes", "n y", "N Y", "FALSE True", "0.0 1.0"])
+@pytest.mark.parametrize(
+    "words", ["0 1", "false true", "f t", "no yes", "n y", "N Y", "FALSE True", "0.0 1.0"]
+)
 def test_labels_are_read_as_what_they_say(tmp_path, expected, words):
     genuine, fraud = words.split()
     lines = [line[:-1] + (fraud if line[-1] == "1" else genuine) for line in ROWS]
@@ -240,26 +277,35 @@ def test_labels_in_words_of_the_table(tmp_path, expected):
     lines = [line[:-1] + ("Chargeback " if line[-1] == "1" else "ok") for line in ROWS]
     lines[1] = lines[1][: -len("ok")] + "pending"
     content = "ts,a,eur,who,fraud\n" + "\n".join(lines)
-    words = LabelWords(column="fraud", fraud=("fraud", "chargeback"), genuine=("ok",), unknown=("pending",))
+    words = LabelWords(
+        column="fraud", fraud=("fraud", "chargeback"), genuine=("ok",), unknown=("pending",)
+    )
     frame = read(tmp_path, content, label_words=words)
     assert frame["fraud"].tolist() == [1, datasets.UNLABELLED, *expected["fraud"][2:]]
     few = words.model_copy(update={"unknown": ()})
-    assert "'pending' is in none of the label's lists" in refused(tmp_path, content, label_words=few)
+    assert "'pending' is in none of the label's lists" in refused(
+        tmp_path, content, label_words=few
+    )
     assert "label: {column" in refused(tmp_path, content)
 
 
 def test_a_table_without_any_label_is_split(tmp_path):
     frame = read(tmp_path, TEXT, label=None)
-    split = splits.make(table(label=None), frame, tmp_path / "split", source="custom", raw_sha256="", n_batches=2)
+    split = splits.make(
+        table(label=None), frame, tmp_path / "split", source="custom", raw_sha256="", n_batches=2
+    )
     assert split.manifest["periods"]["validation"]["n_frauds"] is None
     assert "unknown" in str(split)
 
 
-# --- time -----------------------------------------------------------------------------------------------------------
+# --- time -----------------------------------------------------------------------------------------
+# ------------------
 
 
 def times(tmp_path, texts, **changes):
-    lines = [",".join([text, *line.split(",")[1:]]) for text, line in zip(texts, ROWS, strict=False)]
+    lines = [
+        ",".join([text, *line.split(",")[1:]]) for text, line in zip(texts, ROWS, strict=False)
+    ]
     frame = read(tmp_path, "ts,a,eur,who,fraud\n" + "\n".join(lines), **changes)
     return table(**changes).arrays(frame).time_s, frame.attrs["remarks"]
 
@@ -268,7 +314,9 @@ def test_a_table_without_a_time_keeps_the_order_of_its_rows(tmp_path):
     folder = tmp_path / "parts"
     folder.mkdir()
     for i in range(2):
-        (folder / f"{i}.csv").write_text("a,eur,who,fraud\n" + "\n".join(line.partition(",")[2] for line in ROWS))
+        (folder / f"{i}.csv").write_text(
+            "a,eur,who,fraud\n" + "\n".join(line.partition(",")[2] for line in ROWS)
+        )
     frame = datasets.read_transactions(table(time=None), folder)
     assert table(time=None).arrays(frame).time_s.tolist() == list(range(2 * N))
     assert any("order of the rows" in remark for remark in frame.attrs["remarks"])
@@ -276,7 +324,12 @@ def test_a_table_without_a_time_keeps_the_order_of_its_rows(tmp_path):
 
 def test_a_column_called_time_does_not_collide_with_the_order_of_the_rows(tmp_path):
     changes = {"time": None, "features": ("a", "time", "TIME_")}
-    frame = read(tmp_path, TEXT.replace("ts,a,eur,who", "time,a,eur,TIME_").replace("id", ""), ids=(), **changes)
+    frame = read(
+        tmp_path,
+        TEXT.replace("ts,a,eur,who", "time,a,eur,TIME_").replace("id", ""),
+        ids=(),
+        **changes,
+    )
     assert table(ids=(), **changes).arrays(frame).X[3].tolist() == [0.75, 3.0, 3.0]
 
 
@@ -346,17 +399,22 @@ def test_a_plausible_unit_is_not_remarked(tmp_path):
     assert not any("time_unit" in remark for remark in remarks)
 
 
-# --- the description ------------------------------------------------------------------------------------------------
+# --- the description
+# ------------------------------------------------------------------------------------------------
 
 PLAIN = {"name": "t", "time": "ts", "features": ["a"]}
 
 
 def test_names_that_yaml_reads_as_something_else(tmp_path):
     path = tmp_path / "t.yaml"
-    path.write_text("name: t\ntime: ts\nlabel: fraud\nfeatures: [on, no, eur]\nraw: {path: t.csv}\n")
+    path.write_text(
+        "name: t\ntime: ts\nlabel: fraud\nfeatures: [on, no, eur]\nraw: {path: t.csv}\n"
+    )
     with pytest.raises(DataError, match="put quotes around"):
         datasets.load_description(path)
-    path.write_text("name: t\ntime: ts\nlabel: fraud\nfeatures: ['on', 'no', eur]\nraw: {path: ~/t.csv}\n")
+    path.write_text(
+        "name: t\ntime: ts\nlabel: fraud\nfeatures: ['on', 'no', eur]\nraw: {path: ~/t.csv}\n"
+    )
     found = datasets.load_description(path)
     assert found.features == ("on", "no", "eur")
     assert "~" not in str(found.raw_path)
@@ -381,7 +439,10 @@ def test_the_budget_that_decides(given, budget):
     ("given", "words"),
     [
         ({"label": {"column": "fraud", "fraud": ["x"]}}, ["genuine", "missing"]),
-        ({"label": {"column": "fraud", "frauds": ["x"], "genuine": ["y"]}}, ["'frauds'", "'fraud'"]),
+        (
+            {"label": {"column": "fraud", "frauds": ["x"], "genuine": ["y"]}},
+            ["'frauds'", "'fraud'"],
+        ),
         ({"time": ["a", "b", "c"]}, ["time"]),
         ({"time_unit": "weeks"}, ["time_unit", "'weeks'"]),
         ({"time_format": "yyyy"}, ["time_format", "'yyyy'"]),
@@ -413,4 +474,6 @@ def test_a_description_survives_json(given):
 
 
 def test_the_schema_for_editors_is_that_of_the_code():
-    assert SCHEMA.read_text(encoding="utf-8") == description.schema(), "run python -m lib.data.description"
+    assert SCHEMA.read_text(encoding="utf-8") == description.schema(), (
+        "run python -m lib.data.description"
+    )

@@ -1,4 +1,6 @@
-"""Tracking: runs, the registry's aliases, files that stay as they are, folders that move, servers that are down."""
+"""Tracking: runs, the registry's aliases, files that stay as they are, folders that move, servers
+that are down.
+"""
 
 import hashlib
 import json
@@ -56,13 +58,17 @@ def candidate(folder, name="autoencoder", shift=0.0):
         "metrics": {"validation": {"average_precision": {"value": 0.4, "low": 0.3, "high": None}}},
     }
     bundle.write(folder, {"model.onnx": exact}, manifest)
-    np.savez_compressed(folder / "parity.npz", X=np.eye(3, dtype=np.float32), raw_score=np.ones(3) + shift)
+    np.savez_compressed(
+        folder / "parity.npz", X=np.eye(3, dtype=np.float32), raw_score=np.ones(3) + shift
+    )
     return folder
 
 
 @pytest.fixture(scope="module")
 def empty(tmp_path_factory):
-    """The folder of a store with tables and nothing in it, made once; its name has a space and an umlaut."""
+    """The folder of a store with tables and nothing in it, made once; its name has a space and an
+    umlaut.
+    """
     folder = tmp_path_factory.mktemp("store") / "Projekt für alle"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
@@ -90,7 +96,11 @@ def sha256(path):
 
 def test_flatten_by_hand():
     figure = {"value": 0.5, "low": 0.25, "high": None}
-    nested = {"autoencoder@train_on=all": {"validation": {"recall_at_budget_0.005": figure}}, "n": 3, "name": "x"}
+    nested = {
+        "autoencoder@train_on=all": {"validation": {"recall_at_budget_0.005": figure}},
+        "n": 3,
+        "name": "x",
+    }
     assert flatten(nested) == {
         "autoencoder_train_on_all/validation/recall_at_budget_0.005": 0.5,
         "autoencoder_train_on_all/validation/recall_at_budget_0.005_low": 0.25,
@@ -100,9 +110,29 @@ def test_flatten_by_hand():
 
 
 def test_flatten_keeps_a_number_for_each_of_a_users_names():
-    awkward = ["value", "low", "high", "a/b", "a_b", "A_b", "a.b", "", ".", "..", "x\ny", "é", "$x$", "'q'", "w" * 300]
-    figures = {name: {"value": float(i), "low": None, "high": None} for i, name in enumerate(awkward)}
-    flat = flatten({"separation": figures, "drift": dict.fromkeys(("value", "low", "high"), figures["value"])})
+    awkward = [
+        "value",
+        "low",
+        "high",
+        "a/b",
+        "a_b",
+        "A_b",
+        "a.b",
+        "",
+        ".",
+        "..",
+        "x\ny",
+        "é",
+        "$x$",
+        "'q'",
+        "w" * 300,
+    ]
+    figures = {
+        name: {"value": float(i), "low": None, "high": None} for i, name in enumerate(awkward)
+    }
+    flat = flatten(
+        {"separation": figures, "drift": dict.fromkeys(("value", "low", "high"), figures["value"])}
+    )
     assert sorted(flat.values()) == sorted([*map(float, range(len(awkward))), 0.0, 0.0, 0.0])
     assert len({name.lower() for name in flat}) == len(flat)
     assert flat["separation/value"] == 0.0
@@ -117,14 +147,19 @@ def test_store_is_the_project_unless_the_environment_names_another(monkeypatch):
     assert mlflow_store.tracking_uri() == "http://localhost:5000"
 
 
-@pytest.mark.parametrize("name", ["plain", "a b", "50%20", "100%", "what?", "#1", "über {x}", "a%3Fb?c=d#e%"])
+@pytest.mark.parametrize(
+    "name", ["plain", "a b", "50%20", "100%", "what?", "#1", "über {x}", "a%3Fb?c=d#e%"]
+)
 def test_a_folder_may_have_any_name(tmp_path, name):
     path = tmp_path / name / "mlflow.db"
     uri = mlflow_store.sqlite_uri(path)
     assert mlflow_store.database(uri) == path
     assert mlflow_store.database(f"{uri}?timeout=5") == path
     assert Path(make_url(uri).database) == path  # as MLflow's library reads it
-    assert Path(url2pathname(urlsplit(mlflow_store.artifacts(path)).path)) == path.parent / "mlartifacts"
+    assert (
+        Path(url2pathname(urlsplit(mlflow_store.artifacts(path)).path))
+        == path.parent / "mlartifacts"
+    )
 
 
 def test_stage_is_a_child_of_the_pipeline_with_all_that_it_left(home, tmp_path):
@@ -138,7 +173,9 @@ def test_stage_is_a_child_of_the_pipeline_with_all_that_it_left(home, tmp_path):
         parent,
         "04_autoencoder",
         params={"latent": 8, "train_on": "genuine"},
-        metrics={"autoencoder": {"validation": {"roc_auc": {"value": 0.9, "low": 0.8, "high": 1.0}}}},
+        metrics={
+            "autoencoder": {"validation": {"roc_auc": {"value": 0.9, "low": 0.8, "high": 1.0}}}
+        },
         figures=[figure],
         notebooks=[page],
         candidates=[candidate(tmp_path / "c")],
@@ -155,12 +192,21 @@ def test_stage_is_a_child_of_the_pipeline_with_all_that_it_left(home, tmp_path):
     assert run.data.params == {"latent": "8", "train_on": "genuine"}
     assert run.data.metrics["autoencoder/validation/roc_auc_low"] == 0.8
     assert run.data.metrics["validation/average_precision"] == 0.4
-    expected = {"mlflow.parentRunId": parent, "stage": "04_autoencoder", "dataset": "test", "source": "custom"}
+    expected = {
+        "mlflow.parentRunId": parent,
+        "stage": "04_autoencoder",
+        "dataset": "test",
+        "source": "custom",
+    }
     assert expected.items() <= run.data.tags.items()
     assert run.data.tags["mlflow.note.content"] == "what it does"
     assert run.data.tags.get("mlflow.source.git.commit", "") == (mlflow_store.git_commit() or "")
-    assert [f.path for f in client().list_artifacts(run_id, "figures")] == ["figures/04_autoencoder-scores.png"]
-    assert [f.path for f in client().list_artifacts(run_id, "notebook")] == ["notebook/04_autoencoder.html"]
+    assert [f.path for f in client().list_artifacts(run_id, "figures")] == [
+        "figures/04_autoencoder-scores.png"
+    ]
+    assert [f.path for f in client().list_artifacts(run_id, "notebook")] == [
+        "notebook/04_autoencoder.html"
+    ]
     assert [f.path for f in client().list_artifacts(run_id, "cards")] == ["cards/model_card.md"]
     assert run.data.tags["mlflow.source.name"] == "notebooks/04_autoencoder.ipynb"
     assert client().get_run(parent).data.metrics == {"seconds": 12}
@@ -171,7 +217,9 @@ def test_stage_is_a_child_of_the_pipeline_with_all_that_it_left(home, tmp_path):
 
 def test_more_metrics_than_one_request_takes(home):
     metrics = {f"m{i}": {"value": i, "low": i, "high": i} for i in range(700)}
-    run_id = tracking.log_stage("", "06_comparison", metrics=metrics, params={f"p{i}": i for i in range(150)})
+    run_id = tracking.log_stage(
+        "", "06_comparison", metrics=metrics, params={f"p{i}": i for i in range(150)}
+    )
     assert len(client().get_run(run_id).data.metrics) == 2100
     assert len(client().get_run(run_id).data.params) == 150
 
@@ -191,7 +239,11 @@ def test_by_hand(home, tmp_path):
     notebook = Notebook("03_isolation_forest", tmp_path)
     notebook.finish({"n": 1}, "test", "custom", ["forest"])
     run = client().search_runs([tracking._client()[1]])[0]
-    assert (run.info.run_name, run.data.metrics["n"], run.data.tags["dataset"]) == ("03_isolation_forest", 1, "test")
+    assert (run.info.run_name, run.data.metrics["n"], run.data.tags["dataset"]) == (
+        "03_isolation_forest",
+        1,
+        "test",
+    )
     assert [m.name for m in client().search_logged_models([tracking._client()[1]])] == ["forest"]
 
 
@@ -203,7 +255,10 @@ def test_model_is_an_onnx_model_with_signature_and_example_and_no_pickle(home, t
     model = mlflow.pyfunc.load_model(f"models:/{model_id}")
     rows = np.array([[1, 2, 3], [4, 5, 6]], dtype=np.float32)
     assert model.predict(rows)["raw_score"].tolist() == [6, 15]
-    assert model.metadata.signature.inputs.to_dict()[0]["tensor-spec"] == {"dtype": "float32", "shape": (-1, 3)}
+    assert model.metadata.signature.inputs.to_dict()[0]["tensor-spec"] == {
+        "dtype": "float32",
+        "shape": (-1, 3),
+    }
     assert model.input_example["features"].tolist() == [[1, 2, 3]]
     logged = client().get_logged_model(model_id)
     assert logged.name == "autoencoder@train_on=all"
@@ -222,11 +277,20 @@ def test_champion_previous_and_rollback(home, tmp_path):
     assert tracking.register(first, NAME, ["there was no champion before it"]) == "1"
     with pytest.raises(TrackingError, match=f"{NAME} has no previous champion"):
         tracking.rollback(NAME)
-    assert tracking.register(second, NAME, ["it beats the naive rules", "it does not lose"], "better") == "2"
+    assert (
+        tracking.register(second, NAME, ["it beats the naive rules", "it does not lose"], "better")
+        == "2"
+    )
     assert tracking.register(third, NAME) == "3"
-    assert (mlflow_store.champion_version(NAME), mlflow_store.champion_version(NAME, "previous")) == ("3", "2")
+    assert (
+        mlflow_store.champion_version(NAME),
+        mlflow_store.champion_version(NAME, "previous"),
+    ) == ("3", "2")
     assert tracking.rollback(NAME) == "2"
-    assert (mlflow_store.champion_version(NAME), mlflow_store.champion_version(NAME, "previous")) == ("2", "3")
+    assert (
+        mlflow_store.champion_version(NAME),
+        mlflow_store.champion_version(NAME, "previous"),
+    ) == ("2", "3")
     now = tracking.champion(NAME)
     assert (now.version, now.name, now.manifest["model"]) == ("2", NAME, "model 1")
     assert sha256(now.folder / "model.onnx") == sha256(second / "model.onnx")
@@ -234,7 +298,11 @@ def test_champion_previous_and_rollback(home, tmp_path):
     assert "higher = more anomalous" in client().get_registered_model(NAME).description
     version = client().get_model_version(NAME, "2")
     assert version.description == "better"
-    assert client().get_model_version(NAME, "1").description.endswith("\n- there was no champion before it")
+    assert (
+        client()
+        .get_model_version(NAME, "1")
+        .description.endswith("\n- there was no champion before it")
+    )
     assert version.tags["model"] == "model 1"
     assert client().get_run(now.run_id).info.status == "FINISHED"
 
@@ -249,7 +317,10 @@ def test_a_model_that_the_registry_has_makes_no_new_version(home, tmp_path, monk
     monkeypatch.setattr(tracking, "_now", lambda: next(times))
     assert [tracking.register(folder, NAME) for folder in folders] == ["1", "2", "3"]
     assert tracking.register(folders[0], NAME, ["it is better"]) == "1"
-    assert (mlflow_store.champion_version(NAME), mlflow_store.champion_version(NAME, "previous")) == ("1", "3")
+    assert (
+        mlflow_store.champion_version(NAME),
+        mlflow_store.champion_version(NAME, "previous"),
+    ) == ("1", "3")
     assert client().get_model_version(NAME, "1").description.endswith("- it is better")
     assert "model 0" in tracking.champion(NAME).manifest["model"]
     assert (since("1"), since("2"), since("3")) == ("d", "b", "c")
@@ -272,7 +343,11 @@ def test_the_registry_says_what_is_served_and_since_when(home, tmp_path):
     folder, other = candidate(tmp_path / "c"), candidate(tmp_path / "d", shift=1)
     manifest = json.loads((folder / "manifest.json").read_text())
     threshold = {"anomaly_score": 0.998, "alert_budget": 0.002}
-    bundle.write(folder, {"model.onnx": (folder / "model.onnx").read_bytes()}, manifest | {"threshold": threshold})
+    bundle.write(
+        folder,
+        {"model.onnx": (folder / "model.onnx").read_bytes()},
+        manifest | {"threshold": threshold},
+    )
     tracking.register(other, NAME)
     tracking.register(folder, NAME)
     for found in (mlflow_store.champion(NAME), tracking.serving(NAME)):
@@ -292,10 +367,14 @@ def test_a_rollback_withdraws_the_version_that_it_leaves(home, tmp_path):
     tracking.register(second, NAME)
     assert tracking.withdrawn(NAME) == {}
     tracking.rollback(NAME, "too many alerts")
-    assert tracking.withdrawn(NAME) == {bundle.bundle_hash(second): "version 2 was withdrawn: too many alerts"}
+    assert tracking.withdrawn(NAME) == {
+        bundle.bundle_hash(second): "version 2 was withdrawn: too many alerts"
+    }
     left = mlflow_store.champion(NAME, "previous")
     assert (left.version, left.withdrawn) == ("2", "too many alerts")
-    assert datetime.fromisoformat(left.withdrawn_at) <= datetime.fromisoformat(mlflow_store.champion(NAME).since)
+    assert datetime.fromisoformat(left.withdrawn_at) <= datetime.fromisoformat(
+        mlflow_store.champion(NAME).since
+    )
     tracking.rollback(NAME)  # forth again: whoever comes back is not withdrawn any more
     assert list(tracking.withdrawn(NAME)) == [bundle.bundle_hash(first)]
     assert str(datetime.now(UTC).year) in mlflow_store.champion(NAME, "previous").withdrawn
@@ -311,8 +390,12 @@ def test_a_champion_whose_files_are_gone_says_so_and_can_be_replaced(home, tmp_p
     assert lost.folder is None
     assert "version 1, are gone" in lost.lost
     assert (lost.version, lost.manifest["model"]) == ("1", "autoencoder")
-    assert tracking.register(folder, NAME) == "2"  # the same model once more: the old version has no files
-    assert (tracking.champion(NAME).lost, mlflow_store.champion_version(NAME, "previous")) == ("", "1")
+    # the same model once more: the old version has no files
+    assert tracking.register(folder, NAME) == "2"
+    assert (tracking.champion(NAME).lost, mlflow_store.champion_version(NAME, "previous")) == (
+        "",
+        "1",
+    )
     with pytest.raises(TrackingError, match=r"version 1, are gone.*nothing to go back to"):
         tracking.rollback(NAME)
     assert (mlflow_store.champion_version(NAME), tracking.withdrawn(NAME)) == ("2", {})
@@ -340,7 +423,9 @@ def test_a_registry_that_does_not_answer_is_found_out_at_once(home, monkeypatch)
     port = free_port()
     monkeypatch.setenv("MLFLOW_REGISTRY_URI", f"http://me:secret@127.0.0.1:{port}")
     start = time.monotonic()
-    with pytest.raises(TrackingError, match=f"127.0.0.1:{port}.* does not answer .*MLFLOW_REGISTRY_URI") as caught:
+    with pytest.raises(
+        TrackingError, match=f"127.0.0.1:{port}.* does not answer .*MLFLOW_REGISTRY_URI"
+    ) as caught:
         tracking.champion(NAME)
     assert time.monotonic() - start < 10
     assert "secret" not in str(caught.value)
@@ -411,12 +496,18 @@ def test_moved_folder_keeps_registry_runs_and_export(home, tmp_path, monkeypatch
     tracking.register(candidate(tmp_path / "other", shift=1), NAME)
     assert tracking.champion(NAME).version == "2"
     assert not home.exists(), "nothing is written to the old place"
-    assert list(moved.parent.iterdir()) == [moved], "nor to one that is called as the URI is written"
+    assert list(moved.parent.iterdir()) == [moved], (
+        "nor to one that is called as the URI is written"
+    )
     with sqlite3.connect(moved / "mlflow.db") as connection:
         for table, column in mlflow_store.PATHS:
-            rows = connection.execute(f"SELECT {column} FROM {table} WHERE {column} LIKE '%mlartifacts%'").fetchall()
+            rows = connection.execute(
+                f"SELECT {column} FROM {table} WHERE {column} LIKE '%mlartifacts%'"
+            ).fetchall()
             assert rows
-            assert all(row[0].startswith(mlflow_store.artifacts(moved / "mlflow.db")) for row in rows)
+            assert all(
+                row[0].startswith(mlflow_store.artifacts(moved / "mlflow.db")) for row in rows
+            )
 
 
 def test_a_copied_folder_uses_its_own_files(home, tmp_path, monkeypatch):
@@ -440,7 +531,9 @@ def free_port():
         return listener.getsockname()[1]
 
 
-@pytest.mark.parametrize("uri", ["http://me:secret@127.0.0.1:{port}", "postgresql://me:secret@127.0.0.1:{port}/mlflow"])
+@pytest.mark.parametrize(
+    "uri", ["http://me:secret@127.0.0.1:{port}", "postgresql://me:secret@127.0.0.1:{port}/mlflow"]
+)
 def test_a_server_that_is_not_there(uri, monkeypatch):
     port = free_port()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri.format(port=port))
@@ -455,7 +548,8 @@ def test_a_server_that_is_not_there(uri, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "uri", ["sqlite:////proc/nowhere/mlflow.db", "sqlite:///{file}", "nonsense://x", "file:///{file}"]
+    "uri",
+    ["sqlite:////proc/nowhere/mlflow.db", "sqlite:///{file}", "nonsense://x", "file:///{file}"],
 )
 def test_a_store_that_cannot_be_one(uri, tmp_path, monkeypatch):
     (tmp_path / "text").write_text("no database, but long enough to have the header of one" * 20)
@@ -470,7 +564,9 @@ def test_a_refusal_is_a_sentence(home):
 
 
 def test_quiet_from_the_first_run_on_and_the_environment_stays(tmp_path):
-    """A new store, in a process of its own: no log lines, no links, no URI left for the children."""
+    """A new store, in a process of its own: no log lines, no links, no URI left for the
+    children.
+    """
     program = f"""
 import os, sys
 from pathlib import Path
@@ -484,9 +580,15 @@ tracking.register({str(candidate(tmp_path / "c"))!r}, "quiet")
 tracking.finish_pipeline(parent)
 assert "MLFLOW_TRACKING_URI" not in os.environ
 """
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")} | {"PYTHONPATH": str(ROOT)}
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")} | {
+        "PYTHONPATH": str(ROOT)
+    }
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c", "mlartifacts", "mlflow.db"]
@@ -497,11 +599,29 @@ def test_through_a_server(empty, tmp_path, monkeypatch):
     """Runs, files, registry and export over HTTP; the client never sees the server's folders."""
     port = free_port()
     monkeypatch.setenv("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
-    command = ["-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--workers", "1"]
-    command += ["--artifacts-destination", str(tmp_path / "files"), "--host", "127.0.0.1", "--port", str(port)]
+    command = [
+        "-m",
+        "mlflow",
+        "server",
+        "--backend-store-uri",
+        f"sqlite:///{tmp_path}/server.db",
+        "--workers",
+        "1",
+    ]
+    command += [
+        "--artifacts-destination",
+        str(tmp_path / "files"),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
     shutil.copy(empty / "mlflow.db", tmp_path / "server.db")
-    with sqlite3.connect(tmp_path / "server.db") as connection:  # its one experiment belongs to a local store
-        connection.execute("UPDATE experiments SET name = 'other' WHERE name = ?", [mlflow_store.EXPERIMENT])
+    # its one experiment belongs to a local store
+    with sqlite3.connect(tmp_path / "server.db") as connection:
+        connection.execute(
+            "UPDATE experiments SET name = 'other' WHERE name = ?", [mlflow_store.EXPERIMENT]
+        )
     server = subprocess.Popen([sys.executable, *command], cwd=tmp_path, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 120
@@ -521,7 +641,9 @@ def test_through_a_server(empty, tmp_path, monkeypatch):
         tracking.register(folder, NAME, ["first"])
         tracking.register(candidate(tmp_path / "d", shift=1), NAME, ["second"])
         assert tracking.rollback(NAME) == "1"
-        assert sha256(tracking.champion(NAME).folder / "model.onnx") == sha256(folder / "model.onnx")
+        assert sha256(tracking.champion(NAME).folder / "model.onnx") == sha256(
+            folder / "model.onnx"
+        )
     finally:
         server.terminate()
         server.wait(timeout=60)

@@ -1,4 +1,6 @@
-"""Every notebook run twice in one kernel, as people do who press *Run all* again, and what it has imported then."""
+"""Every notebook run twice in one kernel, as people do who press *Run all* again, and what it has
+imported then.
+"""
 
 import json
 
@@ -19,7 +21,11 @@ SMALL = {  # by hand: no run_dir, no split_dir, logged to MLflow from the notebo
     "06_comparison": {"rows": 3_000, "n_resamples": 20},
     "07_export": {},
     "08_production": {"rows": 4_000},
-    "09_stability": {"rows": 3_000, "models": ["isolation_forest", "robust_covariance"], "n_seeds": 1},
+    "09_stability": {
+        "rows": 3_000,
+        "models": ["isolation_forest", "robust_covariance"],
+        "n_seeds": 1,
+    },
     "10_few_labels": {"rows": 3_000, "detector": "robust_covariance", "n_known": [5], "n_draws": 1},
 }
 LOADED = """
@@ -31,11 +37,19 @@ Path("loaded.json").write_text(json.dumps([file for file in files if file]))
 
 
 def code(*lines):
-    return {"cell_type": "code", "metadata": {}, "execution_count": None, "outputs": [], "source": list(lines)}
+    return {
+        "cell_type": "code",
+        "metadata": {},
+        "execution_count": None,
+        "outputs": [],
+        "source": list(lines),
+    }
 
 
 def write_twice(source, target, given):
-    """Write a notebook whose code is that of `source`, twice, with these parameters -> its first copy's code."""
+    """Write a notebook whose code is that of `source`, twice, with these parameters -> its first
+    copy's code.
+    """
     book = json.loads(source.read_text())
     cells = [cell for cell in book["cells"] if cell["cell_type"] == "code"]
     once = []
@@ -45,23 +59,38 @@ def write_twice(source, target, given):
             lines += "".join(f"\n{name} = {value!r}" for name, value in given.items())
         once.append(code(lines))
     kernel = {"kernelspec": book["metadata"]["kernelspec"]}
-    content = {"cells": [*once, *once, code(LOADED)], "metadata": kernel, "nbformat": 4, "nbformat_minor": 4}
+    content = {
+        "cells": [*once, *once, code(LOADED)],
+        "metadata": kernel,
+        "nbformat": 4,
+        "nbformat_minor": 4,
+    }
     target.write_text(json.dumps(content))
     return ["".join(cell["source"]) for cell in once]
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(s, marks=pytest.mark.check if stage.on_demand else ()) for s, stage in STAGES.items()]
+    "name",
+    [
+        pytest.param(s, marks=pytest.mark.check if stage.on_demand else ())
+        for s, stage in STAGES.items()
+    ],
 )
-def test_a_notebook_runs_twice_in_one_kernel_and_imports_what_it_is_known_to(project, tmp_path, name):
+def test_a_notebook_runs_twice_in_one_kernel_and_imports_what_it_is_known_to(
+    project, tmp_path, name
+):
     folder, environment = project
     source = notebook(folder, STAGES[name])
     sources = write_twice(source, tmp_path / "twice.ipynb", SMALL[name])
-    outcome = Execution(tmp_path / "twice.ipynb", tmp_path / "executed", {}, folder, environment).run()
+    outcome = Execution(
+        tmp_path / "twice.ipynb", tmp_path / "executed", {}, folder, environment
+    ).run()
     assert outcome.message == ""
     assert outcome.n_cells == 2 * len(sources) + 1
     known = {*imported_files(sources, folder)}
-    left_out = [module for each in (BY_HAND, IN_THE_DATA) for modules in each.values() for module in modules]
+    left_out = [
+        module for each in (BY_HAND, IN_THE_DATA) for modules in each.values() for module in modules
+    ]
     known |= {*imported_files([f"import {module}" for module in left_out], folder)}
     loaded = {folder / file for file in json.loads((folder / "loaded.json").read_text())}
     assert loaded - known == set()

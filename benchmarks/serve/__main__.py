@@ -1,12 +1,13 @@
-"""The server against others, in one run: `python benchmarks/serve` (needs wrk, a package of most systems).
+"""The server against others, in one run: `python benchmarks/serve` (needs wrk, a package of most
+systems).
 
-The reference is a FastAPI application with an `async def` handler, a pydantic body and a constant answer. MLServer pins
-packages that ours do not go with, so it has an environment of its own: .pipeline/mlserver, made by pip at the first
-run, or the one whose python --mlserver names.
+The reference is a FastAPI application with an `async def` handler, a pydantic body and a constant
+answer. MLServer pins packages that ours do not go with, so it has an environment of its own:
+.pipeline/mlserver, made by pip at the first run, or the one whose python --mlserver names.
 
-All servers run side by side and are asked in turn, round after round; a ratio is taken within a round and the median
-over the rounds is shown, because neighbours on a machine slow everyone down for a while. CPU time per request moves
-less with the neighbours.
+All servers run side by side and are asked in turn, round after round; a ratio is taken within a
+round and the median over the rounds is shown, because neighbours on a machine slow everyone down
+for a while. CPU time per request moves less with the neighbours.
 """
 
 import argparse
@@ -46,9 +47,15 @@ def arguments():
     """The command line."""
     parser = argparse.ArgumentParser(prog="python benchmarks/serve", description=__doc__)
     parser.add_argument("--seconds", type=float, default=5, help="length of one measurement")
-    parser.add_argument("--rounds", type=int, default=5, help="measurements of each server and size")
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="measurements of each server and size"
+    )
     parser.add_argument("--connections", type=int, default=16)
-    parser.add_argument("--only", default="", help="part of the names of the servers to measure beside the reference")
+    parser.add_argument(
+        "--only",
+        default="",
+        help="part of the names of the servers to measure beside the reference",
+    )
     parser.add_argument(
         "--mlserver",
         default="auto",
@@ -60,7 +67,9 @@ def arguments():
 
 
 def wrk(server, body, seconds, connections, folder):
-    """Ask for `seconds` -> requests a second, CPU µs a request, p50 and p99 in ms; RuntimeError unless all were 2xx."""
+    """Ask for `seconds` -> requests a second, CPU µs a request, p50 and p99 in ms; RuntimeError
+    unless all were 2xx.
+    """
     (folder / "body.json").write_text(json.dumps(body))
     script = folder / "post.lua"
     script.write_text(
@@ -87,7 +96,12 @@ def wrk(server, body, seconds, connections, folder):
         raise RuntimeError(f"{server.name} {server.model} failed under load: {text}")
     n = int(re.search(r"(\d+) requests in", text)[1])
     per_s = float(re.search(r"Requests/sec:\s+([\d.]+)", text)[1])
-    return {"per_s": per_s, "cpu_us": used / max(n, 1) * 1e6, "p50_ms": _ms(text, "50%"), "p99_ms": _ms(text, "99%")}
+    return {
+        "per_s": per_s,
+        "cpu_us": used / max(n, 1) * 1e6,
+        "p50_ms": _ms(text, "50%"),
+        "p99_ms": _ms(text, "99%"),
+    }
 
 
 def _ms(text, which):
@@ -101,15 +115,21 @@ def throughput(servers, rows, options, folder):
     for turn in range(options.rounds):
         for size in SIZES:
             for server in servers:
-                figures = wrk(server, server.body(rows[:size]), options.seconds, options.connections, folder)
-                taken.setdefault((server.name, server.model), {}).setdefault(size, []).append(figures)
+                figures = wrk(
+                    server, server.body(rows[:size]), options.seconds, options.connections, folder
+                )
+                taken.setdefault((server.name, server.model), {}).setdefault(size, []).append(
+                    figures
+                )
         print(f"round {turn + 1} of {options.rounds} done", file=sys.stderr, flush=True)
     result = {}
     for who, sizes in taken.items():
         for size, rounds in sizes.items():
             base = taken[REFERENCE, ""][size]
             median = {key: statistics.median(each[key] for each in rounds) for key in rounds[0]}
-            median["ratio"] = statistics.median(a["per_s"] / b["per_s"] for a, b in zip(rounds, base, strict=True))
+            median["ratio"] = statistics.median(
+                a["per_s"] / b["per_s"] for a, b in zip(rounds, base, strict=True)
+            )
             median["cpu_ratio"] = statistics.median(
                 b["cpu_us"] / a["cpu_us"] for a, b in zip(rounds, base, strict=True)
             )
@@ -119,11 +139,14 @@ def throughput(servers, rows, options, folder):
 
 def table(result):
     """Markdown."""
-    head = "".join(f" {size} row{'s' * (size > 1)}: requests/s | × | CPU µs | p99 ms |" for size in SIZES)
+    head = "".join(
+        f" {size} row{'s' * (size > 1)}: requests/s | × | CPU µs | p99 ms |" for size in SIZES
+    )
     lines = [f"| server | model |{head}", "|---|---|" + "---:|" * 4 * len(SIZES)]
     for (name, model), sizes in result.items():
         cells = "".join(
-            f" {f['per_s']:,.0f} | {f['ratio']:.2f} | {f['cpu_us']:,.0f} | {f['p99_ms']:.1f} |" for f in sizes.values()
+            f" {f['per_s']:,.0f} | {f['ratio']:.2f} | {f['cpu_us']:,.0f} | {f['p99_ms']:.1f} |"
+            for f in sizes.values()
         )
         lines.append(f"| {name} | {model.replace('_', ' ')} |{cells}")
     return "\n".join(lines)
@@ -132,15 +155,23 @@ def table(result):
 def verdicts(result, alone):
     """A line for each figure that must be reached."""
     for model, ratios in NEEDED.items():
-        for size, needed in zip(SIZES, ratios, strict=True) if ("this project", model) in result else ():
+        for size, needed in (
+            zip(SIZES, ratios, strict=True) if ("this project", model) in result else ()
+        ):
             ratio = result["this project", model][size]["ratio"]
             yield _verdict(ratio, needed, f"{model}, {size} rows: {ratio:.2f} of the reference")
     for model in MODELS:
-        rivals = [who for who in result if who[1] == model and who[0] in ("MLServer", "mlflow models serve")]
+        rivals = [
+            who
+            for who in result
+            if who[1] == model and who[0] in ("MLServer", "mlflow models serve")
+        ]
         for size in SIZES if rivals and ("this project", model) in result else ():
             best = max(result[who][size]["ratio"] for who in rivals)
             ratio = result["this project", model][size]["ratio"] / best
-            yield _verdict(ratio, 3, f"{model}, {size} rows: {ratio:.1f} × the better of MLServer and mlflow")
+            yield _verdict(
+                ratio, 3, f"{model}, {size} rows: {ratio:.1f} × the better of MLServer and mlflow"
+            )
     for model, figures in alone.items():
         for key, limit in AT_MOST.items():
             yield f"{'ok ' if figures[key] <= limit else 'NOT'} {model}: {key} {figures[key]:.2f}, at most {limit}"
@@ -151,7 +182,9 @@ def _verdict(ratio, needed, sentence):
 
 
 def alone(folder, rows, options):
-    """Of our server by itself: start, memory, and latency on one kept-alive connection, for every model."""
+    """Of our server by itself: start, memory, and latency on one kept-alive connection, for every
+    model.
+    """
     result = {}
     for model in MODELS:
         starts = []
@@ -159,7 +192,11 @@ def alone(folder, rows, options):
             with running(folder / model, folder / "alone.log", MODULE) as server:
                 starts.append(server.ready_s)
                 memory_mb = server.memory_mb()
-        result[model] = {"ready_s": min(starts), "ready_median_s": statistics.median(starts), "memory_mb": memory_mb}
+        result[model] = {
+            "ready_s": min(starts),
+            "ready_median_s": statistics.median(starts),
+            "memory_mb": memory_mb,
+        }
         server = contestants.ours(folder, model).start(folder, rows)
         one = wrk(server, server.body(rows[:1]), options.seconds, 1, folder)
         wrk(server, server.body(rows[:100]), options.seconds, options.connections, folder)
@@ -177,7 +214,9 @@ def mlserver_python(choice):
     python = home / "bin" / "python"
     if not (home / "bin" / "mlserver").exists():
         venv.create(home, with_pip=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", "mlserver", "onnxruntime"], check=True)
+        subprocess.run(
+            [python, "-m", "pip", "install", "--quiet", "mlserver", "onnxruntime"], check=True
+        )
     return str(python)
 
 
@@ -203,7 +242,9 @@ def main():
     if options.json:
         flat = [{"server": name, "model": model, "rows": size, **figures}
                 for (name, model), sizes in result.items() for size, figures in sizes.items()]  # fmt: skip
-        options.json.write_text(json.dumps({"throughput": flat, "alone": ours_alone}, indent=2) + "\n")
+        options.json.write_text(
+            json.dumps({"throughput": flat, "alone": ours_alone}, indent=2) + "\n"
+        )
 
 
 if __name__ == "__main__":

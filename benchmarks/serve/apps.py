@@ -1,13 +1,21 @@
-"""What the server is measured against: a bare ASGI application, FastAPI with a constant answer, the typical way."""
+"""What the server is measured against: a bare ASGI application, FastAPI with a constant answer, the
+typical way.
+"""
 
 import os
 
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-ANSWER = {"predictions": [0], "anomaly_scores": [0.5], "model_version": "1", "inference_time_ms": 0.1}
+ANSWER = {
+    "predictions": [0],
+    "anomaly_scores": [0.5],
+    "model_version": "1",
+    "inference_time_ms": 0.1,
+}
 CONSTANT = b'{"predictions":[0],"anomaly_scores":[0.5],"model_version":"1","inference_time_ms":0.1}'
-QUIET = {"tracing": False, "metrics": False, "logs": False}  # FastAPI's own telemetry, off for all alike
+# FastAPI's own telemetry, off for all alike
+QUIET = {"tracing": False, "metrics": False, "logs": False}
 
 
 class Body(BaseModel):
@@ -34,7 +42,9 @@ async def constant_predict(body: Body):
 
 
 def typical():
-    """A fitted estimator behind a `def` handler with pydantic's models, as most tutorials have it."""
+    """A fitted estimator behind a `def` handler with pydantic's models, as most tutorials have
+    it.
+    """
     import joblib
     import numpy as np
 
@@ -45,6 +55,9 @@ def typical():
     @app.post("/predict")
     def predict(body: Body):
         scores = detector.raw_score(np.asarray(body.features, dtype=np.float32))
-        return {"predictions": (scores > threshold).astype(int).tolist(), "anomaly_scores": scores.tolist()}
+        return {
+            "predictions": (scores > threshold).astype(int).tolist(),
+            "anomaly_scores": scores.tolist(),
+        }
 
     return app

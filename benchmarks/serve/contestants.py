@@ -28,7 +28,8 @@ HERE = Path(__file__).resolve().parent
 FEATURES = [f"V{i}" for i in range(1, 29)] + ["Amount"]
 MODELS = {  # name: detector and what differs from its defaults
     "isolation_forest": ("isolation_forest", {}),
-    "isolation_forest_100x256": ("isolation_forest", {"n_trees": 100, "max_samples": 256}),  # as the paper has it
+    # as the paper has it
+    "isolation_forest_100x256": ("isolation_forest", {"n_trees": 100, "max_samples": 256}),
     "autoencoder": ("autoencoder", {}),
     "gaussian_mixture": ("gaussian_mixture", {}),
     "gaussian_mixture_8x8": ("gaussian_mixture", {"members": 8, "n_components": 8}),  # eight folds
@@ -36,19 +37,25 @@ MODELS = {  # name: detector and what differs from its defaults
 
 
 def fit(folder, rows=20_000, seed=0):
-    """Fit every model on simulated transactions -> rows to send (1,000, 29) float64, with 15 digits as the public file.
+    """Fit every model on simulated transactions -> rows to send (1,000, 29) float64, with 15 digits
+    as the public file.
 
-    Writes `folder`/<model>/ (the bundle) and `folder`/<model>.joblib (the estimator, for the typical way).
+    Writes `folder`/<model>/ (the bundle) and `folder`/<model>.joblib (the estimator, for the
+    typical way).
     """
     frame = simulation.simulate(rows=rows, seed=seed)
     X = frame[FEATURES].to_numpy(np.float32)
     weight = np.ones(len(X))
     low, median, high = np.quantile(X, [0.01, 0.5, 0.99], axis=0).astype(float).tolist()
     for name, (kind, changes) in MODELS.items():
-        detector = registry.make(kind, seed=seed, **changes).fit(X, weight=weight, validation=(X[:4_000], weight[:4_000]))
+        detector = registry.make(kind, seed=seed, **changes).fit(
+            X, weight=weight, validation=(X[:4_000], weight[:4_000])
+        )
         raw = detector.raw_score(X)
         calibration = Calibration.fit(raw, weight)
-        threshold = float(calibration.apply(np.array([threshold_for_budget(raw, weight, 0.002)]))[0])
+        threshold = float(
+            calibration.apply(np.array([threshold_for_budget(raw, weight, 0.002)]))[0]
+        )
         graphs = {"model.onnx": detector.to_onnx()}
         if explain := detector.explain_onnx():
             graphs["explain.onnx"] = explain
@@ -60,13 +67,18 @@ def fit(folder, rows=20_000, seed=0):
             "missing": "refuse",
             "reference": {"low": low, "median": median, "high": high},
             "calibration": calibration.to_dict(),
-            "threshold": {"anomaly_score": threshold, "rule": "alert_budget", "alert_budget": 0.002},
+            "threshold": {
+                "anomaly_score": threshold,
+                "rule": "alert_budget",
+                "alert_budget": 0.002,
+            },
             "version": "1",
         }
         bundle.write(folder / name, graphs, manifest)
         joblib.dump(detector, folder / f"{name}.joblib")
     sent = frame[FEATURES].to_numpy(np.float64)[:1_000]
-    sent[:, :-1] += np.random.default_rng(seed).uniform(-5e-7, 5e-7, sent[:, :-1].shape)  # simulated ones have 6 digits
+    # simulated ones have 6 digits
+    sent[:, :-1] += np.random.default_rng(seed).uniform(-5e-7, 5e-7, sent[:, :-1].shape)
     return np.array([[float(f"{value:.15g}") for value in row] for row in sent])
 
 
@@ -96,7 +108,12 @@ class Contestant:
         self.log = folder / f"{self.name}-{self.model}.log".replace(" ", "-")
         with open(self.log, "w") as out:
             self.process = subprocess.Popen(
-                command, cwd=ROOT, env=environ, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+                command,
+                cwd=ROOT,
+                env=environ,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
         start = time.perf_counter()
         while time.perf_counter() < start + timeout_s and self.process.poll() is None:
@@ -104,12 +121,16 @@ class Contestant:
                 if self.post(rows[:1]) == 200:
                     return self
             time.sleep(0.2)
-        raise RuntimeError(f"{self.name} {self.model} did not answer: {self.log.read_text()[-3000:]}")
+        raise RuntimeError(
+            f"{self.name} {self.model} did not answer: {self.log.read_text()[-3000:]}"
+        )
 
     def post(self, rows):
         """Status of one request."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        connection.request("POST", self.path, json.dumps(self.body(rows)), {"Content-Type": "application/json"})
+        connection.request(
+            "POST", self.path, json.dumps(self.body(rows)), {"Content-Type": "application/json"}
+        )
         return connection.getresponse().status
 
     def stop(self):
@@ -124,7 +145,14 @@ class Contestant:
 
     def memory_mb(self):
         """Resident memory of the process."""
-        return int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{self.process.pid}/status").read_text())[1]) / 1024
+        return (
+            int(
+                re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{self.process.pid}/status").read_text())[
+                    1
+                ]
+            )
+            / 1024
+        )
 
     def cpu_s(self):
         """CPU seconds that it and its children have used."""
@@ -133,7 +161,9 @@ class Contestant:
 
 def _family(pid):
     children = [
-        int(child) for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()
+        int(child)
+        for path in Path(f"/proc/{pid}/task").glob("*/children")
+        for child in path.read_text().split()
     ]
     return [pid, *(each for child in children for each in _family(child))]
 
@@ -145,7 +175,16 @@ def _cpu_s(pid):
 
 def uvicorn(app):
     """The command of an application in apps.py, with uvicorn's access log as it is by default."""
-    return [sys.executable, "-m", "uvicorn", "--app-dir", str(HERE), f"apps:{app}", "--port", "{port}"]
+    return [
+        sys.executable,
+        "-m",
+        "uvicorn",
+        "--app-dir",
+        str(HERE),
+        f"apps:{app}",
+        "--port",
+        "{port}",
+    ]
 
 
 def ours(folder, model):
@@ -162,8 +201,20 @@ def mlflow_serve(folder, model):
 
     target = folder / f"mlflow-{model}"
     if not target.exists():
-        mlflow.onnx.save_model(onnx.load(folder / model / "model.onnx"), target, pip_requirements=[])
-    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", str(target), "--env-manager", "local"]
+        mlflow.onnx.save_model(
+            onnx.load(folder / model / "model.onnx"), target, pip_requirements=[]
+        )
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "models",
+        "serve",
+        "-m",
+        str(target),
+        "--env-manager",
+        "local",
+    ]
     return Contestant(
         "mlflow models serve",
         model,
@@ -174,7 +225,9 @@ def mlflow_serve(folder, model):
 
 
 def mlserver(folder, model, python):
-    """MLServer for the same graph; `python` is that of an environment with mlserver and onnxruntime."""
+    """MLServer for the same graph; `python` is that of an environment with mlserver and
+    onnxruntime.
+    """
     target = folder / f"mlserver-{model}"
     target.mkdir(exist_ok=True)
     settings = {"name": "fraud", "implementation": "mlserver_onnx.OnnxModel"}
@@ -192,7 +245,9 @@ def mlserver(folder, model, python):
         return {"inputs": [tensor]}
 
     environ = {"PYTHONPATH": str(HERE)}
-    return Contestant("MLServer", model, ["bash", "-c", script], "/v2/models/fraud/infer", body, environ)
+    return Contestant(
+        "MLServer", model, ["bash", "-c", script], "/v2/models/fraud/infer", body, environ
+    )
 
 
 def everyone(folder, mlserver_python=None):
@@ -205,7 +260,11 @@ def everyone(folder, mlserver_python=None):
         found.append(ours(folder, model))
     for model in ("isolation_forest", "autoencoder"):
         environ = {"BENCHMARK_ESTIMATOR": str(folder / f"{model}.joblib"), "PYTHONPATH": str(ROOT)}
-        found.append(Contestant("estimator in def", model, [*uvicorn("typical"), "--factory"], environ=environ))
+        found.append(
+            Contestant(
+                "estimator in def", model, [*uvicorn("typical"), "--factory"], environ=environ
+            )
+        )
     for model in MODELS:
         found.append(mlflow_serve(folder, model))
         if mlserver_python:

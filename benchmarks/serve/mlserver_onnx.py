@@ -19,4 +19,6 @@ class OnnxModel(MLModel):
     async def predict(self, payload):
         features = NumpyCodec.decode_input(payload.inputs[0]).astype(np.float32)
         scores = self.session.run(["raw_score"], {"features": features})[0]
-        return InferenceResponse(model_name=self.name, outputs=[NumpyCodec.encode_output("raw_score", scores)])
+        return InferenceResponse(
+            model_name=self.name, outputs=[NumpyCodec.encode_output("raw_score", scores)]
+        )

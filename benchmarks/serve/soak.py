@@ -1,7 +1,8 @@
-"""The server under full load for a while, with valid and broken requests mixed and bundles replaced in between.
+"""The server under full load for a while, with valid and broken requests mixed and bundles replaced
+in between.
 
-`python benchmarks/serve/soak.py --minutes 10` exits with 1 on a 500, a dropped request, an answer that fits no request
-or memory that grows.
+`python benchmarks/serve/soak.py --minutes 10` exits with 1 on a 500, a dropped request, an answer
+that fits no request or memory that grows.
 """
 
 import argparse
@@ -39,7 +40,9 @@ BROKEN = [  # body, status
 
 
 def call(port, ended, seed, counts):
-    """Send one request after the other on a kept-alive connection; `counts` gets what came back, by status."""
+    """Send one request after the other on a kept-alive connection; `counts` gets what came back, by
+    status.
+    """
     from server import Server
 
     server = Server.__new__(Server)
@@ -83,7 +86,11 @@ def replace(folder, turn):
         (folder / "manifest.json").write_text("{")
         return "broken"
     bundles.write(
-        folder, ("autoencoder", "forest", "mixture")[turn % 3], seed=turn, hashed_names=True, version=str(turn)
+        folder,
+        ("autoencoder", "forest", "mixture")[turn % 3],
+        seed=turn,
+        hashed_names=True,
+        version=str(turn),
     )
     return "new"
 
@@ -101,7 +108,8 @@ def main():
         with running(folder, Path(name) / "log", MODULE, poll_s=0.5) as server:
             ended, counts = spawn.Event(), spawn.Queue()
             clients = [
-                spawn.Process(target=call, args=(server.port, ended, seed, counts)) for seed in range(options.clients)
+                spawn.Process(target=call, args=(server.port, ended, seed, counts))
+                for seed in range(options.clients)
             ]
             for client in clients:
                 client.start()
@@ -112,7 +120,10 @@ def main():
                 time.sleep(options.reload_s)
                 replaced[replace(folder, turn)] += 1
                 if server.process.poll() is not None:
-                    print(f"the server ended with {server.process.returncode}:", server.log.read_text()[-3000:])
+                    print(
+                        f"the server ended with {server.process.returncode}:",
+                        server.log.read_text()[-3000:],
+                    )
                     break
                 memory.append(server.memory_mb())
             ended.set()
@@ -125,7 +136,9 @@ def main():
     n_loaded = sum(line["message"] == "bundle loaded" for line in log if "message" in line)
     third = max(len(memory) // 3, 1)
     early, late = np.median(memory[third : 2 * third] or memory), np.median(memory[-third:])
-    print(f"{sum(seen.values()):,} requests in {options.minutes:g} min: {dict(sorted(seen.items()))}")
+    print(
+        f"{sum(seen.values()):,} requests in {options.minutes:g} min: {dict(sorted(seen.items()))}"
+    )
     print(
         f"bundles written {dict(replaced)}, taken up {n_loaded}; wrong or dropped {sum(each[2] for each in results)}",
         *wrong,

@@ -1,4 +1,5 @@
-"""The exported model: ONNX graphs and a manifest, written whole, verified, loaded, scored and explained.
+"""The exported model: ONNX graphs and a manifest, written whole, verified, loaded, scored and
+explained.
 
 All that the server and its image need of this project: numpy, onnxruntime and the standard library.
 """

@@ -1,4 +1,6 @@
-"""Raw scores of any detector to anomaly scores in [0, 1], without labels. numpy only: the server uses it."""
+"""Raw scores of any detector to anomaly scores in [0, 1], without labels. numpy only: the server
+uses it.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,8 @@ def survival(raw, weight):
 
     Raises
     ------
-    ValueError : no weight, a score or weight that is not finite, a negative weight, lengths that differ.
+    ValueError : no weight, a score or weight that is not finite, a negative weight, lengths that
+        differ.
     """
     raw, weight = np.asarray(raw, dtype=np.float64), np.asarray(weight, dtype=np.float64)
     if raw.ndim != 1 or raw.shape != weight.shape:
@@ -35,7 +38,9 @@ def survival(raw, weight):
     for what, values in (("raw score", raw), ("weight", weight)):
         bad = np.flatnonzero(~np.isfinite(values))
         if bad.size:
-            raise ValueError(f"{what} of row {bad[0]} is {values[bad[0]]}; a finite number is needed")
+            raise ValueError(
+                f"{what} of row {bad[0]} is {values[bad[0]]}; a finite number is needed"
+            )
     if (weight < 0).any():
         row = int(np.flatnonzero(weight < 0)[0])
         raise ValueError(f"weight of row {row} is negative: {weight[row]}")
@@ -50,7 +55,8 @@ def survival(raw, weight):
 def threshold_for_budget(raw, weight, budget):
     """Smallest observed raw score at or above which at most `budget` of the weight lies.
 
-    If even the highest score is shared by more than the budget, the next float above it: nobody is alerted.
+    If even the highest score is shared by more than the budget, the next float above it: nobody is
+    alerted.
     """
     scores, share = survival(raw, weight)
     within = np.flatnonzero(share <= budget * (1 + 1e-12))  # the sums of weights carry rounding
@@ -61,10 +67,10 @@ def threshold_for_budget(raw, weight, budget):
 class Calibration:
     """Non-decreasing map from raw score to anomaly score.
 
-    At a knot, anomaly_score is 1 - share of the fitted weight that scores as high, so 0.999 means that one
-    transaction in a thousand does. Straight lines between knots; 0 below the first one; beyond the last
-    one (q, with the share p left) 1 - p / (1 + (r - q) / s): a Lomax tail of shape 1, which never reaches 1
-    before float64 does.
+    At a knot, anomaly_score is 1 - share of the fitted weight that scores as high, so 0.999 means
+    that one transaction in a thousand does. Straight lines between knots; 0 below the first one;
+    beyond the last one (q, with the share p left) 1 - p / (1 + (r - q) / s): a Lomax tail of shape
+    1, which never reaches 1 before float64 does.
 
     Attributes
     ----------
@@ -79,16 +85,23 @@ class Calibration:
 
     @classmethod
     def fit(cls, raw, weight):
-        """Learn from raw (n,), higher = more anomalous, and weight (n,) of all validation transactions."""
+        """Learn from raw (n,), higher = more anomalous, and weight (n,) of all validation
+        transactions.
+        """
         scores, share = survival(raw, weight)
-        wanted = np.concatenate([np.geomspace(share[-1], 0.1, N_TAIL), np.linspace(0.1, 1.0, N_BODY)])
+        wanted = np.concatenate(
+            [np.geomspace(share[-1], 0.1, N_TAIL), np.linspace(0.1, 1.0, N_BODY)]
+        )
         # share falls with the score: the lowest score whose share does not exceed the wanted one
-        at = scores.size - np.searchsorted(share[::-1], np.append(wanted, 1.0) * (1 + 1e-12), side="right")
+        at = scores.size - np.searchsorted(
+            share[::-1], np.append(wanted, 1.0) * (1 + 1e-12), side="right"
+        )
         at = np.unique(np.clip(np.append(at, scores.size - 1), 0, scores.size - 1))
         knots, score = scores[at], 1.0 - share[at]
         keep = np.append(True, np.diff(score) > 0)  # weights too small for float64 to tell apart
         knots, score = knots[keep], score[keep]
-        # The Lomax tail, followed backwards from q, passes through the share TAIL_FOLD * p at the score `low`.
+        # The Lomax tail, followed backwards from q, passes through the share TAIL_FOLD * p at the
+        # score `low`.
         left = 1.0 - score
         low = max(int(np.searchsorted(-left, -TAIL_FOLD * left[-1], side="right")) - 1, 0)
         fold = left[low] / left[-1]
@@ -116,7 +129,9 @@ class Calibration:
         return body
 
     def strangeness(self, raw):
-        """-log(1 - anomaly_score) of raw scores (n,), float64 >= 0: -log of the share that scores as high."""
+        """-log(1 - anomaly_score) of raw scores (n,), float64 >= 0: -log of the share that scores
+        as high.
+        """
         raw, (q, share, slope) = np.asarray(raw, dtype=np.float64), self.lines
         at = self.raw_score[1:-1].searchsorted(raw, side="right")
         left = share[at] + (np.clip(raw, self.raw_score[0], self.raw_score[-1]) - q[at]) * slope[at]
@@ -124,7 +139,9 @@ class Calibration:
 
     @cached_property
     def lines(self):
-        """Where each line between two knots begins: its raw score, the share left there, and its slope; (k - 1,)."""
+        """Where each line between two knots begins: its raw score, the share left there, and its
+        slope; (k - 1,).
+        """
         q, share = self.raw_score, 1.0 - self.anomaly_score
         if q.size == 1:
             return q, share, np.zeros(1)
@@ -141,7 +158,11 @@ class Calibration:
             return p[-1]
         left = min(max(bisect_right(q, raw) - 1, 0), len(q) - 2)
         along = max((raw - q[left]) / (q[left + 1] - q[left]), 0.0)
-        return p[left + 1] if along >= 1 else min(p[left] + along * (p[left + 1] - p[left]), p[left + 1])
+        return (
+            p[left + 1]
+            if along >= 1
+            else min(p[left] + along * (p[left + 1] - p[left]), p[left + 1])
+        )
 
     @cached_property
     def _lists(self):
@@ -165,11 +186,15 @@ class Calibration:
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"the calibration cannot be read: {error!r}") from error
         if raw.ndim != 1 or raw.shape != score.shape or not raw.size:
-            raise ValueError(f"the calibration's knots differ in shape: {raw.shape} and {score.shape}")
+            raise ValueError(
+                f"the calibration's knots differ in shape: {raw.shape} and {score.shape}"
+            )
         if not (np.isfinite(raw).all() and (np.diff(raw) > 0).all()):
             raise ValueError("the calibration's raw scores do not rise from knot to knot")
         if not ((score >= 0).all() and (score <= 1).all() and (np.diff(score) >= 0).all()):
-            raise ValueError("the calibration's anomaly scores are not non-decreasing within [0, 1]")
+            raise ValueError(
+                "the calibration's anomaly scores are not non-decreasing within [0, 1]"
+            )
         if not (np.isfinite(scale) and scale > 0):
             raise ValueError(f"the calibration's tail_scale is {scale}; it must be above 0")
         return cls(raw, score, scale)

@@ -1,1 +1,3 @@
-"""A table of transactions: its description, reading and checking its rows, its split in time, simulation."""
+"""A table of transactions: its description, reading and checking its rows, its split in time,
+simulation.
+"""

@@ -38,9 +38,9 @@ def read_transactions(dataset, path: str | Path, labelled: bool = True) -> pd.Da
 
     Returns
     -------
-    DataFrame of `dataset.columns` under their names: numbers float64, label int8 (-1 = not known), ids
-    text, and `dataset.time_column`, float64 seconds or UTC datetime. A declared weight column that is
-    absent becomes 1.0. Remarks are in `frame.attrs["remarks"]`.
+    DataFrame of `dataset.columns` under their names: numbers float64, label int8 (-1 = not known),
+    ids text, and `dataset.time_column`, float64 seconds or UTC datetime. A declared weight column
+    that is absent becomes 1.0. Remarks are in `frame.attrs["remarks"]`.
 
     Raises
     ------
@@ -65,8 +65,8 @@ def iter_transactions(
 ) -> Iterator[pd.DataFrame]:
     """Yield checked frames of at most `rows_per_chunk` rows in the files' order, in flat memory.
 
-    The index is the position in the stream, from 0. Checks as in `read_transactions`, but for duplicates
-    and order.
+    The index is the position in the stream, from 0. Checks as in `read_transactions`, but for
+    duplicates and order.
     """
     first = 0
     for frame, _ in cleaned_parts(dataset, Path(path), rows_per_chunk, labelled):
@@ -95,7 +95,9 @@ def cleaned_parts(
         n_rows = 0
         try:
             present = reading.columns_of(part, dataset.format)
-            for frame in _frames(dataset, part, columns_to_read(dataset, present, part, labelled), rows):
+            for frame in _frames(
+                dataset, part, columns_to_read(dataset, present, part, labelled), rows
+            ):
                 n_rows += len(frame)
                 cleaned = clean(dataset, frame, part, labelled, first=first)
                 is_number = pd.api.types.is_numeric_dtype(cleaned[dataset.time_column])
@@ -170,9 +172,7 @@ def check(dataset, frame: pd.DataFrame, where: str | Path, labelled: bool = True
     return prepare(dataset, frame, where, labelled).attrs["remarks"]
 
 
-def prepare(
-    dataset, frame: pd.DataFrame, where: str | Path, labelled: bool = True
-) -> pd.DataFrame:
+def prepare(dataset, frame: pd.DataFrame, where: str | Path, labelled: bool = True) -> pd.DataFrame:
     """Return a frame checked and in time order (stable), only the dataset's columns.
 
     Remarks are in `.attrs["remarks"]`.
@@ -201,12 +201,16 @@ def ticks(time: pd.Series) -> np.ndarray:
 
 
 def remarks(dataset, frame: pd.DataFrame, columns_there: set[str]) -> list[str]:
-    """Return sentences on what is kept as it is: extra columns, missing cells, duplicates, odd times."""
+    """Return sentences on what is kept as it is: extra columns, missing cells, duplicates, odd
+    times.
+    """
     said = []
     extra = sorted(columns_there - set(dataset.columns))
     if extra:
         shown = ", ".join(extra[:10]) + (", …" if len(extra) > 10 else "")
-        said.append(f"columns that are not in the description and are ignored ({len(extra)}): {shown}")
+        said.append(
+            f"columns that are not in the description and are ignored ({len(extra)}): {shown}"
+        )
     if dataset.weight is not None and dataset.weight not in columns_there:
         said.append(f"there is no column {dataset.weight!r}: every row weighs 1")
     measured = [*dataset.features, *([dataset.amount] if dataset.amount is not None else [])]
@@ -263,12 +267,14 @@ def clean(
 ) -> pd.DataFrame:
     """Return the dataset's columns with each cell checked, and one column of time.
 
-    Numbers become float64, the label int8, ids text, time float64 seconds or UTC datetime. Cells that
-    are missing, infinite or beyond float32 become NaN where the description says `missing: median`.
+    Numbers become float64, the label int8, ids text, time float64 seconds or UTC datetime. Cells
+    that are missing, infinite or beyond float32 become NaN where the description says `missing:
+    median`.
 
     Parameters
     ----------
-    frame : its index is the 0-based row to name in messages; for a CSV file the line is looked up too
+    frame : its index is the 0-based row to name in messages; for a CSV file the line is looked up
+        too
     first : rows of the table before this file, for a table without a time
     """
     frame = frame.set_axis(frame.columns.astype(str), axis="columns")
@@ -328,7 +334,9 @@ def _time(dataset, frame: pd.DataFrame, cells: dict[str, _Column], first: int):
         return cell.times(dataset.time_format, SECONDS[dataset.time_unit or "s"])
     parts = [frame[column].astype("str").fillna("").str.strip() for column in dataset.time_columns]
     both = (parts[0] + " " + parts[1]).rename(" and ".join(dataset.time_columns))
-    return _Column(next(iter(cells.values())).where, both, dataset.format).times(dataset.time_format)
+    return _Column(next(iter(cells.values())).where, both, dataset.format).times(
+        dataset.time_format
+    )
 
 
 def columns_to_read(dataset, present: list[str], where, labelled: bool) -> list[str]:
@@ -363,7 +371,9 @@ def _instead(column: str, present: list[str]) -> str:
 
 
 class _Column:
-    """One column of a frame on its way to numbers; remembers the cells as they were, for messages."""
+    """One column of a frame on its way to numbers; remembers the cells as they were, for
+    messages.
+    """
 
     def __init__(self, where, cells: pd.Series, given: formats.Format):
         self.where, self.cells, self.given = where, cells, given
@@ -472,7 +482,11 @@ class _Column:
     def text(self):
         """Return the cells as text."""
         if pd.api.types.is_float_dtype(self.cells):
-            return pd.Series(reading.as_text(pa.array(self.cells, from_pandas=True)).to_pandas()).astype("str").array
+            return (
+                pd.Series(reading.as_text(pa.array(self.cells, from_pandas=True)).to_pandas())
+                .astype("str")
+                .array
+            )
         return self.cells.astype("str").array
 
     def times(self, time_format: str | None = None, unit_s: float = 1.0):
@@ -509,7 +523,9 @@ class _Column:
 
 
 def _word(value) -> str:
-    """Return a label's value as it is compared: text without blanks around it, whatever its case."""
+    """Return a label's value as it is compared: text without blanks around it, whatever its
+    case.
+    """
     if isinstance(value, float | np.floating) and np.isfinite(value) and value == int(value):
         value = int(value)
     text = str(value).strip().casefold()

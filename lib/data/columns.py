@@ -2,7 +2,9 @@
 
 
 def free_name(wanted, taken):
-    """`wanted`, with as many `_` behind it as it takes to be unlike all of `taken`, ignoring case."""
+    """`wanted`, with as many `_` behind it as it takes to be unlike all of `taken`, ignoring
+    case.
+    """
     lower = {name.casefold() for name in taken}
     while wanted.casefold() in lower:
         wanted += "_"
@@ -12,8 +14,8 @@ def free_name(wanted, taken):
 def beside(ours, columns, prefix="id."):
     """Name a user's columns in a file that has columns of ours -> {column: its name there}.
 
-    A column keeps its own name unless it equals one of ours, ignoring case: then it gets the prefix, as often as it
-    takes to be unlike all others.
+    A column keeps its own name unless it equals one of ours, ignoring case: then it gets the
+    prefix, as often as it takes to be unlike all others.
     """
     taken, found = {name.casefold() for name in ours}, {}
     for column in columns:
@@ -25,6 +27,8 @@ def beside(ours, columns, prefix="id."):
 
 
 def one_line(name):
-    """A name of a user's column on one line, and never empty: line breaks and the like become blanks."""
+    """A name of a user's column on one line, and never empty: line breaks and the like become
+    blanks.
+    """
     text = "".join(character if character.isprintable() else " " for character in str(name)).strip()
     return text or "(no name)"

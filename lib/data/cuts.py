@@ -1,4 +1,6 @@
-"""Where the cuts between periods lie: shares of the weight, in time order, never within one instant."""
+"""Where the cuts between periods lie: shares of the weight, in time order, never within one
+instant.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,12 @@ from lib.data.datasets import UNLABELLED, Dataset
 from lib.errors import DataError
 
 
-def cut(dataset: Dataset, frame: pd.DataFrame, reference: float, validation: float, n_batches: int) -> dict:
-    """Name of each period -> slice of rows; DataError where the shares or the rows do not allow it."""
+def cut(
+    dataset: Dataset, frame: pd.DataFrame, reference: float, validation: float, n_batches: int
+) -> dict:
+    """Name of each period -> slice of rows; DataError where the shares or the rows do not allow
+    it.
+    """
     if not (reference > 0 and validation > 0 and reference + validation < 1):
         raise DataError(
             f"shares reference={reference:g} and validation={validation:g}: both are above 0, together below 1"
@@ -22,7 +28,8 @@ def cut(dataset: Dataset, frame: pd.DataFrame, reference: float, validation: flo
         raise DataError(f"n_batches is {n_batches}; it is 1 or more")
     time = checks.ticks(frame[dataset.time_column])
     weight = frame[dataset.weight].to_numpy() if dataset.weight else np.ones(len(frame))
-    instants = np.flatnonzero(np.r_[True, time[1:] != time[:-1], True])  # first row of each instant, and the end
+    # first row of each instant, and the end
+    instants = np.flatnonzero(np.r_[True, time[1:] != time[:-1], True])
     ahead = np.r_[0, np.cumsum(weight)][instants]  # weight that lies before it
 
     def nearest(target):
@@ -34,7 +41,9 @@ def cut(dataset: Dataset, frame: pd.DataFrame, reference: float, validation: flo
     inner = [nearest(ahead[second] + k / n_batches * rest) for k in range(1, n_batches)]
     edges = [0, first, second, *inner, len(instants) - 1]
     batches = [f"batch_{k:02d}" for k in range(1, n_batches + 1)]
-    for name, start, stop in zip(["reference", "validation", *batches], edges, edges[1:], strict=False):
+    for name, start, stop in zip(
+        ["reference", "validation", *batches], edges, edges[1:], strict=False
+    ):
         if ahead[stop] <= ahead[start]:
             raise DataError(
                 f"{dataset.name}: {len(frame):,} rows at {len(instants) - 1:,} instants are too few: {name} would "
@@ -42,7 +51,11 @@ def cut(dataset: Dataset, frame: pd.DataFrame, reference: float, validation: flo
             )
     at = [int(instants[edge]) for edge in edges]
     parts = dict(zip(batches, map(slice, at[2:], at[3:]), strict=False))
-    main = {"reference": slice(at[0], at[1]), "validation": slice(at[1], at[2]), "untouched": slice(at[2], at[-1])}
+    main = {
+        "reference": slice(at[0], at[1]),
+        "validation": slice(at[1], at[2]),
+        "untouched": slice(at[2], at[-1]),
+    }
     return main | parts
 
 
@@ -100,7 +113,9 @@ def _fraud_rate(period: dict) -> str:
 
 
 def _instant(seconds: float, kind: str) -> str:
-    """A time of a split as people read it; kind: `seconds`, `datetime`, or `rows` for a table without one."""
+    """A time of a split as people read it; kind: `seconds`, `datetime`, or `rows` for a table
+    without one.
+    """
     if kind == "rows":
         return f"row {seconds:,.0f}"
     if kind == "seconds":
@@ -110,4 +125,6 @@ def _instant(seconds: float, kind: str) -> str:
 
 def digest(frame: pd.DataFrame) -> str:
     """Hex sha256 of a frame's content, row by row."""
-    return hashlib.sha256(pd.util.hash_pandas_object(frame, index=False).to_numpy().tobytes()).hexdigest()
+    return hashlib.sha256(
+        pd.util.hash_pandas_object(frame, index=False).to_numpy().tobytes()
+    ).hexdigest()

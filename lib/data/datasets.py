@@ -13,8 +13,8 @@ import pandas as pd
 from lib.data import checks, description
 from lib.data.checks import check, iter_transactions, prepare, read_transactions  # noqa: F401 - this is their door
 from lib.data.columns import free_name
-from lib.data.download import fetch
 from lib.data.description import BUDGET, BUDGETS, ROOT, LabelWords, Raw
+from lib.data.download import fetch
 from lib.data.reading import Format
 from lib.errors import DataError, RawFileMissing, did_you_mean
 
@@ -45,7 +45,9 @@ class Arrays(NamedTuple):
         if train_on == "all":
             return self
         if not np.any(self.y != UNLABELLED):
-            raise DataError("train_on 'genuine' needs labels and there are none; use train_on 'all'")
+            raise DataError(
+                "train_on 'genuine' needs labels and there are none; use train_on 'all'"
+            )
         return self.take(self.y == 0)
 
 
@@ -53,8 +55,8 @@ class Arrays(NamedTuple):
 class Dataset:
     """What a table's columns mean. Everything downstream takes features and names from here.
 
-    The keys are those of `lib.data.description.Description`; `label` is the column, `label_words` its words
-    for fraud and genuine where it has its own.
+    The keys are those of `lib.data.description.Description`; `label` is the column, `label_words`
+    its words for fraud and genuine where it has its own.
     """
 
     name: str
@@ -211,7 +213,9 @@ def _seconds(time: pd.Series) -> np.ndarray:
 
 
 def load_description(name_or_path: str | Path) -> Dataset:
-    """Return a dataset by name ('creditcard': data/creditcard.yaml) or by the path of a YAML file."""
+    """Return a dataset by name ('creditcard': data/creditcard.yaml) or by the path of a YAML
+    file.
+    """
     path = ROOT / "data" / f"{name_or_path}.yaml"
     if not path.is_file():
         path = Path(name_or_path).expanduser()
@@ -227,8 +231,8 @@ def load_description(name_or_path: str | Path) -> Dataset:
 def fingerprint(dataset: Dataset, frame: pd.DataFrame) -> str:
     """Return the hex SHA-256 of what identifies raw rows, in the file's order, in any file format.
 
-    Over time_s (float64), amount in cents (int64) and label (int8), as far as there are such columns,
-    little endian, column after column; weights take no part.
+    Over time_s (float64), amount in cents (int64) and label (int8), as far as there are such
+    columns, little endian, column after column; weights take no part.
     """
     arrays = dataset.arrays(frame)
     columns = [arrays.time_s.astype("<f8")]
@@ -254,11 +258,12 @@ def find_raw(
 ) -> tuple[Path, str]:
     """Return the raw file or folder, and its source.
 
-    The source is 'full' where the fingerprint is the description's, else 'custom'. The file is `raw` if
-    that is given; else the description's raw.path; else it is downloaded there from raw.url, and kept
-    only if its rows, frauds and fingerprint are the description's.
+    The source is 'full' where the fingerprint is the description's, else 'custom'. The file is
+    `raw` if that is given; else the description's raw.path; else it is downloaded there from
+    raw.url, and kept only if its rows, frauds and fingerprint are the description's.
 
-    Raises RawFileMissing where nothing is there and nothing can be had; the message says what to do.
+    Raises RawFileMissing where nothing is there and nothing can be had; the message says what to
+    do.
     """
     path = Path(raw).expanduser().resolve() if raw else dataset.raw_path
     if raw and not path.exists():
@@ -273,9 +278,7 @@ def find_raw(
         if not (download and dataset.raw.url):
             raise RawFileMissing(missing)
         try:
-            fetch(
-                dataset.raw.url, path, lambda part: _verify(dataset, part), progress
-            )
+            fetch(dataset.raw.url, path, lambda part: _verify(dataset, part), progress)
         except RawFileMissing as error:
             raise RawFileMissing(f"{missing}. {error}") from error
     return path, _source(dataset, path)

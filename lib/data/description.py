@@ -1,7 +1,7 @@
 """What may stand in the YAML that describes a table: the keys, their types and their defaults.
 
-`data/description.schema.json` is made from these classes (`python -m lib.data.description`), so that editors
-complete keys and mark mistakes.
+`data/description.schema.json` is made from these classes (`python -m lib.data.description`), so
+that editors complete keys and mark mistakes.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ def _encoding(value: str) -> str:
     try:
         codecs.lookup(value)
     except LookupError as error:
-        raise ValueError("Python knows no such encoding; common ones are utf-8, cp1252, latin-1") from error
+        raise ValueError(
+            "Python knows no such encoding; common ones are utf-8, cp1252, latin-1"
+        ) from error
     return value
 
 
@@ -234,7 +236,9 @@ def _gravity(found: Any) -> tuple[int, int]:
 
 
 def _is_branch(part: Any) -> bool:
-    """Return whether a part of a location names a branch of a union, which is no key of the YAML."""
+    """Return whether a part of a location names a branch of a union, which is no key of the
+    YAML.
+    """
     return isinstance(part, str) and bool(re.search(r"[\[(]|^str$|^LabelWords$|^float$", part))
 
 

@@ -16,12 +16,16 @@ from lib.files import locked
 CHUNK_BYTES = 1 << 20
 
 
-def fetch(url: str, target: Path, verify: Callable[[Path], None], progress: Callable | None = None) -> None:
-    """Fetch `url` to `target`, whole or not at all; what an earlier call has fetched is not fetched again.
+def fetch(
+    url: str, target: Path, verify: Callable[[Path], None], progress: Callable | None = None
+) -> None:
+    """Fetch `url` to `target`, whole or not at all; what an earlier call has fetched is not fetched
+    again.
 
-    `verify` is called with the complete `target`.part before it takes its name, and raises DataError. `progress` is
-    called with (bytes done, bytes in all or None); default: a bar, or lines without a terminal. Raises
-    RawFileMissing with the reason; the part stays for the next call, unless its content is wrong.
+    `verify` is called with the complete `target`.part before it takes its name, and raises
+    DataError. `progress` is called with (bytes done, bytes in all or None); default: a bar, or
+    lines without a terminal. Raises RawFileMissing with the reason; the part stays for the next
+    call, unless its content is wrong.
     """
     part = target.with_name(target.name + ".part")
     progress = progress or progress_on(sys.stderr, f"downloading {target.name}")
@@ -42,7 +46,8 @@ def fetch(url: str, target: Path, verify: Callable[[Path], None], progress: Call
                     raise
                 os.replace(part, target)
     except (OSError, http.client.HTTPException, DataError) as error:
-        why = getattr(getattr(error, "reason", None), "strerror", None) or error  # without urllib's wrapping
+        # without urllib's wrapping
+        why = getattr(getattr(error, "reason", None), "strerror", None) or error
         raise RawFileMissing(f"{url} could not be downloaded ({why})") from error
 
 

@@ -1,4 +1,6 @@
-"""What kind of file it is, told by its first bytes; how a CSV file is written: encoding, separator, decimal point."""
+"""What kind of file it is, told by its first bytes; how a CSV file is written: encoding, separator,
+decimal point.
+"""
 
 from __future__ import annotations
 
@@ -39,10 +41,18 @@ FOREIGN = (
     (b"ORC", "an ORC file", AS_CSV),
     (b"\x93NUMPY", "a NumPy array", AS_CSV),
     (b"%PDF", "a PDF document", "export the table as CSV"),
-    (b"version https://git-lfs", "a Git LFS pointer, not the data", "run `git lfs pull` to fetch the data"),
+    (
+        b"version https://git-lfs",
+        "a Git LFS pointer, not the data",
+        "run `git lfs pull` to fetch the data",
+    ),
 )
 TEXT_FOREIGN = (
-    (rb"<!doctype html|<html", "an HTML page", "download the file itself, not the page that offers it"),
+    (
+        rb"<!doctype html|<html",
+        "an HTML page",
+        "download the file itself, not the page that offers it",
+    ),
     (rb"<\?xml", "an XML document", AS_CSV),
     (rb"[{\[]", "a JSON document", AS_CSV),
 )
@@ -131,7 +141,8 @@ def dialect(path: Path, given: Format = FOUND_OUT) -> Dialect:
     return _dialect(path, given, stat.st_mtime_ns, stat.st_size)
 
 
-@lru_cache(maxsize=256)  # asked for each message and each batch; a file that changes is looked at anew
+# asked for each message and each batch; a file that changes is looked at anew
+@lru_cache(maxsize=256)
 def _dialect(path: Path, given: Format, mtime_ns: int, size: int) -> Dialect:
     encoding = given.encoding or _encoding(path)
     with opened(path, encoding) as file:
@@ -159,7 +170,9 @@ def _encoding(path: Path) -> str:
 
 
 def _separator(lines: list[str]) -> str:
-    """Return the separator that cuts the first rows into the same number of cells, the most of them."""
+    """Return the separator that cuts the first rows into the same number of cells, the most of
+    them.
+    """
     best, most = ",", 1
     sample = [line for line in lines[: SNIFFED_ROWS + 1] if line.strip()][:-1] or lines[:1]
     for candidate in SEPARATORS:
@@ -171,7 +184,8 @@ def _separator(lines: list[str]) -> str:
             best, most = candidate, width
     if most > 1:
         return best
-    header = sample[0] if sample else ""  # rows of all lengths: the message names the one that differs
+    # rows of all lengths: the message names the one that differs
+    header = sample[0] if sample else ""
     return max(SEPARATORS, key=lambda candidate: header.count(candidate))
 
 
@@ -232,7 +246,9 @@ def not_decodable(path: Path, given: Format = FOUND_OUT) -> str | None:
                 cells = next(csv.reader([before], delimiter=found.separator), [""])
                 column = len(cells) - 1
                 name = found.header[column] if column < len(found.header) else "?"
-                whole = next(csv.reader([line.decode("cp1252", "replace")], delimiter=found.separator))
+                whole = next(
+                    csv.reader([line.decode("cp1252", "replace")], delimiter=found.separator)
+                )
                 shown = whole[column][:40] if column < len(whole) else ""
                 place = f"row {number - found.n_lines:,} (line {number:,})"
                 place = place if number > found.n_lines else "the header"

@@ -24,7 +24,9 @@ from lib.errors import DataError
 SUFFIXES = (".csv", ".csv.gz", ".parquet", ".pq")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 MISSING_TEXT = ("", "nan", "na", "n/a", "#n/a", "null", "none", "<na>", r"\n", "-")  # lower case
-NULL_TEXT = sorted({f(text) for text in MISSING_TEXT for f in (str, str.upper, str.capitalize)} | {"NaN"})
+NULL_TEXT = sorted(
+    {f(text) for text in MISSING_TEXT for f in (str, str.upper, str.capitalize)} | {"NaN"}
+)
 CHUNK_BYTES = 1 << 20
 
 
@@ -36,14 +38,18 @@ def parts(path: Path) -> list[Path]:
         return [path]
     files = [p for p in path.rglob("*") if p.is_file()]
     found = [p for p in files if p.name.lower().endswith(SUFFIXES)]
-    shown = [p for p in found if not any(s.startswith((".", "_")) for s in p.relative_to(path).parts)]
+    shown = [
+        p for p in found if not any(s.startswith((".", "_")) for s in p.relative_to(path).parts)
+    ]
     if not shown:
         raise DataError(f"{path}: the folder holds no file that ends in {', '.join(SUFFIXES)}")
     return sorted(shown, key=lambda p: p.relative_to(path).as_posix())
 
 
 def sha256(path: Path) -> str:
-    """Hex sha256 of a file's bytes; of a folder, over the names and hashes of its parts in order."""
+    """Hex sha256 of a file's bytes; of a folder, over the names and hashes of its parts in
+    order.
+    """
     if path.is_file():
         return files.sha256(path)
     whole = hashlib.sha256()
@@ -53,7 +59,9 @@ def sha256(path: Path) -> str:
 
 
 def line_of(path: Path, row: int, given: Format = FOUND_OUT) -> int | None:
-    """Return the line on which data row `row` (0-based, blank lines not counted) of a CSV file ends."""
+    """Return the line on which data row `row` (0-based, blank lines not counted) of a CSV file
+    ends.
+    """
     if not path.is_file() or kind(path) == "parquet":
         return None
     with csv_rows(path, given) as reader:
@@ -81,8 +89,8 @@ def batches(
 ) -> Iterator[pd.DataFrame]:
     """Yield a file's `columns` as frames of at most `rows` rows, indexed by the file's 0-based row.
 
-    Columns in `text` become text. Other cells of a CSV file become float64, or bool or text where its
-    first rows say so; a cell that does not convert raises pyarrow.ArrowInvalid.
+    Columns in `text` become text. Other cells of a CSV file become float64, or bool or text where
+    its first rows say so; a cell that does not convert raises pyarrow.ArrowInvalid.
     """
     text = [column for column in columns if column in set(text)]
     if kind(path) == "parquet":
@@ -127,7 +135,9 @@ def _unlike(names: Iterable[str]) -> list[str]:
 
 
 def _ranges(schema: pa.Schema) -> dict[str, range]:
-    """Return the columns that pandas has stored as three numbers: {name of an index: its values}."""
+    """Return the columns that pandas has stored as three numbers: {name of an index: its
+    values}.
+    """
     stored = (schema.pandas_metadata or {}).get("index_columns", [])
     found = [entry for entry in stored if isinstance(entry, dict) and entry.get("kind") == "range"]
     return {
@@ -177,7 +187,9 @@ def _frames(record_batches, text, rows):
 
 
 def as_text(values: pa.Array) -> pa.Array:
-    """Return a column as text: whole floats without exponent or point, UUIDs as people write them."""
+    """Return a column as text: whole floats without exponent or point, UUIDs as people write
+    them.
+    """
     if isinstance(values, pa.ExtensionArray):
         values = values.storage
     if pa.types.is_dictionary(values.type):
@@ -189,7 +201,11 @@ def as_text(values: pa.Array) -> pa.Array:
         if np.all(np.abs(numbers[known]) < 2**53) and np.all(numbers[known] % 1 == 0):
             whole = pa.array(np.where(known, numbers, 0).astype(np.int64), mask=~known)
             return whole.cast(pa.string())
-    if pa.types.is_binary(kind_) or pa.types.is_large_binary(kind_) or pa.types.is_fixed_size_binary(kind_):
+    if (
+        pa.types.is_binary(kind_)
+        or pa.types.is_large_binary(kind_)
+        or pa.types.is_fixed_size_binary(kind_)
+    ):
         return pa.array([_bytes_as_text(value) for value in values.to_pylist()], pa.string())
     return values.cast(pa.string())
 
@@ -206,7 +222,9 @@ def _bytes_as_text(value: bytes | None) -> str | None:
 
 
 def _sniff(path, columns, found: Dialect, given: Format):
-    """Return the Arrow type of each column of a CSV file: numbers unless its first rows say otherwise."""
+    """Return the Arrow type of each column of a CSV file: numbers unless its first rows say
+    otherwise.
+    """
     with csv_rows(path, given) as reader:
         head = [cells for _, cells in zip(range(SNIFFED_ROWS + 1), reader, strict=False)][1:]
     types = {}

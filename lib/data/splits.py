@@ -1,6 +1,8 @@
-"""Three periods in time order, reference | validation | untouched (in batches), never parting one instant.
+"""Three periods in time order, reference | validation | untouched (in batches), never parting one
+instant.
 
-`splits.json` says what lies in a split folder; it is written with the Parquet files, all of them or none.
+`splits.json` says what lies in a split folder; it is written with the Parquet files, all of them or
+none.
 """
 
 from __future__ import annotations
@@ -66,7 +68,9 @@ class Split:
     def frame(self, period: str) -> pd.DataFrame:
         """The transactions of 'reference', 'validation', 'untouched' or a batch, in time order."""
         if period not in self.manifest["periods"]:
-            raise DataError(f"period {period!r} is unknown; there are {', '.join(self.manifest['periods'])}")
+            raise DataError(
+                f"period {period!r} is unknown; there are {', '.join(self.manifest['periods'])}"
+            )
         names = self.batches if period == "untouched" else [period]
         return pd.concat([_read(_file(self.path, name)) for name in names], ignore_index=True)
 
@@ -86,12 +90,24 @@ class Split:
 
 
 def locate(
-    dataset: Dataset, *, source_id: str, reference: float = 0.5, validation: float = 0.2, n_batches: int = 10
+    dataset: Dataset,
+    *,
+    source_id: str,
+    reference: float = 0.5,
+    validation: float = 0.2,
+    n_batches: int = 10,
 ) -> Path:
-    """The folder of a split, a function of the data (`source_id`), their description and the shares."""
+    """The folder of a split, a function of the data (`source_id`), their description and the
+    shares.
+    """
     asked = [dataset.to_dict(), source_id, reference, validation, n_batches]
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
-    return datasets.ROOT / "data" / dataset.name / f"{reference:g}-{validation:g}-{n_batches}-{digest[:12]}"
+    return (
+        datasets.ROOT
+        / "data"
+        / dataset.name
+        / f"{reference:g}-{validation:g}-{n_batches}-{digest[:12]}"
+    )
 
 
 class Table(NamedTuple):
@@ -101,21 +117,30 @@ class Table(NamedTuple):
     source: str  # 'full', 'custom' or 'simulated'
     source_id: str  # identifies the transactions without reading them
     path: Path | None  # the raw file or folder; None for simulated transactions
-    read: Callable[[], pd.DataFrame]  # the transactions, checked and in time order; DataError if a row is not right
+    # the transactions, checked and in time order; DataError if a row is not right
+    read: Callable[[], pd.DataFrame]
 
 
-def find(dataset_name="simulated", rows=20_000, seed=0, raw="", *, download=True, progress=None) -> Table:
-    """The table that a description means, found but not read yet; real tables ignore `rows` and `seed`.
+def find(
+    dataset_name="simulated", rows=20_000, seed=0, raw="", *, download=True, progress=None
+) -> Table:
+    """The table that a description means, found but not read yet; real tables ignore `rows` and
+    `seed`.
 
-    rows : simulated transactions (n); 0: as the description says. See `find_raw` for the rest, and for DataError.
+    rows : simulated transactions (n); 0: as the description says. See `find_raw` for the rest, and
+        for DataError.
     """
     dataset = load_description(dataset_name)
     if dataset.simulation is None:
         path, source = find_raw(dataset, raw, download, progress)
         check_header(dataset, path)  # also where nobody will read the rows: in a dry run
-        return Table(dataset, source, reading.sha256(path), path, lambda: read_transactions(dataset, path))
+        return Table(
+            dataset, source, reading.sha256(path), path, lambda: read_transactions(dataset, path)
+        )
     if raw:
-        raise DataError(f"{dataset.name} is simulated and takes no raw file ({raw}); name another dataset with it")
+        raise DataError(
+            f"{dataset.name} is simulated and takes no raw file ({raw}); name another dataset with it"
+        )
     from lib.data import simulation  # only here: real data do not need it
 
     columns_to_read(dataset, list(simulation.COLUMNS), dataset.name, labelled=True)
@@ -142,7 +167,8 @@ def ensure(
     download: bool = True,
     progress=None,
 ) -> Path:
-    """The split folder of a table (see `find`), made if it is not there. Several processes may call this at once.
+    """The split folder of a table (see `find`), made if it is not there. Several processes may call
+    this at once.
 
     Raises DataError before anything is written.
     """
@@ -153,7 +179,15 @@ def ensure(
         frame, raw_sha256, made_with = table.read(), table.source_id, None
         if table.source == "simulated":
             raw_sha256, made_with = cuts.digest(frame), seed
-        make(table.dataset, frame, folder, source=table.source, raw_sha256=raw_sha256, seed=made_with, **shares)
+        make(
+            table.dataset,
+            frame,
+            folder,
+            source=table.source,
+            raw_sha256=raw_sha256,
+            seed=made_with,
+            **shares,
+        )
     return folder
 
 
@@ -173,11 +207,12 @@ def make(
 
     Parameters
     ----------
-    reference, validation : shares of the weight; the rest is untouched, in `n_batches` of equal weight. A cut lies
-        at the change of instant that is nearest to its share.
+    reference, validation : shares of the weight; the rest is untouched, in `n_batches` of equal
+        weight. A cut lies at the change of instant that is nearest to its share.
     seed : of simulated data.
 
-    Raises DataError, and writes nothing, where a period would be empty or validation would hold no fraud.
+    Raises DataError, and writes nothing, where a period would be empty or validation would hold no
+    fraud.
     """
     parts = cuts.cut(dataset, frame, reference, validation, n_batches)
     manifest = {
@@ -217,9 +252,16 @@ def open_split(folder: str | Path) -> Split:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         for name, period in manifest["periods"].items():
             if "n_labelled" not in period:  # made by an older version, which did not count them
-                raise DataError(f"{folder}: {MANIFEST} does not count the labels of {name}; {MAKER}")
-            if name != "untouched" and pq.read_metadata(_file(folder, name)).num_rows != period["n"]:
-                raise DataError(f"{folder}: {name} does not hold the rows that {MANIFEST} says; {MAKER}")
+                raise DataError(
+                    f"{folder}: {MANIFEST} does not count the labels of {name}; {MAKER}"
+                )
+            if (
+                name != "untouched"
+                and pq.read_metadata(_file(folder, name)).num_rows != period["n"]
+            ):
+                raise DataError(
+                    f"{folder}: {name} does not hold the rows that {MANIFEST} says; {MAKER}"
+                )
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, DataError):
             raise
@@ -237,7 +279,11 @@ def is_whole(folder: Path) -> bool:
 
 
 def _file(folder, period):
-    return folder / "untouched" / f"{period}.parquet" if period.startswith("batch_") else folder / f"{period}.parquet"
+    return (
+        folder / "untouched" / f"{period}.parquet"
+        if period.startswith("batch_")
+        else folder / f"{period}.parquet"
+    )
 
 
 def _read(file):
@@ -248,12 +294,15 @@ def _read(file):
 
 
 def _write(frame, parts, manifest, folder):
-    """Write into a temporary folder beside `folder`, then rename it; needs the lock of the parent."""
+    """Write into a temporary folder beside `folder`, then rename it; needs the lock of the
+    parent.
+    """
     text = json.dumps(manifest, indent=1, allow_nan=False) + "\n"
     if is_whole(folder) and (folder / MANIFEST).read_text(encoding="utf-8") == text:
         return  # made already, perhaps by the process that held the lock before
     new = folder.parent / ".making"
-    shutil.rmtree(new, ignore_errors=True)  # left by a process that was killed: whoever is alive has the lock
+    # left by a process that was killed: whoever is alive has the lock
+    shutil.rmtree(new, ignore_errors=True)
     (new / "untouched").mkdir(parents=True)
     try:
         for name, part in parts.items():

@@ -30,8 +30,8 @@ class Autoencoder(Detector):
     residual r, averaged over members: about the number of columns for an ordinary row.
 
     Anomalous rows are kept from bending the fit without any label: a robust fit of
-    :class:`lib.detectors.robust_covariance.RobustCovariance` trims the rows before training and the residual covariance
-    after it, and the loss of a row is bounded in influence.
+    :class:`lib.detectors.robust_covariance.RobustCovariance` trims the rows before training and the
+    residual covariance after it, and the loss of a row is bounded in influence.
 
     Parameters
     ----------

@@ -20,8 +20,8 @@ class Fusion(Detector):
     """The mean surprise of a row to several detectors.
 
     Surprise is -log of the fraction of validation transactions with an equal or higher score
-    (:meth:`lib.bundle.calibration.Calibration.strangeness`), so that detectors with scores of any scale
-    can be averaged: 7 is one in a thousand. No label is used.
+    (:meth:`lib.bundle.calibration.Calibration.strangeness`), so that detectors with scores of any
+    scale can be averaged: 7 is one in a thousand. No label is used.
 
     Parameters
     ----------

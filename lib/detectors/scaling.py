@@ -1,7 +1,7 @@
 """Scale columns for every detector: impute medians, take logarithms, standardise.
 
-No statistic sees a label, and every statistic is weighted. :meth:`lib.detectors.onnx_graph.Graph.scaled` writes
-the same steps in ONNX.
+No statistic sees a label, and every statistic is weighted.
+:meth:`lib.detectors.onnx_graph.Graph.scaled` writes the same steps in ONNX.
 """
 
 from dataclasses import dataclass

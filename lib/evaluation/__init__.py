@@ -1,1 +1,3 @@
-"""What a detector is worth: metrics and their intervals, thresholds, the comparison, the rule for promotion."""
+"""What a detector is worth: metrics and their intervals, thresholds, the comparison, the rule for
+promotion.
+"""

@@ -13,14 +13,18 @@ VERSIONS = ("numpy", "pandas", "scikit-learn", "torch", "onnxruntime", "mlflow")
 
 
 def score_champion(present, X, features, threads=1):
-    """Raw scores (n,) of the registry's champion under the name `present_champion`; {} where it can't score these."""
+    """Raw scores (n,) of the registry's champion under the name `present_champion`; {} where it
+    can't score these.
+    """
     if present is None:
         return {}
     if present.lost:
         print(present.lost)
         return {}
     try:
-        return {PRESENT: bundle.load(present.folder, threads=threads, features=features).raw_score(X)}
+        return {
+            PRESENT: bundle.load(present.folder, threads=threads, features=features).raw_score(X)
+        }
     except BundleError as error:
         print(f"The champion, version {present.version}, can't score these transactions: {error}")
         return {}
@@ -32,10 +36,10 @@ def judge(folders, compared, data, *, present=None, withdrawn=None, terms=None):
     Parameters
     ----------
     folders : {candidate: folder}, calibrated
-    compared : metrics.Comparison of all of them, of the naive rules and, where it could be scored, of the champion;
-        whoever is neither candidate nor champion is a naive rule
-    data : Arrays of the transactions that decide, in time order; where none of them is a labelled fraud, nobody can
-        judge and the nominee is taken
+    compared : metrics.Comparison of all of them, of the naive rules and, where it could be scored,
+        of the champion; whoever is neither candidate nor champion is a naive rule
+    data : Arrays of the transactions that decide, in time order; where none of them is a labelled
+        fraud, nobody can judge and the nominee is taken
     present : store.Champion or None
     withdrawn : {bundle hash: clause}, see `tracking.withdrawn`
     terms : gate.Terms, its defaults by default
@@ -47,7 +51,9 @@ def judge(folders, compared, data, *, present=None, withdrawn=None, terms=None):
     """
     figures, terms = compared.metrics, terms or gate.Terms()
     champion = _champion(present, figures.get(PRESENT), terms.metric)
-    entrants = [_candidate(name, folder, compared, terms.metric) for name, folder in folders.items()]
+    entrants = [
+        _candidate(name, folder, compared, terms.metric) for name, folder in folders.items()
+    ]
     naive = {
         name: gate.Naive(entry[terms.metric]["value"], _at_budget(entry))
         for name, entry in figures.items()
@@ -55,7 +61,9 @@ def judge(folders, compared, data, *, present=None, withdrawn=None, terms=None):
     }
     validation = _validation(data, figures)
     try:
-        return gate.decide(entrants, champion, validation, naive=naive, withdrawn=withdrawn, terms=terms)
+        return gate.decide(
+            entrants, champion, validation, naive=naive, withdrawn=withdrawn, terms=terms
+        )
     except ValueError as error:
         raise DataError(str(error)) from error
 
@@ -85,7 +93,9 @@ def _candidate(name, folder, compared, metric):
 
 
 def _at_budget(figures):
-    return gate.AtBudget(figures["precision_at_budget"]["value"], figures["recall_at_budget"]["value"])
+    return gate.AtBudget(
+        figures["precision_at_budget"]["value"], figures["recall_at_budget"]["value"]
+    )
 
 
 def _validation(data, figures):
@@ -95,7 +105,9 @@ def _validation(data, figures):
 
 
 def champion_now(present, metric):
-    """What a run's `metrics.json` says of the champion -> dict, see `run_metrics`; None without one."""
+    """What a run's `metrics.json` says of the champion -> dict, see `run_metrics`; None without
+    one.
+    """
     if present is None:
         return None
     threshold = present.manifest.get("threshold", {})
@@ -110,19 +122,29 @@ def champion_now(present, metric):
 
 
 def figures_of(present, folders, figures):
-    """Figures of the candidate that is the champion itself, to the byte of its graph; None where none is."""
+    """Figures of the candidate that is the champion itself, to the byte of its graph; None where
+    none is.
+    """
     graph = present.manifest["files"]["model.onnx"]
-    same = (name for name, folder in folders.items() if bundle.verify(folder)["files"]["model.onnx"] == graph)
+    same = (
+        name
+        for name, folder in folders.items()
+        if bundle.verify(folder)["files"]["model.onnx"] == graph
+    )
     return figures.get(next(same, None))
 
 
-def run_metrics(run, split, seed, folders, validation, untouched, champion, verdict, alert_budget, basis=None):
+def run_metrics(
+    run, split, seed, folders, validation, untouched, champion, verdict, alert_budget, basis=None
+):
     """The run's `metrics.json` -> dict; `start` and `end` of its `splits` are seconds.
 
-    validation, untouched : {model: {metric: {"value", "low", "high"}}}; `untouched` is empty without a final table
-    champion : {"model", "name", "version", "metric", "threshold"} or None; gets `figures`, the name among the models
-        of its own figures, None where it could not be scored
-    basis : metrics.Basis of the figures on validation: blocks of time, and why there are no intervals
+    validation, untouched : {model: {metric: {"value", "low", "high"}}}; `untouched` is empty
+        without a final table
+    champion : {"model", "name", "version", "metric", "threshold"} or None; gets `figures`, the name
+        among the models of its own figures, None where it could not be scored
+    basis : metrics.Basis of the figures on validation: blocks of time, and why there are no
+        intervals
     """
     models, others = {}, [figures for name, figures in validation.items() if name != PRESENT]
     for name, figures in validation.items():
@@ -138,13 +160,16 @@ def run_metrics(run, split, seed, folders, validation, untouched, champion, verd
         champion = champion | {"figures": verdict.promote}
     elif champion is not None:
         own = validation.get(PRESENT)
-        champion = champion | {"figures": next((name for name in models if validation[name] == own), None)}
+        champion = champion | {
+            "figures": next((name for name in models if validation[name] == own), None)
+        }
     return {
         "run": run,
         "dataset": split.dataset.name,
         "source": split.source,
         "seed": seed,
-        "versions": {"python": platform.python_version()} | {package: version(package) for package in VERSIONS},
+        "versions": {"python": platform.python_version()}
+        | {package: version(package) for package in VERSIONS},
         "splits": {
             name: {key.removesuffix("_s"): value for key, value in period.items()}
             for name, period in split.manifest["periods"].items()
@@ -154,6 +179,10 @@ def run_metrics(run, split, seed, folders, validation, untouched, champion, verd
         "intervals": basis and basis.to_dict(),
         "models": models,
         "champion": champion,
-        "verdict": {"action": verdict.action, "promote": verdict.promote, "reasons": verdict.reasons},
+        "verdict": {
+            "action": verdict.action,
+            "promote": verdict.promote,
+            "reasons": verdict.reasons,
+        },
         "remarks": verdict.remarks,
     }

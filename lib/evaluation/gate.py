@@ -1,7 +1,9 @@
-"""The rule that lets a model through: which candidate, if any, becomes champion. Pure; nothing is read or written.
+"""The rule that lets a model through: which candidate, if any, becomes champion. Pure; nothing is
+read or written.
 
-The champion stays unless the challenger is better. A person's `accept` lifts what stands in the way of a comparison
-(few frauds, a fit that overlaps validation, files that are gone, a model that was withdrawn), never its result.
+The champion stays unless the challenger is better. A person's `accept` lifts what stands in the way
+of a comparison (few frauds, a fit that overlaps validation, files that are gone, a model that was
+withdrawn), never its result.
 """
 
 from __future__ import annotations
@@ -9,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-DIRECTION = "higher is better"  # of every metric in lib.evaluation.metrics, and so of the one that selects
+# of every metric in lib.evaluation.metrics, and so of the one that selects
+DIRECTION = "higher is better"
 PROMOTE = ("better", "clearly_better")
 NOMINEES = (
     "fusion",
@@ -23,7 +26,9 @@ TINY = 1e-12  # what adding the same weights in another order can make of a tie
 
 @dataclass(frozen=True)
 class AtBudget:
-    """Precision and recall at the alert budget that decides, shares from 0 to 1; None where they are unknown."""
+    """Precision and recall at the alert budget that decides, shares from 0 to 1; None where they
+    are unknown.
+    """
 
     precision: float | None = None
     recall: float | None = None
@@ -36,7 +41,9 @@ class AtBudget:
 
 @dataclass(frozen=True)
 class Naive:
-    """A rule that anybody could write into a query: `value` of the selecting metric, and what it finds."""
+    """A rule that anybody could write into a query: `value` of the selecting metric, and what it
+    finds.
+    """
 
     value: float | None
     at_budget: AtBudget = AtBudget()
@@ -50,7 +57,8 @@ class Candidate:
     supervised : whether it was fitted with labels of fraud.
     label_free : whether no label at all was used, not even to leave frauds out.
     bundle_hash : `lib.bundle.bundle_hash` of it as it would be registered.
-    difference : {"value", "low", "high"}, its metric minus the champion's on the same resamples; None without one.
+    difference : {"value", "low", "high"}, its metric minus the champion's on the same resamples;
+        None without one.
     """
 
     name: str
@@ -66,7 +74,8 @@ class Candidate:
 class Champion:
     """The model that holds the alias now.
 
-    figure : the selecting metric on this validation; None if the champion could not be scored on it.
+    figure : the selecting metric on this validation; None if the champion could not be scored on
+        it.
     fit_start_s, fit_end_s : the time its fitted transactions span, in the seconds of this dataset.
     lost : the sentence that says why its files can't be read; empty where they can.
     """
@@ -81,9 +90,11 @@ class Champion:
 
 @dataclass(frozen=True)
 class Validation:
-    """What decides: the first and the last instant, the labelled frauds, and their share of the labelled weight.
+    """What decides: the first and the last instant, the labelled frauds, and their share of the
+    labelled weight.
 
-    A champion fitted on any of it has seen its answers, so that comparing it would favour the champion.
+    A champion fitted on any of it has seen its answers, so that comparing it would favour the
+    champion.
     """
 
     start_s: float
@@ -98,8 +109,10 @@ class Terms:
 
     metric : name of the selecting metric, higher is better.
     promote : 'better', the paired difference is above 0; 'clearly_better', its interval is.
-    min_frauds : with fewer labelled frauds in validation no champion is replaced unless a person accepts it.
-    nominee : the candidate to take where validation holds no labelled fraud; empty: the first of NOMINEES.
+    min_frauds : with fewer labelled frauds in validation no champion is replaced unless a person
+        accepts it.
+    nominee : the candidate to take where validation holds no labelled fraud; empty: the first of
+        NOMINEES.
     alert_budget : share of the transactions that people review.
     accept : promote although the champion cannot be compared; a person has decided so.
     allow_supervised : let models fitted with labels of fraud compete.
@@ -116,7 +129,8 @@ class Terms:
 
 @dataclass(frozen=True)
 class Verdict:
-    """promote : the candidate to register, or None; reasons : sentences, in the order of the decision.
+    """promote : the candidate to register, or None; reasons : sentences, in the order of the
+    decision.
 
     action : 'promote'; 'keep', the champion stays; 'none', there is no champion and none is made.
     remarks : sentences that must not be overlooked, whatever was decided.
@@ -143,7 +157,8 @@ def decide(
     ----------
     candidates : in order of preference: of equal values the first one is chosen.
     champion : None if there is none yet.
-    naive : the candidate must be above all of them by the metric, and below none of them at the alert budget.
+    naive : the candidate must be above all of them by the metric, and below none of them at the
+        alert budget.
     withdrawn : {bundle hash: clause}, such as "version 2 was withdrawn: too many alerts".
 
     Raises
@@ -219,7 +234,9 @@ def _best(candidates, validation, terms):
 
 
 def _nominated(eligible, reasons, nominee):
-    """The same where validation holds no labelled fraud: the nominee, else by the order of NOMINEES."""
+    """The same where validation holds no labelled fraud: the nominee, else by the order of
+    NOMINEES.
+    """
 
     def rank(candidate):
         family = candidate.name.partition("@")[0]
@@ -263,7 +280,9 @@ def _beaten(best, naive, validation):
 
 
 def _finds_more(rule, own):
-    """Whether a rule is better at the budget, where precision and recall count the same frauds; a draw is not."""
+    """Whether a rule is better at the budget, where precision and recall count the same frauds; a
+    draw is not.
+    """
     return rule.is_known and own.is_known and rule.recall > own.recall + TINY
 
 

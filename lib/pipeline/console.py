@@ -43,16 +43,25 @@ class Progress:
 
     def started(self, task):
         self.n_started += 1
-        self.say(f"{time.strftime('%H:%M:%S')}  [{self.n_started}/{self.n}] {task.name}: {shorten(task.why, 90)}")
+        self.say(
+            f"{time.strftime('%H:%M:%S')}  [{self.n_started}/{self.n}] {task.name}: {shorten(task.why, 90)}"
+        )
 
     def ended(self, task):
         figures = f"{task.record['seconds']:.0f} s, {task.record['peak_mb']:,} MB"
         said = f"\n          {task.why}" if task.why else ""
-        self.say(f"{time.strftime('%H:%M:%S')}        {task.name}: {task.status} after {figures}{said}")
+        self.say(
+            f"{time.strftime('%H:%M:%S')}        {task.name}: {task.status} after {figures}{said}"
+        )
 
     def tick(self, executions):
-        """Cells done and seconds of every notebook that is running: a line rewritten, or one now and then."""
-        parts = "   ".join(f"{e.name} {e.n_done}/{self.n_cells[e.name]} cells, {e.seconds:.0f} s" for e in executions)
+        """Cells done and seconds of every notebook that is running: a line rewritten, or one now
+        and then.
+        """
+        parts = "   ".join(
+            f"{e.name} {e.n_done}/{self.n_cells[e.name]} cells, {e.seconds:.0f} s"
+            for e in executions
+        )
         if self.is_live:
             self.stream.write("\r\x1b[K" + parts[:118])
             self.stream.flush()
@@ -67,7 +76,9 @@ def table(header, rows):
     is_text = [any(isinstance(row[i], str) for row in rows) for i in range(len(header))]
     cells.insert(1, ["-" * width for width in widths])
     sides = [str.ljust if text else str.rjust for text in is_text]
-    lines = ["  ".join(pad(c, w) for pad, c, w in zip(sides, row, widths, strict=True)) for row in cells]
+    lines = [
+        "  ".join(pad(c, w) for pad, c, w in zip(sides, row, widths, strict=True)) for row in cells
+    ]
     return "\n".join(line.rstrip() for line in lines)
 
 

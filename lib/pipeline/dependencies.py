@@ -1,4 +1,6 @@
-"""What a job's outputs depend on: its notebook, the code that it imports, parameters, inputs, versions."""
+"""What a job's outputs depend on: its notebook, the code that it imports, parameters, inputs,
+versions.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +18,12 @@ from lib.files import sha256
 from lib.pipeline.settings import Job
 from lib.pipeline.stages import read_cells
 
-# Imports that only a notebook run by hand reaches: the pipeline passes `track=False` and logs from the
+# Imports that only a notebook run by hand reaches: the pipeline passes `track=False` and logs from
+# the
 # files itself, so that an edit of how MLflow is spoken to reruns no fit.
 BY_HAND = {"lib/notebook.py": {"lib.registry.tracking"}}
-# Imports whose effect is in the data: another simulator makes another split, which real data never see.
+# Imports whose effect is in the data: another simulator makes another split, which real data never
+# see.
 IN_THE_DATA = {"lib/data/splits.py": {"lib.data.simulation"}}
 
 
@@ -51,19 +55,18 @@ def _hash(content: Any) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def imported_files(
-    sources: Iterable[str], root: Path, programs: Sequence[Path] = ()
-) -> list[Path]:
+def imported_files(sources: Iterable[str], root: Path, programs: Sequence[Path] = ()) -> list[Path]:
     """Return the project's files that sources import, directly or not, sorted.
 
-    Import statements are followed wherever they stand. Imports by name (importlib) are not seen: a test
-    forbids them in the project.
+    Import statements are followed wherever they stand. Imports by name (importlib) are not seen: a
+    test forbids them in the project.
 
     Parameters
     ----------
     sources : code without a file of its own, such as the cells of notebooks
     root : the project's folder
-    programs : files whose imports are followed; they are in the result only if something imports them
+    programs : files whose imports are followed; they are in the result only if something imports
+        them
     """
     found = set()
     queue = [(source, None) for source in sources]
@@ -148,7 +151,11 @@ def reasons(old: dict, new: dict) -> list[str]:
     Such as `parameter latent: 8 → 16`, `lib/evaluation/metrics.py changed`.
     """
     said = []
-    for part, prefix in (("parameters", "parameter "), ("registry", "registry, "), ("versions", "")):
+    for part, prefix in (
+        ("parameters", "parameter "),
+        ("registry", "registry, "),
+        ("versions", ""),
+    ):
         before, after = old[part], new[part]
         for key in sorted({*before, *after}):
             if before.get(key, "none") != after.get(key, "none"):

@@ -1,6 +1,8 @@
-"""Start the running interpreter as a notebook's kernel, let papermill execute in it, and end it whatever happens.
+"""Start the running interpreter as a notebook's kernel, let papermill execute in it, and end it
+whatever happens.
 
-Kernels talk over sockets in the file system: over TCP, kernels that start side by side take each other's ports.
+Kernels talk over sockets in the file system: over TCP, kernels that start side by side take each
+other's ports.
 """
 
 import os
@@ -18,9 +20,11 @@ from papermill.engines import Engine, papermill_engines
 from papermill.log import logger
 
 ENGINE = "running-interpreter"
-SOCKET = "kernel-ipc-5"  # the longest name among those of jupyter_client: kernel-ipc-1 to kernel-ipc-5
+# the longest name among those of jupyter_client: kernel-ipc-1 to kernel-ipc-5
+SOCKET = "kernel-ipc-5"
 FOLDERS = ("/tmp", "/dev/shm", "/var/tmp")  # besides those that the environment names
-IN_MEMORY = "--HistoryManager.hist_file=:memory:"  # kernels side by side would wait for one file of history
+# kernels side by side would wait for one file of history
+IN_MEMORY = "--HistoryManager.hist_file=:memory:"
 
 
 class KernelFailed(RuntimeError):  # noqa: N818 - reads as what happened
@@ -29,9 +33,11 @@ class KernelFailed(RuntimeError):  # noqa: N818 - reads as what happened
 
 @contextmanager
 def socket_folder():
-    """Make a folder for a kernel's sockets, with a path short enough for them -> Path; it is gone afterwards.
+    """Make a folder for a kernel's sockets, with a path short enough for them -> Path; it is gone
+    afterwards.
 
-    The path of a socket has to fit into about a hundred bytes, so that a long TMPDIR is passed over.
+    The path of a socket has to fit into about a hundred bytes, so that a long TMPDIR is passed
+    over.
 
     Raises
     ------
@@ -71,7 +77,9 @@ def _no_socket(path):
 
 
 class RunningInterpreter(KernelSpecManager):
-    """Of whatever name the kernel is: the interpreter that runs now, not what a folder on JUPYTER_PATH says."""
+    """Of whatever name the kernel is: the interpreter that runs now, not what a folder on
+    JUPYTER_PATH says.
+    """
 
     def get_kernel_spec(self, kernel_name):
         """See KernelSpecManager."""
@@ -94,13 +102,16 @@ class Kernel:
         self.inherit, self.on_start = inherit, on_start
         file = str(sockets / "kernel.json")
         specs = RunningInterpreter()
-        self.manager = AsyncKernelManager(transport="ipc", connection_file=file, kernel_spec_manager=specs)
+        self.manager = AsyncKernelManager(
+            transport="ipc", connection_file=file, kernel_spec_manager=specs
+        )
 
     @contextmanager
     def started(self, timeout_s):
         """Start, and connect within `timeout_s` -> client; at the block's end the kernel ends.
 
-        Raises KernelFailed; then as at any other end no process is left, and no socket that keeps ours from ending.
+        Raises KernelFailed; then as at any other end no process is left, and no socket that keeps
+        ours from ending.
         """
         client = None
         try:
@@ -113,7 +124,10 @@ class Kernel:
         client = None
         try:
             await self.manager.start_kernel(
-                extra_arguments=[IN_MEMORY], env=dict(self.environment), cwd=str(self.folder), pass_fds=self.inherit
+                extra_arguments=[IN_MEMORY],
+                env=dict(self.environment),
+                cwd=str(self.folder),
+                pass_fds=self.inherit,
             )
             self.on_start(self.manager.provisioner.pid)
             client = self.manager.client()
@@ -127,7 +141,9 @@ class Kernel:
         return client
 
     async def _end(self, client):
-        """Ask a connected kernel to end, so that it can tidy up; end by force what has not ended then."""
+        """Ask a connected kernel to end, so that it can tidy up; end by force what has not ended
+        then.
+        """
         try:
             if client is not None:
                 client.stop_channels()
@@ -135,7 +151,8 @@ class Kernel:
                     await self.manager.request_shutdown()
                     await self.manager.finish_shutdown()
         finally:
-            await self.manager.shutdown_kernel(now=True)  # frees sockets as well: open ones would block our own exit
+            # frees sockets as well: open ones would block our own exit
+            await self.manager.shutdown_kernel(now=True)
 
 
 class KernelEngine(Engine):

@@ -1,4 +1,6 @@
-"""What a run tells MLflow, from the files of stages that have ended, in a thread of its own: nothing waits for it."""
+"""What a run tells MLflow, from the files of stages that have ended, in a thread of its own:
+nothing waits for it.
+"""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,7 +13,9 @@ STATUS = {"done": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}  # ou
 
 
 def champion_version(name):
-    """Version that the registry's alias points to, None without one; "unknown" where there is no answer."""
+    """Version that the registry's alias points to, None without one; "unknown" where there is no
+    answer.
+    """
     try:
         return mlflow_store.champion_version(name)
     except mlflow_store.TrackingError:  # no SQLite store: ask MLflow, whose import takes seconds
@@ -49,7 +53,9 @@ class Logbook:
         self._thread.submit(self._attempt, self._stage, task, places)
 
     def finish(self, status, metrics):
-        """End the MLflow run, wait until everything is logged -> `error`; `metrics`: the run's metrics.json."""
+        """End the MLflow run, wait until everything is logged -> `error`; `metrics`: the run's
+        metrics.json.
+        """
         self._thread.submit(self._attempt, self._finish, status, metrics)
         self._thread.shutdown()
         return self.error
@@ -59,7 +65,11 @@ class Logbook:
             try:
                 return function(*args)
             except Exception as error:  # whatever it is, a run is not lost by it
-                what = error if isinstance(error, mlflow_store.TrackingError) else f"{type(error).__name__}: {error}"
+                what = (
+                    error
+                    if isinstance(error, mlflow_store.TrackingError)
+                    else f"{type(error).__name__}: {error}"
+                )
                 self.error = f"What could not be logged is in reports/{self.run.name}: {what}"
         return None
 
@@ -67,7 +77,9 @@ class Logbook:
         from lib.registry import tracking  # imports MLflow, which takes seconds
 
         description = run_descriptions.pipeline(self.run.name, {})
-        parent_id = tracking.start_pipeline(self.run.name, self.tags, description, self.run.info.get("mlflow_run", ""))
+        parent_id = tracking.start_pipeline(
+            self.run.name, self.tags, description, self.run.info.get("mlflow_run", "")
+        )
         self.run.note(mlflow_run=parent_id)
         return parent_id
 
@@ -75,21 +87,35 @@ class Logbook:
         from lib.registry import tracking
 
         outputs = [key for key in task.record.get("outputs", ()) if key.startswith("run/")]
-        models = [key for key in outputs if within(key, "run/models") and key.endswith("/manifest.json")]
+        models = [
+            key for key in outputs if within(key, "run/models") and key.endswith("/manifest.json")
+        ]
         reused = task.record.get("run", self.run.name) != self.run.name
-        if reused or "registry" in task.job.stage.writes:  # their candidates have been logged already
+        # their candidates have been logged already
+        if reused or "registry" in task.job.stage.writes:
             models = []
         run_id = tracking.log_stage(
             self._parent.result(),
             task.name,
             params=task.job.parameters,
             metrics=read_json(places.path(f"run/stages/{task.name}/metrics.json")) or {},
-            figures=[places.path(key) for key in outputs if key.startswith("run/figures/") and key.endswith(".png")],
+            figures=[
+                places.path(key)
+                for key in outputs
+                if key.startswith("run/figures/") and key.endswith(".png")
+            ],
             notebooks=places.files(f"run/notebooks/{task.name}.*").values(),
-            cards=[places.path(key) for key in outputs if key.endswith("_card.md") and key.count("/") == 1],
-            candidates=[task.state.kept(key).parent for key in models],  # the comparison may add to the others by now
+            cards=[
+                places.path(key)
+                for key in outputs
+                if key.endswith("_card.md") and key.count("/") == 1
+            ],
+            # the comparison may add to the others by now
+            candidates=[task.state.kept(key).parent for key in models],
             tags=self.tags | ({"reused_from": task.record["run"]} if reused else {}),
-            description=run_descriptions.stage(task.job.stage.name, read_cells(task.job.notebook), task.why),
+            description=run_descriptions.stage(
+                task.job.stage.name, read_cells(task.job.notebook), task.why
+            ),
             status="FINISHED" if task.is_whole else "FAILED",
             seconds=task.record.get("seconds", 0.0),
         )
@@ -99,5 +125,10 @@ class Logbook:
     def _finish(self, status, metrics):
         from lib.registry import tracking
 
-        figures, description = run_descriptions.figures(metrics), run_descriptions.pipeline(self.run.name, metrics)
-        tracking.finish_pipeline(self._parent.result(), STATUS[status], figures, description=description)
+        figures, description = (
+            run_descriptions.figures(metrics),
+            run_descriptions.pipeline(self.run.name, metrics),
+        )
+        tracking.finish_pipeline(
+            self._parent.result(), STATUS[status], figures, description=description
+        )

@@ -1,4 +1,6 @@
-"""One notebook: executed by papermill with a kernel of its own, watched, archived as .ipynb and .html."""
+"""One notebook: executed by papermill with a kernel of its own, watched, archived as .ipynb and
+.html.
+"""
 
 import contextlib
 import os
@@ -10,7 +12,12 @@ from pathlib import Path
 import psutil
 
 START_TIMEOUT_S = 180  # a kernel on a busy machine
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+)
 QUIET = {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}  # the debugger's remark on frozen modules
 TEMPLATE = Path(__file__).parent / "templates" / "notebook.html.j2"
 
@@ -26,25 +33,42 @@ class Outcome:
 
 
 class Execution:
-    """A notebook being executed. `run` blocks until its end; `watch` is to be called by another thread meanwhile.
+    """A notebook being executed. `run` blocks until its end; `watch` is to be called by another
+    thread meanwhile.
 
     Parameters
     ----------
     notebook : Path
-    archive : Path without suffix; `<archive>.ipynb` and `<archive>.html` appear there at the end, however it ends
+    archive : Path without suffix; `<archive>.ipynb` and `<archive>.html` appear there at the end,
+        however it ends
     parameters : dict, every one of them in the notebook's parameters cell
     root : Path, the project's folder: the kernel's working directory and import path
-    environment : dict, the kernel's environment variables, to which import path and threads are added
+    environment : dict, the kernel's environment variables, to which import path and threads are
+        added
     threads : int, compute threads of the kernel
     timeout : float, s; 0 for none
     inherit : file descriptors that stay open as long as the kernel lives
     """
 
-    def __init__(self, notebook, archive, parameters, root, environment, threads=1, timeout=0.0, inherit=()):
-        self.notebook, self.archive, self.parameters, self.root = notebook, archive, parameters, Path(root)
-        self.name, self.threads, self.timeout, self.inherit = archive.name, threads, timeout, inherit
+    def __init__(
+        self, notebook, archive, parameters, root, environment, threads=1, timeout=0.0, inherit=()
+    ):
+        self.notebook, self.archive, self.parameters, self.root = (
+            notebook,
+            archive,
+            parameters,
+            Path(root),
+        )
+        self.name, self.threads, self.timeout, self.inherit = (
+            archive.name,
+            threads,
+            timeout,
+            inherit,
+        )
         self.environment = environment | dict.fromkeys(THREAD_VARIABLES, str(threads)) | QUIET
-        self.environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), environment.get("PYTHONPATH")]))
+        self.environment["PYTHONPATH"] = os.pathsep.join(
+            filter(None, [str(root), environment.get("PYTHONPATH")])
+        )
         self.environment.pop("MLFLOW_RUN_ID", None)  # it would break nested runs
         self.kernel, self.peak_mb, self.n_done, self.start = None, 0.0, 0, time.monotonic()
         self._killed, self._cell, self._n_injected = "", "no cell", 0
@@ -144,14 +168,19 @@ def plain(text):
 
 
 def archive(partial, target):
-    """The executed notebook under its name, and as HTML with its code folded away; each appears whole."""
+    """The executed notebook under its name, and as HTML with its code folded away; each appears
+    whole.
+    """
     import nbformat
     from jinja2 import DictLoader
     from nbconvert import HTMLExporter
 
-    ours = DictLoader({TEMPLATE.name: TEMPLATE.read_text(encoding="utf-8")})  # a folder would hide nbconvert's own
+    # a folder would hide nbconvert's own
+    ours = DictLoader({TEMPLATE.name: TEMPLATE.read_text(encoding="utf-8")})
     exporter = HTMLExporter(template_file=TEMPLATE.name, extra_loaders=[ours])
-    html, _ = exporter.from_notebook_node(nbformat.read(partial, as_version=4), {"metadata": {"name": target.name}})
+    html, _ = exporter.from_notebook_node(
+        nbformat.read(partial, as_version=4), {"metadata": {"name": target.name}}
+    )
     page = partial.with_suffix(".html")
     page.write_text(html, encoding="utf-8")
     page.replace(f"{target}.html")

@@ -1,4 +1,6 @@
-"""A notebook's parameters: read from its cell tagged `parameters`, and values converted to their types."""
+"""A notebook's parameters: read from its cell tagged `parameters`, and values converted to their
+types.
+"""
 
 import ast
 import io
@@ -44,7 +46,9 @@ class Parameter:
         return [re.sub(r"\(.*?\)", "", part).split(",")[0].strip() for part in parts]
 
     def shares(self, value: Any) -> list[float]:
-        """Return the numbers in `value` that are shares, as a comment beginning with that word says."""
+        """Return the numbers in `value` that are shares, as a comment beginning with that word
+        says.
+        """
         if value is None or not self.comment.startswith("share"):
             return []
         return value if isinstance(value, list) else [value]

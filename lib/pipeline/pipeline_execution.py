@@ -1,4 +1,6 @@
-"""One run of the pipeline: its folder, its notebooks executed in parallel, in the order of the plan."""
+"""One run of the pipeline: its folder, its notebooks executed in parallel, in the order of the
+plan.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +68,9 @@ class Pipeline:
         self._adopt([task for task in self.tasks if task.is_whole])
 
     def _fits(self, run: Run) -> bool:
-        """Return whether `run` can be resumed: it is not done, or nothing of it would be replaced."""
+        """Return whether `run` can be resumed: it is not done, or nothing of it would be
+        replaced.
+        """
         if run.info["status"] != "done":
             return True
         places = self.plan.places(run)
@@ -98,7 +102,8 @@ class Pipeline:
         timeout_s : limit for one notebook, 0 for none
         inherit : file descriptors that kernels keep open
         """
-        environment = dict(os.environ)  # MLflow, in its thread, changes the process's own for moments
+        # MLflow, in its thread, changes the process's own for moments
+        environment = dict(os.environ)
         running = Running()
         with ThreadPoolExecutor(n_parallel) as pool:
             try:
@@ -183,7 +188,10 @@ class Pipeline:
             "track": False,
             "candidate": job.candidate,
         }
-        unless_given = {"registered_name": self.data.registered_name, "bundle_dir": "" if is_lacking else str(served)}
+        unless_given = {
+            "registered_name": self.data.registered_name,
+            "bundle_dir": "" if is_lacking else str(served),
+        }
         for name, value in unless_given.items():
             if not job.parameters.get(name):
                 ours[name] = value

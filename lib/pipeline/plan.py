@@ -1,4 +1,6 @@
-"""What a run has to do: which jobs are up to date, in which earlier run, and why the others are not."""
+"""What a run has to do: which jobs are up to date, in which earlier run, and why the others are
+not.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +24,10 @@ from lib.registry import serving
 class Task:
     """A job within one run, from its plan to its end.
 
-    `status` goes from "waiting" (for the tasks `before` it) over "to run" and "running" to "done" or
-    "failed"; other ends are "up to date", "not run", and for a stage that was not chosen, "kept". `why`
-    is the reason; `state` is on record in this run's folder, or in the one where the task was found to
-    be up to date.
+    `status` goes from "waiting" (for the tasks `before` it) over "to run" and "running" to "done"
+    or "failed"; other ends are "up to date", "not run", and for a stage that was not chosen,
+    "kept". `why` is the reason; `state` is on record in this run's folder, or in the one where the
+    task was found to be up to date.
     """
 
     job: Job
@@ -76,7 +78,8 @@ class Plan:
     Raises
     ------
     Refused
-        A chosen stage needs what another writes, which is neither chosen nor there from an earlier run.
+        A chosen stage needs what another writes, which is neither chosen nor there from an earlier
+        run.
     """
 
     def __init__(
@@ -180,7 +183,9 @@ class Plan:
         return None
 
     def _keep(self, task: Task) -> None:
-        """Take what a stage that was not chosen wrote the last time of this split, by whatever code."""
+        """Take what a stage that was not chosen wrote the last time of this split, by whatever
+        code.
+        """
         task.status = "not run"
         task.why = "not chosen"
         split = sha256(self.data.split_dir / "splits.json") if self.data.is_split else None

@@ -1,4 +1,6 @@
-"""Before a run: find its data, check every row, split them in time. What is refused here has trained nothing."""
+"""Before a run: find its data, check every row, split them in time. What is refused here has
+trained nothing.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +68,8 @@ def prepare(
 
     Parameters
     ----------
-    dataset : name or path of a description; empty: creditcard if its raw file can be had, else simulated
+    dataset : name or path of a description; empty: creditcard if its raw file can be had, else
+        simulated
     raw : the raw file; empty: where the description says
     rows, seed : of simulated transactions
     shares : `reference`, `validation`, `n_batches` where they are not the defaults

@@ -1,4 +1,6 @@
-"""The folders of runs, `reports/<YYYYMMDD-HHMMSS-dataset>`, and the lock: one pipeline at a time writes there."""
+"""The folders of runs, `reports/<YYYYMMDD-HHMMSS-dataset>`, and the lock: one pipeline at a time
+writes there.
+"""
 
 import contextlib
 import fcntl
@@ -17,7 +19,9 @@ PATIENCE_S = 15  # kernels of a killed run hold its lock for the second or two t
 
 
 class Run:
-    """A run's folder; `info` is what its `run.json` says: dataset, what was asked for, status, MLflow's run."""
+    """A run's folder; `info` is what its `run.json` says: dataset, what was asked for, status,
+    MLflow's run.
+    """
 
     def __init__(self, folder):
         self.folder = Path(folder)
@@ -40,7 +44,9 @@ class Run:
     @classmethod
     def all(cls, reports, dataset=""):
         """The runs in a folder, the newest first; only those of one dataset if it is named."""
-        folders = {path.parent for path in Path(reports).glob("*/run.json") if not path.parent.is_symlink()}
+        folders = {
+            path.parent for path in Path(reports).glob("*/run.json") if not path.parent.is_symlink()
+        }
         runs = [cls(folder) for folder in sorted(folders, reverse=True)]
         return [run for run in runs if dataset in ("", run.info.get("dataset"))]
 
@@ -55,7 +61,9 @@ class Run:
         return run
 
     def publish(self):
-        """Let `reports/latest` point to this run, which has ended: until then people look at the one before."""
+        """Let `reports/latest` point to this run, which has ended: until then people look at the
+        one before.
+        """
         link = self.folder.parent / ".latest"
         link.unlink(missing_ok=True)
         link.symlink_to(self.name)
@@ -64,7 +72,8 @@ class Run:
 
 @contextlib.contextmanager
 def locked(root, wait, say):
-    """Hold the project's lock -> its file descriptor, for kernels to inherit; Refused if another pipeline has it.
+    """Hold the project's lock -> its file descriptor, for kernels to inherit; Refused if another
+    pipeline has it.
 
     The system releases the lock when the last process that holds it has died, whichever way.
     """
@@ -76,7 +85,9 @@ def locked(root, wait, say):
             file.seek(0)
             holder = int(file.read() or 0)
             if not wait and (psutil.pid_exists(holder) or time.monotonic() - start > PATIENCE_S):
-                raise Refused(f"Another pipeline (process {holder}) is running in this folder; --wait waits for it.")
+                raise Refused(
+                    f"Another pipeline (process {holder}) is running in this folder; --wait waits for it."
+                )
             if not said:
                 say(f"Waiting for the pipeline of process {holder} to end.")
                 said = True

@@ -26,7 +26,8 @@ class Settings:
     ----------
     dataset : a name or the path of a description; empty: creditcard, else simulated
     raw : the raw file; empty: where the description says
-    parameters : such as {"seed": 1, "04_autoencoder.latent": 8}; the particular overrides the general
+    parameters : such as {"seed": 1, "04_autoencoder.latent": 8}; the particular overrides the
+        general
     sweep : such as {"04_autoencoder.latent": [4, 8, 16]}
     """
 

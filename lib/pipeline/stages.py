@@ -1,4 +1,5 @@
-"""The pipeline's table: which notebooks there are, what each reads and writes, and who waits for whom.
+"""The pipeline's table: which notebooks there are, what each reads and writes, and who waits for
+whom.
 
 Places are written as people say them: `raw` (the raw file), `splits` (the folder of one split),
 `run/…` (in the run's folder), `registry`, `serve/model`. The order follows from them: a stage comes
@@ -24,8 +25,8 @@ class Stage:
     reads, writes : places
     starts : patterns of the project's files that it executes besides what it imports
     on_demand : it runs only where it is named
-    usual_s : seconds that it is expected to take before it has ever run; of the stages whose turn has
-        come, the longest go first
+    usual_s : seconds that it is expected to take before it has ever run; of the stages whose turn
+        has come, the longest go first
     """
 
     name: str

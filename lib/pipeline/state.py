@@ -1,8 +1,8 @@
 """What a job wrote, on record: enough to say whether it is whole, to reuse it and to put it back.
 
-A run's folder keeps, for every finished job, `.state/<job>/state.json` and hard links to the files that
-it wrote into the run. What a later stage amends (the comparison adds calibration to the candidates)
-can so be put back as it was.
+A run's folder keeps, for every finished job, `.state/<job>/state.json` and hard links to the files
+that it wrote into the run. What a later stage amends (the comparison adds calibration to the
+candidates) can so be put back as it was.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ class Places:
     splits: Path
 
     def path(self, key: str) -> Path:
-        """Return the file or folder of `run/models/autoencoder`, `splits/splits.json`, `serve/model`."""
+        """Return the file or folder of `run/models/autoencoder`, `splits/splits.json`,
+        `serve/model`.
+        """
         head, _, tail = key.partition("/")
         bases = {"run": self.run, "splits": self.splits}
         return bases.get(head, self.root / head) / tail
@@ -61,12 +63,12 @@ class State:
 
     @property
     def record(self) -> dict[str, Any] | None:
-        """{"made_from", "outputs": {key: stamp}, "run", …}; None if the job has not finished here."""
+        """{"made_from", "outputs": {key: stamp}, "run", …}; None if the job has not finished
+        here.
+        """
         return read_json(self.folder / "state.json")
 
-    def keep(
-        self, made: dict, *, without: Sequence[str] = (), **figures: Any
-    ) -> dict[str, Any]:
+    def keep(self, made: dict, *, without: Sequence[str] = (), **figures: Any) -> dict[str, Any]:
         """Note that the job has finished with the files that are there now; return the record.
 
         Parameters

@@ -1,7 +1,8 @@
-"""Transactions sent in time order to the real server over HTTP, and the prediction log that this leaves.
+"""Transactions sent in time order to the real server over HTTP, and the prediction log that this
+leaves.
 
-The log has exactly one line a transaction, whatever the server goes through meanwhile: a request that gets no answer
-is sent again, and its lines are written when the answer has come.
+The log has exactly one line a transaction, whatever the server goes through meanwhile: a request
+that gets no answer is sent again, and its lines are written when the answer has come.
 """
 
 import contextlib
@@ -27,17 +28,30 @@ from lib.data.datasets import ROOT
 from lib.files import whole
 
 PATIENCE_S = 60.0  # how long a request is sent again, and how long a server may take to start
-COLUMNS = ("position", "request", "anomaly_score", "alert", "model_version", "latency_ms", "n_tries", "status")
+COLUMNS = (
+    "position",
+    "request",
+    "anomaly_score",
+    "alert",
+    "model_version",
+    "latency_ms",
+    "n_tries",
+    "status",
+)
 REFUSED = range(400, 500)  # statuses that another attempt would not change …
 BUSY = (408, 429)  # … but for these
 
 
 class ReplayError(RuntimeError):
-    """The server does not start, does not answer, or refuses everything; the message is a sentence."""
+    """The server does not start, does not answer, or refuses everything; the message is a
+    sentence.
+    """
 
 
 def _die_with_parent():
-    """Let Linux end the server with the thread that started it; elsewhere a killed notebook leaves it running."""
+    """Let Linux end the server with the thread that started it; elsewhere a killed notebook leaves
+    it running.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
@@ -58,10 +72,17 @@ class Server:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         self.url, self.key = f"http://127.0.0.1:{port}", secrets.token_hex(16)
-        ours = {"bundle": self.folder, "port": port, "api_key": self.key, "log_level": "warning"} | settings
+        ours = {
+            "bundle": self.folder,
+            "port": port,
+            "api_key": self.key,
+            "log_level": "warning",
+        } | settings
         plain = {name: value for name, value in os.environ.items() if not name.startswith("FRAUD_")}
         path = os.pathsep.join([str(ROOT), *filter(None, [plain.get("PYTHONPATH")])])
-        self.environment = plain | {"PYTHONPATH": path} | {f"FRAUD_{k.upper()}": str(v) for k, v in ours.items()}
+        self.environment = (
+            plain | {"PYTHONPATH": path} | {f"FRAUD_{k.upper()}": str(v) for k, v in ours.items()}
+        )
 
     def __enter__(self):
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -77,18 +98,27 @@ class Server:
 
     def client(self, **options):
         """An httpx.Client that keeps its connections and ignores proxies."""
-        return httpx.Client(base_url=self.url, headers={"X-API-Key": self.key}, trust_env=False, **options)
+        return httpx.Client(
+            base_url=self.url, headers={"X-API-Key": self.key}, trust_env=False, **options
+        )
 
     def launch(self):
         """Start the process and return at once; it appends to the log."""
         with self.log.open("a") as log:
             command = [sys.executable, "-m", "serve"]
             self.process = subprocess.Popen(
-                command, cwd=ROOT, env=self.environment, stdout=log, stderr=log, preexec_fn=_die_with_parent
+                command,
+                cwd=ROOT,
+                env=self.environment,
+                stdout=log,
+                stderr=log,
+                preexec_fn=_die_with_parent,
             )
 
     def start(self):
-        """Start, and return when a verified bundle answers; ReplayError with the server's last line if none does."""
+        """Start, and return when a verified bundle answers; ReplayError with the server's last line
+        if none does.
+        """
         self.launch()
         end = time.monotonic() + PATIENCE_S
         with self.client(timeout=5) as client:
@@ -99,7 +129,9 @@ class Server:
                 time.sleep(0.05)
         self.kill()
         said = self.log.read_text(errors="replace").strip().splitlines() or ["nothing"]
-        raise ReplayError(f"The server did not become ready with the bundle in {self.folder}; it said: {said[-1]}")
+        raise ReplayError(
+            f"The server did not become ready with the bundle in {self.folder}; it said: {said[-1]}"
+        )
 
     def kill(self):
         """End it as a power cut would: SIGKILL, nothing is drained."""
@@ -107,7 +139,9 @@ class Server:
         self.process.wait()
 
     def reload(self):
-        """Let it look at the bundle's folder now -> the version that answers; ReplayError if it refuses the bundle."""
+        """Let it look at the bundle's folder now -> the version that answers; ReplayError if it
+        refuses the bundle.
+        """
         with self.client(timeout=PATIENCE_S) as client:
             answer = client.post("/admin/reload")
         if answer.status_code != 200:
@@ -115,7 +149,9 @@ class Server:
         return answer.json()["model_version"]
 
 
-def replay(server, X, *, time_s=None, first=0, rows_per_request=100, connections=4, speed=0.0, at=None):
+def replay(
+    server, X, *, time_s=None, first=0, rows_per_request=100, connections=4, speed=0.0, at=None
+):
     """Send rows in order, a few requests in flight -> the prediction log, a line a row.
 
     Parameters
@@ -125,13 +161,14 @@ def replay(server, X, *, time_s=None, first=0, rows_per_request=100, connections
     time_s : (n,) float, needed for `speed` only
     first : position of the first row in the stream
     speed : multiple of real time; 0: as fast as it goes
-    at : {number of rows answered: function}, each called once while requests go on, such as `server.reload`
+    at : {number of rows answered: function}, each called once while requests go on, such as
+        `server.reload`
 
     Returns
     -------
-    DataFrame of n rows: position (int64), request (int64, position of its first row), anomaly_score (float64, NaN if
-    refused), alert (int8), model_version (str), latency_ms (float64, of the request's last attempt), n_tries (int64),
-    status (int64: 200, or why it was refused).
+    DataFrame of n rows: position (int64), request (int64, position of its first row), anomaly_score
+    (float64, NaN if refused), alert (int8), model_version (str), latency_ms (float64, of the
+    request's last attempt), n_tries (int64), status (int64: 200, or why it was refused).
     `attrs["seconds"]` is the time that the whole replay took.
 
     Raises
@@ -142,11 +179,16 @@ def replay(server, X, *, time_s=None, first=0, rows_per_request=100, connections
     starts, due = range(0, len(X), rows_per_request), sorted((at or {}).items())
     limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
     begin, parts, n_answered = time.monotonic(), [], 0
-    with server.client(limits=limits, timeout=30) as client, ThreadPoolExecutor(connections) as pool:
+    with (
+        server.client(limits=limits, timeout=30) as client,
+        ThreadPoolExecutor(connections) as pool,
+    ):
 
         def send(start):
             if speed:
-                time.sleep(max(0.0, (time_s[start] - time_s[0]) / speed - (time.monotonic() - begin)))
+                time.sleep(
+                    max(0.0, (time_s[start] - time_s[0]) / speed - (time.monotonic() - begin))
+                )
             return _log(client, X[start : start + rows_per_request], first + start)
 
         futures = [pool.submit(send, start) for start in starts]
@@ -165,7 +207,9 @@ def replay(server, X, *, time_s=None, first=0, rows_per_request=100, connections
 
 
 def _log(client, X, first):
-    """The log lines of one request. One that is refused is halved until the rows at fault stand alone."""
+    """The log lines of one request. One that is refused is halved until the rows at fault stand
+    alone.
+    """
     answer, n_tries = _post(client, msgspec.json.encode({"features": X.tolist()}), first)
     if answer.status_code != 200 and len(X) > 1:
         half = len(X) // 2
@@ -187,24 +231,34 @@ def _log(client, X, first):
 
 
 def _post(client, body, first):
-    """Post until there is an answer that another attempt would not change -> (answer, number of attempts)."""
+    """Post until there is an answer that another attempt would not change -> (answer, number of
+    attempts).
+    """
     end, n_tries = time.monotonic() + PATIENCE_S, 0
     while True:
         n_tries += 1
         try:
-            answer = client.post("/predict", content=body, headers={"content-type": "application/json"})
-            if answer.status_code == 200 or (answer.status_code in REFUSED and answer.status_code not in BUSY):
+            answer = client.post(
+                "/predict", content=body, headers={"content-type": "application/json"}
+            )
+            if answer.status_code == 200 or (
+                answer.status_code in REFUSED and answer.status_code not in BUSY
+            ):
                 return answer, n_tries
             reason = f"status {answer.status_code}"
         except httpx.TransportError as error:
             reason = str(error) or type(error).__name__
         if time.monotonic() > end:
-            raise ReplayError(f"No answer for {PATIENCE_S:g} s to the request from row {first:,} on: {reason}.")
+            raise ReplayError(
+                f"No answer for {PATIENCE_S:g} s to the request from row {first:,} on: {reason}."
+            )
         time.sleep(min(0.02 * 2**n_tries, 1.0))
 
 
 def count(log, n):
-    """What became of n rows -> dict: `n_lines`, `n_lost`, `n_duplicated`, `n_refused`, `n_retries` (of requests)."""
+    """What became of n rows -> dict: `n_lines`, `n_lost`, `n_duplicated`, `n_refused`, `n_retries`
+    (of requests).
+    """
     lines = np.bincount(log["position"] - log["position"].min(), minlength=n)
     requests = log.drop_duplicates("request")
     return {
@@ -218,7 +272,9 @@ def count(log, n):
 
 def write(table, path):
     """Write a DataFrame or a pyarrow Table as Parquet, whole or not at all -> path."""
-    table = table if isinstance(table, pa.Table) else pa.Table.from_pandas(table, preserve_index=False)
+    table = (
+        table if isinstance(table, pa.Table) else pa.Table.from_pandas(table, preserve_index=False)
+    )
     with whole(path) as partial:
         pq.write_table(table, partial)
     return Path(path)

@@ -1,6 +1,8 @@
-"""Score a table of new transactions in chunks, with flat memory, and hold it against the window the model knows.
+"""Score a table of new transactions in chunks, with flat memory, and hold it against the window the
+model knows.
 
-`python -m lib.production.scoring FILE` writes `scores.parquet` and `drift.json`; no labels are needed, and none are read.
+`python -m lib.production.scoring FILE` writes `scores.parquet` and `drift.json`; no labels are
+needed, and none are read.
 """
 
 import argparse
@@ -29,14 +31,16 @@ SAMPLE_ROWS = 100_000  # that the drift report looks at, drawn evenly from all
 
 
 def score_table(dataset, path, model, folder, reference=None, seed=0):
-    """Write an anomaly score and an alert for every row of a table -> the report, also kept as `drift.json`.
+    """Write an anomaly score and an alert for every row of a table -> the report, also kept as
+    `drift.json`.
 
     Parameters
     ----------
-    dataset : datasets.Dataset; path : CSV, CSV.gz, Parquet or a folder of them, in any order of time
+    dataset : datasets.Dataset; path : CSV, CSV.gz, Parquet or a folder of them, in any order of
+        time
     model : bundle.Bundle
-    folder : gets `scores.parquet` (position, time, identifiers, anomaly_score, alert), whole or not at all; an
-        identifier that is called like one of the other columns gets `id.` in front
+    folder : gets `scores.parquet` (position, time, identifiers, anomaly_score, alert), whole or not
+        at all; an identifier that is called like one of the other columns gets `id.` in front
     reference : Arrays to compare with; None: no drift is looked for
 
     Raises
@@ -59,12 +63,22 @@ def score_table(dataset, path, model, folder, reference=None, seed=0):
                 writer = writer or pq.ParquetWriter(partial, table.schema)
                 writer.write_table(table)
                 sample.add(data, score)
-                n, weight, alerts = n + len(frame), weight + data.weight.sum(), alerts + data.weight @ alert
+                n, weight, alerts = (
+                    n + len(frame),
+                    weight + data.weight.sum(),
+                    alerts + data.weight @ alert,
+                )
         finally:
             if writer is not None:
                 writer.close()
     rate = float(alerts / weight)
-    report = {"n": n, "weight": float(weight), "alert_rate": rate, "model": model.manifest["model"], "drift": None}
+    report = {
+        "n": n,
+        "weight": float(weight),
+        "alert_rate": rate,
+        "model": model.manifest["model"],
+        "drift": None,
+    }
     report |= {"version": model.version, "seconds": time.perf_counter() - start}
     if reference is not None:
         report["drift"] = _drift(dataset, sample, model, reference)
@@ -73,7 +87,9 @@ def score_table(dataset, path, model, folder, reference=None, seed=0):
 
 
 def _table(dataset, frame, first, score, alert):
-    """Ours first and last, the user's in between: their own names, unless one of ours is called like that."""
+    """Ours first and last, the user's in between: their own names, unless one of ours is called
+    like that.
+    """
     time = beside(COLUMNS, (dataset.time_column, *dataset.ids), "time.")[dataset.time_column]
     ids = beside(COLUMNS, (*dataset.ids, time))
     columns = {"position": np.arange(first, first + len(frame)), time: frame[dataset.time_column]}
@@ -85,13 +101,17 @@ def _table(dataset, frame, first, score, alert):
 def _drift(dataset, sample, model, reference):
     data, score = sample.rows()
     options = {"block_s": metrics.block_length(reference.time_s), "clock": dataset.time is not None}
-    known = drift.Reference(dataset.features, reference, model.anomaly_score(reference.X), **options)
+    known = drift.Reference(
+        dataset.features, reference, model.anomaly_score(reference.X), **options
+    )
     known.compare(data.X, data.weight, data.time_s, score)
     return known.verdict.to_dict()
 
 
 class Sample:
-    """At most `size` of all rows that come by, each with the same chance, in the order in which they came."""
+    """At most `size` of all rows that come by, each with the same chance, in the order in which
+    they came.
+    """
 
     def __init__(self, size, seed=0):
         self.size, self.rng, self.parts, self.limit = size, np.random.default_rng(seed), [], 1.0
@@ -122,7 +142,9 @@ class Sample:
 
 
 def known_window(dataset, model):
-    """The reference period that the model was fitted on, where its split is still here -> Arrays, or None."""
+    """The reference period that the model was fitted on, where its split is still here -> Arrays,
+    or None.
+    """
     for folder in sorted((ROOT / "data" / dataset.name).glob("*/splits.json")):
         split = splits.Split(folder.parent, {})
         if split.fingerprint == model.manifest["fit"].get("split"):
@@ -132,11 +154,21 @@ def known_window(dataset, model):
 
 def main(argv=None):
     """The command -> exit code."""
-    parser = argparse.ArgumentParser(prog="python -m lib.production.scoring", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m lib.production.scoring", description=__doc__.partition("\n")[0]
+    )
     parser.add_argument("file", help="CSV, CSV.gz, Parquet, or a folder of such files")
-    parser.add_argument("--bundle", default=ROOT / "serve" / "model", help="the exported bundle (default: serve/model)")
-    parser.add_argument("--dataset", default="", help="the table's description (default: the bundle's dataset)")
-    parser.add_argument("--out", default=ROOT / "reports" / "current", help="folder (default: reports/current)")
+    parser.add_argument(
+        "--bundle",
+        default=ROOT / "serve" / "model",
+        help="the exported bundle (default: serve/model)",
+    )
+    parser.add_argument(
+        "--dataset", default="", help="the table's description (default: the bundle's dataset)"
+    )
+    parser.add_argument(
+        "--out", default=ROOT / "reports" / "current", help="folder (default: reports/current)"
+    )
     args = parser.parse_args(argv)
     try:
         model = bundle.load(args.bundle)
@@ -147,17 +179,25 @@ def main(argv=None):
             )
         dataset = datasets.load_description(args.dataset or name)
         if list(dataset.features) != list(model.features):
-            raise DataError(f"the bundle in {args.bundle} has other features than {dataset.name}; name --dataset")
+            raise DataError(
+                f"the bundle in {args.bundle} has other features than {dataset.name}; name --dataset"
+            )
         report = score_table(dataset, args.file, model, args.out, known_window(dataset, model))
     except (DataError, BundleError) as error:
         print(error, file=sys.stderr)
         return 2
-    print(f"{report['n']:,} transactions in {report['seconds']:.1f} s; {report['alert_rate']:.2%} of them are alerts")
+    print(
+        f"{report['n']:,} transactions in {report['seconds']:.1f} s; {report['alert_rate']:.2%} of them are alerts"
+    )
     found = report["drift"]
     if found is None:
-        print("The window that the model was fitted on is not here any more: no drift was looked for.")
+        print(
+            "The window that the model was fitted on is not here any more: no drift was looked for."
+        )
     else:
-        worst = sorted((c for c in found["columns"] if c["flagged"]), key=lambda c: -(c["psi"] or 0))
+        worst = sorted(
+            (c for c in found["columns"] if c["flagged"]), key=lambda c: -(c["psi"] or 0)
+        )
         print(f"drift: {', '.join(c['name'] for c in itertools.islice(worst, 12)) or 'none'}")
         print(found["note"]) if found["note"] else None
     print(f"{args.out}: scores.parquet, drift.json")

@@ -1,8 +1,9 @@
-"""A fitted detector as files: written by the model notebooks, calibrated by the comparison, read by everyone after.
+"""A fitted detector as files: written by the model notebooks, calibrated by the comparison, read by
+everyone after.
 
-A candidate is a folder `models/<name>/` of a run: `model.onnx`, `manifest.json`, `metrics.json`, `parity.npz`
-(`explain.onnx` where the model can name its own terms; `model_card.md` once it is calibrated).
-Every fit depends on this file: what only the comparison needs is in `challengers`.
+A candidate is a folder `models/<name>/` of a run: `model.onnx`, `manifest.json`, `metrics.json`,
+`parity.npz` (`explain.onnx` where the model can name its own terms; `model_card.md` once it is
+calibrated). Every fit depends on this file: what only the comparison needs is in `challengers`.
 """
 
 import time
@@ -25,7 +26,8 @@ N_PARITY = 10_000
 def regimes(train_on, split=None):
     """`genuine`, `all` or `both` -> the regimes to fit, in order; DataError for anything else.
 
-    Where no transaction of the split's reference is known to be genuine, `both` is `all` alone, and a line says so.
+    Where no transaction of the split's reference is known to be genuine, `both` is `all` alone, and
+    a line says so.
     """
     if train_on not in REGIMES:
         raise DataError(
@@ -64,18 +66,22 @@ def empty_features(features, data):
 
 
 def variant(model, regime):
-    """The candidate's name: the model's own in the regime `genuine`, `model@train_on=all` without labels."""
+    """The candidate's name: the model's own in the regime `genuine`, `model@train_on=all` without
+    labels.
+    """
     if regime == "genuine":
         return model
     return f"{model},train_on={regime}" if "@" in model else f"{model}@train_on={regime}"
 
 
 def fit(detector, split, regime="genuine", supervised=False, labels=None, **fitted):
-    """Fit on reference -> (detector, Arrays it was fitted on, seconds). Validation gives its loss only, no label.
+    """Fit on reference -> (detector, Arrays it was fitted on, seconds). Validation gives its loss
+    only, no label.
 
-    `labels` (n,), of a supervised fit: the known ones of reference (:func:`lib.detectors.few_labels.known_labels`); None: all.
-    Rows of the table without a label take no part in a supervised fit.
-    `fitted`, of a detector that builds on others: those, where they have been fitted before.
+    `labels` (n,), of a supervised fit: the known ones of reference
+    (:func:`lib.detectors.few_labels.known_labels`); None: all. Rows of the table without a label
+    take no part in a supervised fit. `fitted`, of a detector that builds on others: those, where
+    they have been fitted before.
     """
     validation, reference = split.arrays("validation"), split.arrays("reference")
     training = reference if supervised else reference.training(regime)
@@ -92,15 +98,21 @@ def fit(detector, split, regime="genuine", supervised=False, labels=None, **fitt
 
 
 def write(run_dir, name, detector, split, training, regime="genuine", fit_s=None, supervised=False):
-    """Write a detector that has just been fitted as the candidate `name` of a run, whole or not at all -> its folder.
+    """Write a detector that has just been fitted as the candidate `name` of a run, whole or not at
+    all -> its folder.
 
-    `parity.npz` keeps up to 10,000 validation rows (`X`, float32) with the estimator's own scores (`raw_score`,
-    float64), so that an export can prove, much later and elsewhere, that the graph answers as the estimator did.
+    `parity.npz` keeps up to 10,000 validation rows (`X`, float32) with the estimator's own scores
+    (`raw_score`, float64), so that an export can prove, much later and elsewhere, that the graph
+    answers as the estimator did.
     """
     folder = Path(run_dir) / "models" / name
     period = split.manifest["periods"]["reference"]
     X = split.arrays("validation").X[:N_PARITY]
-    seen = f"{np.sum(training.y == 1):,} known frauds of reference, in the fit" if supervised else LABELS_SEEN[regime]
+    seen = (
+        f"{np.sum(training.y == 1):,} known frauds of reference, in the fit"
+        if supervised
+        else LABELS_SEEN[regime]
+    )
     unlabelled = int(np.count_nonzero(split.arrays("reference").y == UNLABELLED))
     if unlabelled and regime == "genuine" and not supervised:
         seen = f"known frauds and {unlabelled:,} unlabelled transactions of reference removed from the fit"
@@ -126,11 +138,16 @@ def write(run_dir, name, detector, split, training, regime="genuine", fit_s=None
             "split": split.fingerprint,
             "seed": detector.seed,
             "threads": detector.threads,
-            "parameters": {k: v for k, v in detector.get_params().items() if k not in {"seed", "threads"}},
+            "parameters": {
+                k: v for k, v in detector.get_params().items() if k not in {"seed", "threads"}
+            },
         },
         "reference": {"low": low, "median": median, "high": high},
         **({"empty_features": empty} if empty else {}),
-        "provenance": {"fit_s": fit_s, "trained_at": datetime.now(UTC).isoformat(timespec="seconds")},
+        "provenance": {
+            "fit_s": fit_s,
+            "trained_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        },
     }
     bundle.write(folder, graphs, manifest)
     with whole(folder / "parity.npz") as partial:
@@ -139,12 +156,16 @@ def write(run_dir, name, detector, split, training, regime="genuine", fit_s=None
 
 
 def add_metrics(folder, metrics):
-    """Write the candidate's `metrics.json` ({"validation": {metric: {"value", "low", "high"}}, …})."""
+    """Write the candidate's `metrics.json` ({"validation": {metric: {"value", "low", "high"}},
+    …}).
+    """
     return write_json(Path(folder) / "metrics.json", metrics)
 
 
 def _ranges(training):
-    """Weighted 1 %, 50 % and 99 % quantiles of the fitted rows: three lists of d floats, 0 where a column is empty."""
+    """Weighted 1 %, 50 % and 99 % quantiles of the fitted rows: three lists of d floats, 0 where a
+    column is empty.
+    """
     found = np.zeros((training.X.shape[1], 3))
     for j, x in enumerate(training.X.T):
         known = ~np.isnan(x) & (training.weight > 0)

@@ -1,4 +1,6 @@
-"""Candidates on their way to the comparison: found, or fitted with the defaults, then calibrated and given a card."""
+"""Candidates on their way to the comparison: found, or fitted with the defaults, then calibrated
+and given a card.
+"""
 
 from pathlib import Path
 
@@ -15,14 +17,16 @@ MODELS = ("isolation_forest", "autoencoder", "gaussian_mixture")
 
 
 def calibrate(folder, raw_score, weight, threshold_raw, rule, alert_budget, metrics, name, *, card):
-    """Add calibration, threshold, validation metrics, registered name and model card; the graphs stay as they are.
+    """Add calibration, threshold, validation metrics, registered name and model card; the graphs
+    stay as they are.
 
     Parameters
     ----------
     raw_score, weight : (n,) float64, all validation transactions; no label is used
-    threshold_raw : float, alert iff the raw score is at least this; stored in the unit of `anomaly_score` as well
-    card : function (manifest) -> the model card as Markdown, see `lib.reporting.cards.model`; how it is worded must not
-        decide whether a fit is up to date
+    threshold_raw : float, alert iff the raw score is at least this; stored in the unit of
+        `anomaly_score` as well
+    card : function (manifest) -> the model card as Markdown, see `lib.reporting.cards.model`; how
+        it is worded must not decide whether a fit is up to date
     """
     manifest, graphs = read(Path(folder))
     calibration = Calibration.fit(raw_score, weight)
@@ -44,11 +48,14 @@ def calibrate(folder, raw_score, weight, threshold_raw, rule, alert_budget, metr
 def ensure(run_dir, split, seed=0, threads=1, make=True):
     """The run's candidates of this split -> {name: folder}.
 
-    Where no model notebook has written any, they are fitted here with the defaults; without `make`, DataError.
+    Where no model notebook has written any, they are fitted here with the defaults; without `make`,
+    DataError.
     """
     models = Path(run_dir) / "models"
     found = {p.parent.name: p.parent for p in sorted(models.glob("*/manifest.json"))}
-    found = {n: p for n, p in found.items() if bundle.verify(p)["fit"]["split"] == split.fingerprint}
+    found = {
+        n: p for n, p in found.items() if bundle.verify(p)["fit"]["split"] == split.fingerprint
+    }
     if not any(name.split("@")[0] in MODELS for name in found):
         if not make:
             raise DataError(
@@ -60,5 +67,7 @@ def ensure(run_dir, split, seed=0, threads=1, make=True):
             detector = make_detector(model, seed=seed, threads=threads)
             detector, training, seconds = candidates.fit(detector, split, regime)
             name = candidates.variant(model, regime)
-            found[name] = candidates.write(run_dir, name, detector, split, training, regime, seconds)
+            found[name] = candidates.write(
+                run_dir, name, detector, split, training, regime, seconds
+            )
     return found

@@ -11,7 +11,10 @@ def version_tags(manifest):
     tags = {"model": manifest["model"], "train_on": manifest["fit"]["train_on"]}
     tags |= {"dataset": manifest["dataset"]["name"], "source": manifest["dataset"]["source"]}
     threshold = manifest.get("threshold", {})
-    known = {"threshold": threshold.get("anomaly_score"), "alert_budget": threshold.get("alert_budget")}
+    known = {
+        "threshold": threshold.get("anomaly_score"),
+        "alert_budget": threshold.get("alert_budget"),
+    }
     return tags | {tag: repr(value) for tag, value in known.items() if value is not None}
 
 
@@ -37,5 +40,7 @@ def registered(manifest, folder):
     card = Path(folder) / "model_card.md"
     if not card.is_file():
         return about
-    text = re.sub("^# ", "## The champion: ", card.read_text(encoding="utf-8").replace("\n## ", "\n### "))
+    text = re.sub(
+        "^# ", "## The champion: ", card.read_text(encoding="utf-8").replace("\n## ", "\n### ")
+    )
     return f"{about}\n\n{text}"[:LIMIT]

@@ -15,7 +15,8 @@ from lib.errors import BundleError
 from lib.registry import candidates, challengers, serving, tracking
 from lib.registry.mlflow_store import git_commit
 
-TOLERANCE = 1e-5  # relative to the spread of the scores; float32 arithmetic over a few hundred terms
+# relative to the spread of the scores; float32 arithmetic over a few hundred terms
+TOLERANCE = 1e-5
 
 
 def provenance(present):
@@ -32,8 +33,8 @@ def obstacle(present, features, name):
     """The sentence that says why the champion of `name` is not exported; empty where it is.
 
     present : store.Champion or None; features : the names that this dataset has now, in order
-    A champion that stays although its features are others, or its files are gone, is a normal end: what is served
-    goes on being served.
+    A champion that stays although its features are others, or its files are gone, is a normal end:
+    what is served goes on being served.
     """
     if present is None:
         return f"{name} has no champion."
@@ -50,8 +51,8 @@ def obstacle(present, features, name):
 def held_back(bundle_dir, registered_name, replace):
     """The sentence that says why a bundle is left where it is; empty where it may be replaced.
 
-    A bundle of another registered name is another model for other transactions: a server would answer with it to
-    whoever asks for the first. A damaged bundle serves nobody and is replaced.
+    A bundle of another registered name is another model for other transactions: a server would
+    answer with it to whoever asks for the first. A damaged bundle serves nobody and is replaced.
     """
     there, _ = serving.exported(bundle_dir)
     if there is None or replace or there.name in ("", registered_name):
@@ -63,13 +64,14 @@ def held_back(bundle_dir, registered_name, replace):
 
 
 def parity(exported, folder):
-    """Compare the exported bundle with the fitted estimator's own scores on the rows kept in `parity.npz`.
+    """Compare the exported bundle with the fitted estimator's own scores on the rows kept in
+    `parity.npz`.
 
     Returns
     -------
-    dict: `n` rows, `max_relative_difference` (of the raw score, relative to the larger of its size and the spread of
-    all scores), `rank_correlation` (Spearman), `swapped`: rows whose neighbour in the estimator's order scores lower
-    in the bundle by more than float32 explains.
+    dict: `n` rows, `max_relative_difference` (of the raw score, relative to the larger of its size
+    and the spread of all scores), `rank_correlation` (Spearman), `swapped`: rows whose neighbour in
+    the estimator's order scores lower in the bundle by more than float32 explains.
 
     Raises
     ------
@@ -89,11 +91,18 @@ def parity(exported, folder):
         )
     varied = np.ptp(expected) > 0 and np.ptp(scores) > 0
     correlation = float(spearmanr(scores, expected).statistic) if varied else 1.0
-    return {"n": len(X), "max_relative_difference": worst, "rank_correlation": correlation, "swapped": swapped}
+    return {
+        "n": len(X),
+        "max_relative_difference": worst,
+        "rank_correlation": correlation,
+        "swapped": swapped,
+    }
 
 
 def speed(exported, folder, n_rows=100_000, repeats=200):
-    """Scoring time on the kept rows -> {"one_row_ms" (median), "hundred_rows_ms" (median), "rows_per_s" (in bulk)}."""
+    """Scoring time on the kept rows -> {"one_row_ms" (median), "hundred_rows_ms" (median),
+    "rows_per_s" (in bulk)}.
+    """
     with np.load(Path(folder) / "parity.npz") as kept:
         X = np.resize(kept["X"], (n_rows, kept["X"].shape[1]))
 
@@ -108,11 +117,17 @@ def speed(exported, folder, n_rows=100_000, repeats=200):
     start = time.perf_counter()
     exported.raw_score(X)
     in_bulk = n_rows / (time.perf_counter() - start)
-    return {"one_row_ms": median_ms(1), "hundred_rows_ms": median_ms(100), "rows_per_s": round(in_bulk)}
+    return {
+        "one_row_ms": median_ms(1),
+        "hundred_rows_ms": median_ms(100),
+        "rows_per_s": round(in_bulk),
+    }
 
 
 def register_forest(run_dir, dataset, registered_name, *, card, seed=0):
-    """Give a registered name its first champion, an isolation forest, so that the export can be tried on its own."""
+    """Give a registered name its first champion, an isolation forest, so that the export can be
+    tried on its own.
+    """
     split = splits.open_split(splits.ensure(dataset, seed=seed))
     regime = candidates.regimes("both", split)[0]
     detector, training, seconds = candidates.fit(IsolationForest(seed=seed), split, regime)
@@ -121,5 +136,15 @@ def register_forest(run_dir, dataset, registered_name, *, card, seed=0):
     data, alert_budget = split.arrays("validation"), split.dataset.alert_budget
     raw = bundle.load(folder).raw_score(data.X)
     threshold = threshold_for_budget(raw, data.weight, alert_budget)
-    challengers.calibrate(folder, raw, data.weight, threshold, "alert_budget", alert_budget, {}, registered_name, card=card)
+    challengers.calibrate(
+        folder,
+        raw,
+        data.weight,
+        threshold,
+        "alert_budget",
+        alert_budget,
+        {},
+        registered_name,
+        card=card,
+    )
     return tracking.register(folder, registered_name, ["first of its name, registered by hand"])

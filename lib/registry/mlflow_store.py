@@ -1,4 +1,6 @@
-"""Where runs and models are kept, as far as that can be known without importing MLflow (which takes seconds)."""
+"""Where runs and models are kept, as far as that can be known without importing MLflow (which takes
+seconds).
+"""
 
 import contextlib
 import functools
@@ -41,8 +43,9 @@ QUIET = {
 class Champion:
     """A registered version, with a copy of its files in `folder` that lasts as long as the process.
 
-    lost : the sentence that says why its files can't be read, empty where they can; `folder` is None then, and
-        `manifest` holds no more than what the registry's tags say: `model`, `threshold`.
+    lost : the sentence that says why its files can't be read, empty where they can; `folder` is
+        None then, and `manifest` holds no more than what the registry's tags say: `model`,
+        `threshold`.
     """
 
     name: str
@@ -97,7 +100,9 @@ class Version:
 
     @property
     def bundle_hash(self) -> str:
-        """See `lib.bundle.bundle_hash`; empty in versions that were registered before it was noted."""
+        """See `lib.bundle.bundle_hash`; empty in versions that were registered before it was
+        noted.
+        """
         return self.tags.get("bundle_hash", "")
 
 
@@ -109,7 +114,9 @@ def _number(text):
 
 
 def tracking_uri():
-    """MLFLOW_TRACKING_URI if it is set, else the SQLite store `mlflow.db` in the project's folder."""
+    """MLFLOW_TRACKING_URI if it is set, else the SQLite store `mlflow.db` in the project's
+    folder.
+    """
     return os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(ROOT / "mlflow.db")
 
 
@@ -121,7 +128,8 @@ def registry_uri():
 def sqlite_uri(path):
     """URI of a SQLite store, for `database` and MLflow alike.
 
-    Only what would end the path or be decoded is quoted: MLflow makes the folder of the URI as it is written.
+    Only what would end the path or be decoded is quoted: MLflow makes the folder of the URI as it
+    is written.
     """
     quoted = str(Path(path).absolute()).replace("%", "%25").replace("?", "%3F")
     return f"sqlite:///{quoted}"
@@ -130,7 +138,9 @@ def sqlite_uri(path):
 def shown(uri):
     """The URI without name and password."""
     parts = urlsplit(uri)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if parts.hostname else uri
+    return (
+        parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if parts.hostname else uri
+    )
 
 
 def database(uri):
@@ -143,9 +153,11 @@ def _as_written(uri):
 
 
 def _remove_mistaken_folders(uri):
-    """Remove the empty folders that MLflow makes for a SQLite store whose URI has quoted characters.
+    """Remove the empty folders that MLflow makes for a SQLite store whose URI has quoted
+    characters.
 
-    It makes the folder `50%25`, with the quoting as part of the name, before it opens the store in `50%`.
+    It makes the folder `50%25`, with the quoting as part of the name, before it opens the store in
+    `50%`.
     """
     path = database(uri)
     mistaken = path and Path(_as_written(uri)).absolute()
@@ -162,7 +174,9 @@ def artifacts(path):
 
 
 def check():
-    """Raise TrackingError if a store does not answer within seconds; MLflow itself would ask again for minutes."""
+    """Raise TrackingError if a store does not answer within seconds; MLflow itself would ask again
+    for minutes.
+    """
     for uri in dict.fromkeys((tracking_uri(), registry_uri())):
         try:
             _reach(uri)
@@ -183,7 +197,9 @@ def _reach(uri):
 
 
 def _ask(url):
-    """Any answer will do, a refusal or a certificate that MLflow may have been told to accept, too."""
+    """Any answer will do, a refusal or a certificate that MLflow may have been told to accept,
+    too.
+    """
     try:
         urllib.request.urlopen(url, timeout=5).close()
     except urllib.error.URLError as error:
@@ -201,7 +217,9 @@ def unreachable(uri, error):
 
 @contextlib.contextmanager
 def quiet():
-    """Let MLflow keep to itself log lines, links and telemetry, and leave no URI in the environment of our children."""
+    """Let MLflow keep to itself log lines, links and telemetry, and leave no URI in the environment
+    of our children.
+    """
     for variable, value in QUIET.items():
         os.environ.setdefault(variable, value)
     named = os.environ.get("MLFLOW_TRACKING_URI")
@@ -219,7 +237,9 @@ def relocate():
         return
     new = artifacts(path)
     with _open(path) as connection:
-        row = _first(connection, "SELECT artifact_location FROM experiments WHERE name = ?", EXPERIMENT)
+        row = _first(
+            connection, "SELECT artifact_location FROM experiments WHERE name = ?", EXPERIMENT
+        )
         if row is None or row[0] == new:
             return
         n = len(row[0])
@@ -229,15 +249,19 @@ def relocate():
 
 
 def champion_version(name, alias="champion"):
-    """Version behind an alias of a SQLite registry, in a millisecond; None without one. Other stores: TrackingError."""
+    """Version behind an alias of a SQLite registry, in a millisecond; None without one. Other
+    stores: TrackingError.
+    """
     found = champion(name, alias)
     return found and found.version
 
 
 def champion(name, alias="champion"):
-    """What a SQLite registry knows of the version behind an alias, in a millisecond -> Version; None without one.
+    """What a SQLite registry knows of the version behind an alias, in a millisecond -> Version;
+    None without one.
 
-    It imports no MLflow and reads no artifact. For the registry of a server see `lib.registry.tracking.serving`.
+    It imports no MLflow and reads no artifact. For the registry of a server see
+    `lib.registry.tracking.serving`.
 
     Raises
     ------
@@ -246,7 +270,9 @@ def champion(name, alias="champion"):
     """
     path = database(registry_uri())
     if path is None:
-        raise TrackingError(f"{shown(registry_uri())} is no SQLite store; ask lib.registry.tracking for the champion.")
+        raise TrackingError(
+            f"{shown(registry_uri())} is no SQLite store; ask lib.registry.tracking for the champion."
+        )
     if not path.is_file():
         return None
     with _open(path) as connection:
@@ -259,10 +285,14 @@ def champion(name, alias="champion"):
 
 
 def withdrawn(name):
-    """Why versions of a SQLite registry were rolled back from -> {version: reason}; TrackingError for other stores."""
+    """Why versions of a SQLite registry were rolled back from -> {version: reason}; TrackingError
+    for other stores.
+    """
     path = database(registry_uri())
     if path is None:
-        raise TrackingError(f"{shown(registry_uri())} is no SQLite store; ask lib.registry.tracking.")
+        raise TrackingError(
+            f"{shown(registry_uri())} is no SQLite store; ask lib.registry.tracking."
+        )
     if not path.is_file():
         return {}
     with _open(path) as connection:
@@ -280,16 +310,29 @@ def _open(path):
 
 def _first(connection, query, *values):
     """First row, or None: also where the store has no tables yet."""
-    has_tables = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'experiments'").fetchone()
+    has_tables = connection.execute(
+        "SELECT 1 FROM sqlite_master WHERE name = 'experiments'"
+    ).fetchone()
     return connection.execute(query, values).fetchone() if has_tables else None
 
 
 @functools.cache
 def git_commit():
     """The project's commit, with `+` appended where files differ from it; None outside git."""
-    ask = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
+    ask = [
+        "git",
+        "-C",
+        str(ROOT),
+        "describe",
+        "--always",
+        "--abbrev=40",
+        "--dirty=+",
+        "--exclude=*",
+    ]
     with contextlib.suppress(OSError):
-        return subprocess.run(ask, capture_output=True, text=True, check=False).stdout.strip() or None
+        return (
+            subprocess.run(ask, capture_output=True, text=True, check=False).stdout.strip() or None
+        )
     return None
 
 
@@ -301,7 +344,12 @@ def in_a_sentence(function):
         try:
             return function(*args, **kwargs)
         except Exception as error:
-            if type(error).__module__.partition(".")[0] not in ("mlflow", "requests", "sqlalchemy", "sqlite3"):
+            if type(error).__module__.partition(".")[0] not in (
+                "mlflow",
+                "requests",
+                "sqlalchemy",
+                "sqlite3",
+            ):
                 raise
             said = " ".join(str(error).split())[:400]
             uri = shown(tracking_uri())
@@ -313,10 +361,12 @@ def in_a_sentence(function):
 
 
 def flatten(nested):
-    """Finite numbers of a nested dict, under names that MLflow takes -> {"autoencoder/validation/roc_auc": 0.9}.
+    """Finite numbers of a nested dict, under names that MLflow takes ->
+    {"autoencoder/validation/roc_auc": 0.9}.
 
-    A figure {"value", "low", "high"} becomes the name itself, `…_low` and `…_high`. No two numbers share a name: where
-    replaced characters, or a store that ignores case, would merge two, the later one ends in `_2`, `_3` and so on.
+    A figure {"value", "low", "high"} becomes the name itself, `…_low` and `…_high`. No two numbers
+    share a name: where replaced characters, or a store that ignores case, would merge two, the
+    later one ends in `_2`, `_3` and so on.
     """
     flat, taken = {}, set()
     for name, value in _numbers(nested, ""):
@@ -349,6 +399,8 @@ def _is_figure(nested):
 
 
 def _part(key):
-    """One part of a metric's name: without the characters that MLflow refuses, neither empty nor only dots."""
+    """One part of a metric's name: without the characters that MLflow refuses, neither empty nor
+    only dots.
+    """
     part = re.sub(r"[^\w\-. ]", "_", str(key))[:MAX_PART]
     return part if part.strip(". ") else f"_{part}"

@@ -1,7 +1,7 @@
 """What is served now: the registry's champion, and the bundle that the server's folder holds.
 
-Read at the moment of asking, in milliseconds, without MLflow where the registry is SQLite. What cannot be
-read is said in a sentence: this never fails.
+Read at the moment of asking, in milliseconds, without MLflow where the registry is SQLite. What
+cannot be read is said in a sentence: this never fails.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""Runs and models in MLflow; the only file that imports it, and only when used (the import takes seconds).
+"""Runs and models in MLflow; the only file that imports it, and only when used (the import takes
+seconds).
 
-A pipeline is a parent run with a child run for each stage. A candidate is an MLflow ONNX model whose folder carries
-the candidate's own files beside MLflow's, byte for byte, so that the registry alone is enough to export it.
+A pipeline is a parent run with a child run for each stage. A candidate is an MLflow ONNX model
+whose folder carries the candidate's own files beside MLflow's, byte for byte, so that the registry
+alone is enough to export it.
 """
 
 import functools
@@ -23,10 +25,19 @@ from lib.files import read_json
 from lib.registry import descriptions, mlflow_store
 from lib.registry.mlflow_store import Champion, flatten, in_a_sentence
 
-PARENT = "PIPELINE_MLFLOW_RUN"  # variable in which the pipeline tells its notebooks the parent run's id
+# variable in which the pipeline tells its notebooks the parent run's id
+PARENT = "PIPELINE_MLFLOW_RUN"
 CHAMPION, PREVIOUS = "champion", "previous"
-KIND = {"mlflow.experimentKind": "custom_model_development"}  # MLflow's pages then begin with the table of runs
-FILES = ("model.onnx", "explain.onnx", "model_card.md", "manifest.json", "metrics.json", "parity.npz")
+# MLflow's pages then begin with the table of runs
+KIND = {"mlflow.experimentKind": "custom_model_development"}
+FILES = (
+    "model.onnx",
+    "explain.onnx",
+    "model_card.md",
+    "manifest.json",
+    "metrics.json",
+    "parity.npz",
+)
 
 
 def _client():
@@ -49,7 +60,9 @@ def _connect(uri, registry_uri):
         raise TrackingError(mlflow_store.unreachable(uri, error)) from error
     if experiment is None:
         path = mlflow_store.database(uri)
-        return client, client.create_experiment(mlflow_store.EXPERIMENT, mlflow_store.artifacts(path) if path else None, KIND)
+        return client, client.create_experiment(
+            mlflow_store.EXPERIMENT, mlflow_store.artifacts(path) if path else None, KIND
+        )
     if experiment.lifecycle_stage == "deleted":
         client.restore_experiment(experiment.experiment_id)
     return client, experiment.experiment_id
@@ -60,21 +73,32 @@ def _log(client, run_id, params, metrics, model_id=None):
 
     now = round(time.time() * 1000)
     params = [Param(re.sub(r"[^\w\-. /]", "_", name), str(value)) for name, value in params.items()]
-    metrics = [Metric(name, value, now, 0, model_id, run_id=run_id) for name, value in flatten(metrics).items()]
+    metrics = [
+        Metric(name, value, now, 0, model_id, run_id=run_id)
+        for name, value in flatten(metrics).items()
+    ]
     for i in range(0, len(params), 100):  # MLflow's limits for one request
         client.log_batch(run_id, params=params[i : i + 100])
     for i in range(0, len(metrics), 1000):
         client.log_batch(run_id, metrics=metrics[i : i + 1000])
 
 
-def _start(name, tags=None, description="", parent_id="", started_s=None, program="run_pipeline.py"):
+def _start(
+    name, tags=None, description="", parent_id="", started_s=None, program="run_pipeline.py"
+):
     client, experiment = _client()
     kind = "NOTEBOOK" if program.endswith(".ipynb") else "LOCAL"
-    ours = {"mlflow.note.content": description, "mlflow.source.name": program, "mlflow.source.type": kind}
+    ours = {
+        "mlflow.note.content": description,
+        "mlflow.source.name": program,
+        "mlflow.source.type": kind,
+    }
     tags = {key: str(value) for key, value in (tags or {}).items()} | ours
     tags |= {"mlflow.parentRunId": parent_id} if parent_id else {}
     tags |= {"mlflow.source.git.commit": commit} if (commit := mlflow_store.git_commit()) else {}
-    return client.create_run(experiment, round((started_s or time.time()) * 1000), tags, name).info.run_id
+    return client.create_run(
+        experiment, round((started_s or time.time()) * 1000), tags, name
+    ).info.run_id
 
 
 @in_a_sentence
@@ -92,7 +116,9 @@ def start_pipeline(run_name, tags=None, description="", parent_id=""):
 
 @in_a_sentence
 def finish_pipeline(run_id, status="FINISHED", metrics=None, description=""):
-    """End the parent run; status is FINISHED, FAILED or KILLED, metrics a nested dict, description Markdown."""
+    """End the parent run; status is FINISHED, FAILED or KILLED, metrics a nested dict, description
+    Markdown.
+    """
     _log(_client()[0], run_id, {}, metrics or {})
     if description:
         _client()[0].set_tag(run_id, "mlflow.note.content", description[: descriptions.LIMIT])
@@ -113,8 +139,14 @@ def log_stage(parent_id, stage, *, params=None, metrics=None, figures=(), notebo
     tags : dict, such as dataset and source; description : Markdown
     status : FINISHED or FAILED; seconds : how long it took; it has just ended
     """
-    (client, _), end_s, program = _client(), time.time(), f"notebooks/{stage.partition('@')[0]}.ipynb"
-    run_id = _start(stage, {"stage": stage} | (tags or {}), description, parent_id, end_s - seconds, program)
+    (client, _), end_s, program = (
+        _client(),
+        time.time(),
+        f"notebooks/{stage.partition('@')[0]}.ipynb",
+    )
+    run_id = _start(
+        stage, {"stage": stage} | (tags or {}), description, parent_id, end_s - seconds, program
+    )
     _log(client, run_id, params or {}, metrics or {})
     for place, paths in (("figures", figures), ("notebook", notebooks), ("cards", cards)):
         for path in paths:
@@ -129,14 +161,17 @@ def log_stage(parent_id, stage, *, params=None, metrics=None, figures=(), notebo
 def log_candidate(run_id, folder):
     """Log a candidate's folder as an MLflow ONNX model of this run -> its model id.
 
-    No requirement is inferred and nothing is pickled; the candidate's files stay as they are, to the byte.
+    No requirement is inferred and nothing is pickled; the candidate's files stay as they are, to
+    the byte.
     """
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 
     (client, experiment), folder = _client(), Path(folder)
     manifest = read_json(folder / "manifest.json")
     params = {key: str(value) for key, value in manifest["fit"].items()}
-    model = client.create_logged_model(experiment, re.sub("[/:.%\"']", "_", manifest["model"]), run_id, params=params)
+    model = client.create_logged_model(
+        experiment, re.sub("[/:.%\"']", "_", manifest["model"]), run_id, params=params
+    )
     with tempfile.TemporaryDirectory() as temporary:
         _save(folder, manifest, model, run_id, Path(temporary) / "model")
         client.log_model_artifacts(model.model_id, str(Path(temporary) / "model"))
@@ -147,7 +182,9 @@ def log_candidate(run_id, folder):
 
 
 def _save(folder, manifest, model, run_id, target):
-    """Write MLflow's model folder; the graph that MLflow has serialised anew makes room for the original bytes."""
+    """Write MLflow's model folder; the graph that MLflow has serialised anew makes room for the
+    original bytes.
+    """
     import mlflow.onnx
     import onnx
     from mlflow.models import Model, ModelSignature
@@ -159,10 +196,14 @@ def _save(folder, manifest, model, run_id, target):
     mlflow.onnx.save_model(
         onnx.load_model_from_string((folder / "model.onnx").read_bytes()),
         target,
-        mlflow_model=Model(model.artifact_location, run_id, model_uuid=model.model_id, model_id=model.model_id),
+        mlflow_model=Model(
+            model.artifact_location, run_id, model_uuid=model.model_id, model_id=model.model_id
+        ),
         signature=ModelSignature(inputs, output),
         input_example=example,
-        pip_requirements=[f"{package}=={installed(package)}" for package in ("numpy", "onnx", "onnxruntime")],
+        pip_requirements=[
+            f"{package}=={installed(package)}" for package in ("numpy", "onnx", "onnxruntime")
+        ],
         onnx_execution_providers=["CPUExecutionProvider"],
         save_as_external_data=False,
     )
@@ -172,13 +213,15 @@ def _save(folder, manifest, model, run_id, target):
 
 @in_a_sentence
 def register(folder, name, reasons=(), description=""):
-    """Make a candidate's folder the champion of `name`; the champion so far becomes `previous` -> its version.
+    """Make a candidate's folder the champion of `name`; the champion so far becomes `previous` ->
+    its version.
 
-    A model that the registry has already, by its bundle hash and with its files whole, makes no new version: the
-    alias goes to that one, and a mark of withdrawal is taken off it.
+    A model that the registry has already, by its bundle hash and with its files whole, makes no new
+    version: the alias goes to that one, and a mark of withdrawal is taken off it.
 
     reasons : sentences of the gate; description : Markdown of the version, the reasons by default
-    The model is logged to the pipeline's run where there is one (variable PIPELINE_MLFLOW_RUN), else to its own.
+    The model is logged to the pipeline's run where there is one (variable PIPELINE_MLFLOW_RUN),
+    else to its own.
     """
     (client, _), manifest = _client(), read_json(Path(folder) / "manifest.json")
     said, own = description or descriptions.version(manifest, reasons), bundle.bundle_hash(folder)
@@ -202,14 +245,20 @@ def _new_version(client, folder, name, description):
         client.set_terminated(run_id)
     if _aliases(client, name) is None:
         client.create_registered_model(name)
-    made = client.create_model_version(name, f"models:/{model_id}", run_id, tags, None, description, model_id=model_id)
+    made = client.create_model_version(
+        name, f"models:/{model_id}", run_id, tags, None, description, model_id=model_id
+    )
     version = str(made.version)
-    client.set_logged_model_tags(model_id, {"mlflow.modelVersions": json.dumps([{"name": name, "version": version}])})
+    client.set_logged_model_tags(
+        model_id, {"mlflow.modelVersions": json.dumps([{"name": name, "version": version}])}
+    )
     return version
 
 
 def _crown(client, name, version):
-    """Let the alias `champion` point to a version, note since when, and take marks of withdrawal off that model."""
+    """Let the alias `champion` point to a version, note since when, and take marks of withdrawal
+    off that model.
+    """
     before = (_aliases(client, name) or {}).get(CHAMPION)
     if before != version:
         if before is not None:
@@ -236,9 +285,11 @@ def _versions(client, name):
 
 
 def _hash(client, version):
-    """The bundle hash of a version; of one that is older than the tag it is computed from the files and noted.
+    """The bundle hash of a version; of one that is older than the tag it is computed from the files
+    and noted.
 
-    Empty where the files can't be read: nothing is then known of the model, and no candidate is taken for it.
+    Empty where the files can't be read: nothing is then known of the model, and no candidate is
+    taken for it.
     """
     if version.bundle_hash:
         return version.bundle_hash
@@ -270,7 +321,8 @@ def withdrawn(name):
 def serving(name, alias=CHAMPION):
     """What the registry knows of the version behind an alias -> store.Version; None without one.
 
-    No artifact is read. Of a SQLite store `lib.registry.mlflow_store.champion` says the same without MLflow's import.
+    No artifact is read. Of a SQLite store `lib.registry.mlflow_store.champion` says the same
+    without MLflow's import.
     """
     client, _ = _client()
     version = (_aliases(client, name) or {}).get(alias)
@@ -289,7 +341,9 @@ class FilesLost(TrackingError):  # noqa: N818 - reads as what happened
 
 @in_a_sentence
 def fetch(name, alias, folder):
-    """Put the files of the version behind an alias into `folder`, whole or not at all -> version; None without one."""
+    """Put the files of the version behind an alias into `folder`, whole or not at all -> version;
+    None without one.
+    """
     version = (_aliases(_client()[0], name) or {}).get(alias)
     if version is not None:
         _download(name, version, Path(folder))
@@ -301,9 +355,13 @@ def _download(name, version, folder):
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetch-") as temporary:
-        whole = Path(mlflow.artifacts.download_artifacts(f"models:/{name}/{version}", dst_path=temporary))
+        whole = Path(
+            mlflow.artifacts.download_artifacts(f"models:/{name}/{version}", dst_path=temporary)
+        )
         if not (whole / "manifest.json").is_file():  # MLflow says nothing of files that are gone
-            raise FilesLost(f"The files of {name}, version {version}, are gone from MLflow's store.")
+            raise FilesLost(
+                f"The files of {name}, version {version}, are gone from MLflow's store."
+            )
         shutil.rmtree(folder, ignore_errors=True)
         whole.replace(folder)
 
@@ -317,28 +375,38 @@ def _scratch():
 def champion(name):
     """The version behind the alias `champion` -> Champion, or None if there is none.
 
-    One whose files are gone, or are not as they were written, has the sentence that says so as its `lost`.
+    One whose files are gone, or are not as they were written, has the sentence that says so as its
+    `lost`.
     """
     found = serving(name)
     return found and _present(_client()[0], found)
 
 
 def _present(client, version):
-    """A version with a copy of its files, or with the sentence that says why there is none -> Champion."""
+    """A version with a copy of its files, or with the sentence that says why there is none ->
+    Champion.
+    """
     run_id = client.get_model_version(version.name, version.version).run_id or ""
     folder = Path(tempfile.mkdtemp(dir=_scratch().name)) / "model"
     try:
         _download(version.name, version.version, folder)
         manifest = bundle.verify(folder)
     except (FilesLost, BundleError) as error:
-        why = str(error) if isinstance(error, FilesLost) else f"The files of {version.name} are damaged: {error}"
-        return Champion(version.name, version.version, run_id, descriptions.known(version), None, why)
+        why = (
+            str(error)
+            if isinstance(error, FilesLost)
+            else f"The files of {version.name} are damaged: {error}"
+        )
+        return Champion(
+            version.name, version.version, run_id, descriptions.known(version), None, why
+        )
     return Champion(version.name, version.version, run_id, manifest, folder)
 
 
 @in_a_sentence
 def rollback(name, why=""):
-    """Swap `champion` and `previous`, and mark the version that was champion as withdrawn -> the version that is now.
+    """Swap `champion` and `previous`, and mark the version that was champion as withdrawn -> the
+    version that is now.
 
     why : the reason that is kept with the mark; the time by default
 

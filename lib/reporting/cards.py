@@ -1,5 +1,6 @@
-"""Model card and data card: Markdown that is written from manifests, the same text for the same model."""
-
+"""Model card and data card: Markdown that is written from manifests, the same text for the same
+model.
+"""
 
 import pandas as pd
 
@@ -28,14 +29,19 @@ NOTES = {
 def model(manifest, untouched=None):
     """The card of a candidate that has calibration and threshold -> Markdown.
 
-    Nothing in it changes from one run to the next: no id, no time, no version; it is part of the bundle's hash.
+    Nothing in it changes from one run to the next: no id, no time, no version; it is part of the
+    bundle's hash.
 
     Parameters
     ----------
     manifest : dict, with the sha256 of the graphs in `files`
     untouched : {metric: {"value", "low", "high"}} on the last period, where it has been read
     """
-    family, fit, threshold = manifest["model"].partition("@")[0], manifest["fit"], manifest.get("threshold", {})
+    family, fit, threshold = (
+        manifest["model"].partition("@")[0],
+        manifest["fit"],
+        manifest.get("threshold", {}),
+    )
     dataset, budget = manifest["dataset"], threshold.get("alert_budget", 0.0)
     figures = {"validation": manifest.get("metrics", {}).get("validation"), "untouched": untouched}
     parameters = ", ".join(_parameters(fit["parameters"]))
@@ -43,7 +49,11 @@ def model(manifest, untouched=None):
         f"- No value of {code(name)} was known when it was fitted: a constant to this model, whatever comes\n"
         for name in manifest.get("empty_features", ())
     )
-    missing = "are refused" if manifest["missing"] == "refuse" else "become the median of reference, inside the model"
+    missing = (
+        "are refused"
+        if manifest["missing"] == "refuse"
+        else "become the median of reference, inside the model"
+    )
     lines = [
         f"# {label(manifest['model'])}, a detector of fraud in `{dataset['name']}`",
         *([f"> **{SIMULATED}**"] if dataset["source"] == "simulated" else []),
@@ -85,19 +95,38 @@ def data(split):
     raw, shares = dataset.raw, manifest["shares"]
     table = cuts.table(manifest).set_index("period")
     simulated = manifest["source"] == "simulated"
-    made = f"; seed {manifest['seed']}" if simulated else f"; published at {raw.url}" if raw.url else ""
+    made = (
+        f"; seed {manifest['seed']}"
+        if simulated
+        else f"; published at {raw.url}"
+        if raw.url
+        else ""
+    )
     columns = {
         "time": f"{_time(dataset)}: orders the rows, no feature",
         "label": f"{code(dataset.label)}: 1 = fraud, 0 = genuine" if dataset.label else "no labels",
-        "amount": code(dataset.amount) if dataset.amount else "no amounts: figures in money are missing",
-        "weight": f"{code(dataset.weight)}: how many transactions a row stands for" if dataset.weight else "1 a row",
+        "amount": code(dataset.amount)
+        if dataset.amount
+        else "no amounts: figures in money are missing",
+        "weight": f"{code(dataset.weight)}: how many transactions a row stands for"
+        if dataset.weight
+        else "1 a row",
         "features": _features(dataset.features),
     }
     rules = {
-        "missing": {"refuse": "missing values are refused", "median": "missing values become the median"},
-        "negative_amount": {"refuse": "negative amounts are refused", "allow": "negative amounts are allowed"},
+        "missing": {
+            "refuse": "missing values are refused",
+            "median": "missing values become the median",
+        },
+        "negative_amount": {
+            "refuse": "negative amounts are refused",
+            "allow": "negative amounts are allowed",
+        },
     }
-    remarks = [*(rule[getattr(dataset, name)] for name, rule in rules.items()), *manifest["remarks"]]
+    remarks = [
+        *(rule[getattr(dataset, name)] for name, rule in rules.items()),
+        *manifest["remarks"],
+    ]
     lines = [
         f"# Data card of `{dataset.name}`",
         *([f"> **{SIMULATED}**"] if simulated else []),
@@ -159,21 +188,40 @@ def _alert(threshold):
 def _all_figures(figures, budget):
     """The tables of the periods, or the sentence that nobody has judged the model."""
     known = {period: values for period, values in figures.items() if values}
-    judged = {p: values for p, values in known.items() if any(f["value"] is not None for f in values.values())}
+    judged = {
+        p: values
+        for p, values in known.items()
+        if any(f["value"] is not None for f in values.values())
+    }
     if known and not judged:
         return ["No transaction of these periods has a label: nobody has judged this model."]
     return [text for period, values in judged.items() for text in _figures(period, values, budget)]
 
 
 def _figures(period, values, budget):
-    rows = [(text, cell(values.get(name)), "1.000") for name, text in HEADLINE.items() if name not in SHARES]
-    budgets = sorted({budget} | {float(m.rpartition("_")[2]) for m in values if m.startswith("recall_at_budget_")})
+    rows = [
+        (text, cell(values.get(name)), "1.000")
+        for name, text in HEADLINE.items()
+        if name not in SHARES
+    ]
+    budgets = sorted(
+        {budget}
+        | {float(m.rpartition("_")[2]) for m in values if m.startswith("recall_at_budget_")}
+    )
     for at in budgets:
         suffix = "" if at == budget else f"_{at:g}"
         for metric, text in SHARES.items():
             ceiling = values.get(f"ceiling_{metric}{suffix}") or {"value": None}
-            rows.append((f"{text} at {at:g}", cell(values.get(metric + suffix)), cell({**ceiling, "low": None})))
-    table = pd.DataFrame(rows, columns=["figure", "this model", "perfect ranking"]).set_index("figure")
+            rows.append(
+                (
+                    f"{text} at {at:g}",
+                    cell(values.get(metric + suffix)),
+                    cell({**ceiling, "low": None}),
+                )
+            )
+    table = pd.DataFrame(rows, columns=["figure", "this model", "perfect ranking"]).set_index(
+        "figure"
+    )
     return f"### On {period}", NOTES[period], markdown(table)
 
 

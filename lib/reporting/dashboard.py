@@ -1,4 +1,6 @@
-"""The dashboard of a simulated production: one column a batch, from alerts and drift to labels and money."""
+"""The dashboard of a simulated production: one column a batch, from alerts and drift to labels and
+money.
+"""
 
 import numpy as np
 import pandas as pd
@@ -18,7 +20,9 @@ POLICY_COLOURS = {
     "retrain_on_drift": "#D55E00",
 }
 N_SHOWN = 12  # rows of the drift panel at most
-HEAT = LinearSegmentedColormap.from_list("heat", ["#F4F6F8", "#DCE6EE", "#F2C9A5", "#E08A4F", "#B5432B"])
+HEAT = LinearSegmentedColormap.from_list(
+    "heat", ["#F4F6F8", "#DCE6EE", "#F2C9A5", "#E08A4F", "#B5432B"]
+)
 
 
 def label(policy):
@@ -40,7 +44,9 @@ def dashboard(results, table, title, injected=()):
     first = next(iter(results.values()))
     steps = first["steps"]
     heights = [1.5, 0.42 + 0.19 * len(names), *([1.7, 1.7] if judged(first) else [])]
-    fig, axes = plots.figure(len(heights), 1, width=11.0, height=2.6 + sum(heights), sharex=True, height_ratios=heights)
+    fig, axes = plots.figure(
+        len(heights), 1, width=11.0, height=2.6 + sum(heights), sharex=True, height_ratios=heights
+    )
     alerts(axes[0], results)
     drift(axes[1], table, names, injected)
     if judged(first):
@@ -50,7 +56,9 @@ def dashboard(results, table, title, injected=()):
     promotions([axes[0], *axes[2:]], results)
     ends = [_end(i, step, first["clock"]) for i, step in enumerate(steps, 1)]
     axes[-1].set_xticks(range(1, len(steps) + 1), ends, fontsize=8.5)
-    axes[-1].set_xlabel(f"batch, and the {'hour of the day' if first['clock'] else 'row'} at which it ends")
+    axes[-1].set_xlabel(
+        f"batch, and the {'hour of the day' if first['clock'] else 'row'} at which it ends"
+    )
     for ax in axes:
         ax.tick_params(length=0)
         ax.grid(axis="x", visible=False)
@@ -71,7 +79,9 @@ def _end(i, step, clock):
 
 
 def _shown(table, injected):
-    """The columns worth a row: what was flagged or injected, the earliest first, and the score on top."""
+    """The columns worth a row: what was flagged or injected, the earliest first, and the score on
+    top.
+    """
     features, score = table[~table["is_score"]], table["name"][table["is_score"]].iloc[0]
     first = features[features["flagged"]].groupby("name")["batch"].agg(["min", "size"])
     first = first.sort_values(["min", "size"], ascending=[True, False]).index
@@ -98,23 +108,47 @@ def _hint(ax, text):
 def promotions(axes, results):
     """A dotted line through all panels where a policy's new model went live."""
     for i, (policy, result) in enumerate(results.items()):
-        for x in (k + 0.5 + 0.03 * (i - 1) for k, step in enumerate(result["steps"], 1) if step["promoted"]):
+        for x in (
+            k + 0.5 + 0.03 * (i - 1)
+            for k, step in enumerate(result["steps"], 1)
+            if step["promoted"]
+        ):
             for ax in axes:
-                ax.axvline(x, color=POLICY_COLOURS[policy], linewidth=1.6, linestyle=(0, (1, 1.4)), zorder=0.5)
+                ax.axvline(
+                    x,
+                    color=POLICY_COLOURS[policy],
+                    linewidth=1.6,
+                    linestyle=(0, (1, 1.4)),
+                    zorder=0.5,
+                )
 
 
 def alerts(ax, results):
-    """Alert rate by batch and policy; the band holds 95 % of batches if the threshold fits the budget."""
+    """Alert rate by batch and policy; the band holds 95 % of batches if the threshold fits the
+    budget.
+    """
     steps = next(iter(results.values()))["steps"]
     x, top = _x(steps), 0.0
     edges = np.r_[x - 0.5, x[-1] + 0.5]
     low, high = ([step[key] for step in steps] for key in ("alert_low", "alert_high"))
-    ax.stairs(high, edges, baseline=low, fill=True, color="#DCE6EE", label="95 % band around the budget")
+    ax.stairs(
+        high, edges, baseline=low, fill=True, color="#DCE6EE", label="95 % band around the budget"
+    )
     for policy, result in results.items():
         rate = [step["alert_rate"] for step in result["steps"]]
-        ax.plot(x, rate, "o-", color=POLICY_COLOURS[policy], markersize=5, linewidth=1.6, label=label(policy))
+        ax.plot(
+            x,
+            rate,
+            "o-",
+            color=POLICY_COLOURS[policy],
+            markersize=5,
+            linewidth=1.6,
+            label=label(policy),
+        )
         top = max(top, *rate, *high)
-    ticks = [t for t in (0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1) if t <= 1.2 * top]
+    ticks = [
+        t for t in (0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1) if t <= 1.2 * top
+    ]
     ax.set_yscale("symlog", linthresh=max(*high, 1e-4), linscale=1.0)
     ax.set_yticks(ticks[:1] + ticks[-4:], [f"{t:.1%}" for t in ticks[:1] + ticks[-4:]])
     ax.yaxis.set_minor_locator(NullLocator())
@@ -123,30 +157,59 @@ def alerts(ax, results):
     if any(step["promoted"] for result in results.values() for step in result["steps"]):
         hint += "   ·   dotted: a new model goes live"
     _hint(ax, hint)
-    ax.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.14), ncols=5, fontsize=9, borderaxespad=0, columnspacing=1.4)
+    ax.legend(
+        loc="lower left",
+        bbox_to_anchor=(-0.01, 1.14),
+        ncols=5,
+        fontsize=9,
+        borderaxespad=0,
+        columnspacing=1.4,
+    )
     return ax
 
 
 def drift(ax, table, names, injected=()):
-    """PSI as a multiple of what no drift would pass, a row a column of the data; a dot where drift is flagged."""
+    """PSI as a multiple of what no drift would pass, a row a column of the data; a dot where drift
+    is flagged.
+    """
     batches = list(dict.fromkeys(table["batch"]))
     for row, name in enumerate(names):
-        for column, (_, found) in enumerate(table[table["name"] == name].set_index("batch").loc[batches].iterrows()):
+        for column, (_, found) in enumerate(
+            table[table["name"] == name].set_index("batch").loc[batches].iterrows()
+        ):
             known = pd.notna(found["threshold"]) and pd.notna(found["psi"])
             ratio = found["psi"] / found["threshold"] if known else 0.0
             shade = HEAT(np.clip((np.log10(max(ratio, 1e-3)) + 1) / 2.2, 0, 1))
-            ax.add_patch(Rectangle((column + 0.54, row - 0.44), 0.92, 0.88, facecolor=shade, linewidth=0))
+            ax.add_patch(
+                Rectangle((column + 0.54, row - 0.44), 0.92, 0.88, facecolor=shade, linewidth=0)
+            )
             if found["flagged"]:
                 size = 5.5 if found["loud"] else 3.5
-                ink = "white" if ratio > 0.5 else plots.INK  # flagged by something else than PSI: the cell is pale
+                # flagged by something else than PSI: the cell is pale
+                ink = "white" if ratio > 0.5 else plots.INK
                 ax.plot(column + 1, row, "o", color=ink, markersize=size, markeredgewidth=0)
     for d in (d for d in injected if d.what != "fraud"):
         for name in (n for n in d.features if n in names):
-            corner, width = (d.first_batch - 0.49, names.index(name) - 0.47), len(batches) - d.first_batch + 0.98
-            ax.add_patch(Rectangle(corner, width, 0.94, fill=False, edgecolor=plots.INK, linewidth=1.1, clip_on=False))
+            corner, width = (
+                (d.first_batch - 0.49, names.index(name) - 0.47),
+                len(batches) - d.first_batch + 0.98,
+            )
+            ax.add_patch(
+                Rectangle(
+                    corner,
+                    width,
+                    0.94,
+                    fill=False,
+                    edgecolor=plots.INK,
+                    linewidth=1.1,
+                    clip_on=False,
+                )
+            )
     ax.set_yticks(range(len(names)), [plots.plain(name) for name in names], fontsize=8.5)
     ax.set(ylim=(len(names) - 0.4, -0.6), title="Drift against the reference window")
-    said = "stronger: larger PSI   ·   dot: flagged, large if again" + ("   ·   frame: injected" if injected else "")
+    said = "stronger: larger PSI   ·   dot: flagged, large if again" + (
+        "   ·   frame: injected" if injected else ""
+    )
     _hint(ax, said)
     ax.grid(visible=False)
     ax.spines[:].set_visible(False)
@@ -154,35 +217,51 @@ def drift(ax, table, names, injected=()):
 
 
 def recall(ax, results):
-    """Share of frauds alerted, with its 95 % interval, and what was estimated before there were labels."""
+    """Share of frauds alerted, with its 95 % interval, and what was estimated before there were
+    labels.
+    """
     for i, (policy, result) in enumerate(results.items()):
         steps, hue = result["steps"], POLICY_COLOURS[policy]
-        x, found = _x(steps) + _spread(i, len(results)), [step["realised"]["recall"] for step in steps]
+        x, found = (
+            _x(steps) + _spread(i, len(results)),
+            [step["realised"]["recall"] for step in steps],
+        )
         for at, figure in zip(x, found, strict=True):
             if figure["value"] is not None:
                 ax.plot([at, at], [figure["low"], figure["high"]], color=hue, linewidth=3, alpha=0.28,
                         solid_capstyle="round")  # fmt: skip
                 ax.plot(at, figure["value"], "o", color=hue, markersize=5)
-        estimated = [np.nan if s["estimated_recall"] is None else s["estimated_recall"] for s in steps]
+        estimated = [
+            np.nan if s["estimated_recall"] is None else s["estimated_recall"] for s in steps
+        ]
         ax.plot(x, estimated, "_", color=hue, markersize=11, markeredgewidth=1.8)
     for step, at in zip(steps, _x(steps), strict=True):
         ax.annotate(f"{step['realised']['n_frauds']:.0f}", (at, 0.93), xycoords=("data", "axes fraction"), ha="center",
                     color=plots.FRAUD, fontsize=8.5)  # fmt: skip
     ax.set(ylabel="of frauds", ylim=(-0.03, 1.12), title="Recall of the alerts")
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    _hint(ax, "dot and bar: late labels, 95 % interval   ·   dash: estimated before   ·   red: frauds")
+    _hint(
+        ax, "dot and bar: late labels, 95 % interval   ·   dash: estimated before   ·   red: frauds"
+    )
     return ax
 
 
 def money(ax, results):
-    """Share of all fraud money saved so far by reviewers who take alerts as they arrive, up to the budget."""
+    """Share of all fraud money saved so far by reviewers who take alerts as they arrive, up to the
+    budget.
+    """
     steps = next(iter(results.values()))["steps"]
     x, ends = np.r_[0.5, _x(steps) + 0.5], {}
     total = np.cumsum([0.0, *(step["realised"]["money"] for step in steps)])
     scale = total[-1] or 1.0
     ax.fill_between(x, total / scale, color="#EDEFF1", linewidth=0)
     for policy, result in results.items():
-        share = np.cumsum([0.0, *(step["realised"]["money_caught_in_time"] for step in result["steps"])]) / scale
+        share = (
+            np.cumsum(
+                [0.0, *(step["realised"]["money_caught_in_time"] for step in result["steps"])]
+            )
+            / scale
+        )
         ax.plot(x, share, color=POLICY_COLOURS[policy], linewidth=2.2)
         ends[policy] = share[-1]
     top, y = max(1.25 * max(ends.values()), 0.1), -1.0
@@ -197,14 +276,18 @@ def money(ax, results):
 
 
 def by_batch(result):
-    """One policy's batches -> DataFrame of text; what labels say is left out where there are none."""
+    """One policy's batches -> DataFrame of text; what labels say is left out where there are
+    none.
+    """
     told = judged(result)
     rows = [_seen(step) | (_told(step) if told else {}) for step in result["steps"]]
     return pd.DataFrame(rows).set_index("batch")
 
 
 def _seen(step):
-    drifted = [one_line(name) for name in step["drifted"]] + ([SCORE] if step["score_drifted"] else [])
+    drifted = [one_line(name) for name in step["drifted"]] + (
+        [SCORE] if step["score_drifted"] else []
+    )
     more = f" and {len(drifted) - 4} more" if len(drifted) > 4 else ""
     return {
         "batch": step["batch"],
@@ -218,7 +301,11 @@ def _seen(step):
 
 def _told(step):
     told, guess = step["realised"], step["estimated_recall"]
-    known = {"unlabelled": f"{step['n'] - told['n_labelled']:,}"} if told["n_labelled"] < step["n"] else {}
+    known = (
+        {"unlabelled": f"{step['n'] - told['n_labelled']:,}"}
+        if told["n_labelled"] < step["n"]
+        else {}
+    )
     return known | {
         "labels after": (step["labels_known_after"] or "the stream") if told["n_labelled"] else "–",
         "frauds": f"{told['n_frauds']:.0f}" if told["n_labelled"] else "–",
@@ -230,7 +317,9 @@ def _told(step):
 
 
 def by_policy(results):
-    """Totals of all policies -> DataFrame of text; what labels say is left out where there are none."""
+    """Totals of all policies -> DataFrame of text; what labels say is left out where there are
+    none.
+    """
     rows = {}
     for policy, result in results.items():
         t = result["totals"]

@@ -1,4 +1,6 @@
-"""What differs between a run and the one before it on the same dataset: parameters, data, figures, champion."""
+"""What differs between a run and the one before it on the same dataset: parameters, data, figures,
+champion.
+"""
 
 from pathlib import Path
 
@@ -11,11 +13,13 @@ SHOWN = ("average_precision", "recall_at_budget", "amount_recall_at_budget")
 
 
 def since_previous(run_dir, metrics):
-    """Name of the newest earlier run on the same dataset that has figures, and what has changed since.
+    """Name of the newest earlier run on the same dataset that has figures, and what has changed
+    since.
 
     Returns
     -------
-    {"run": str, "parameters": rows, "figures": rows}, a row being (what, then, now); {} without an earlier run
+    {"run": str, "parameters": rows, "figures": rows}, a row being (what, then, now); {} without an
+    earlier run
     """
     run_dir = Path(run_dir)
     previous = _previous(run_dir, metrics.get("dataset"))
@@ -40,15 +44,25 @@ def _settings(run_dir, metrics):
     """Everything that was asked for, and what data and programs it met -> {what: text}."""
     path = run_dir / "run.yaml"
     asked = (yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None) or {}
-    found = {"source": metrics.get("source"), "transactions": _n(metrics, "n"), "known frauds": _n(metrics, "n_frauds")}
+    found = {
+        "source": metrics.get("source"),
+        "transactions": _n(metrics, "n"),
+        "known frauds": _n(metrics, "n_frauds"),
+    }
     if not asked:
         found |= {name: metrics.get(name) for name in ("seed", "alert_budget")}
-    found |= {f"version of {name}": version for name, version in metrics.get("versions", {}).items()}
+    found |= {
+        f"version of {name}": version for name, version in metrics.get("versions", {}).items()
+    }
     return {name: str(value) for name, value in ((asked.get("parameters") or {}) | found).items()}
 
 
 def _n(metrics, key):
-    main = [period for name, period in metrics.get("splits", {}).items() if not name.startswith("batch_")]
+    main = [
+        period
+        for name, period in metrics.get("splits", {}).items()
+        if not name.startswith("batch_")
+    ]
     return sum(period[key] or 0 for period in main)
 
 
@@ -59,7 +73,9 @@ def _figures(metrics):
         for period in ("validation", "untouched"):
             for metric in SHOWN:
                 value = entry.get(period, {}).get(metric, {}).get("value")
-                found[f"{label(model)}, {HEADLINE[metric]} on {period}"] = "–" if value is None else f"{value:.4f}"
+                found[f"{label(model)}, {HEADLINE[metric]} on {period}"] = (
+                    "–" if value is None else f"{value:.4f}"
+                )
     champion = metrics.get("champion") or {}
     found["champion"] = label(champion["model"]) if champion else "none"
     return found | {"champion's version": champion.get("version", "none")}

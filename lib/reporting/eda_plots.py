@@ -13,13 +13,19 @@ PERIOD_COLOURS = {"reference": GENUINE, "validation": "#E69F00", "untouched": FA
 def rhythm(ax, time_s, weight, y=None):
     """Transactions an hour over the whole file (line) and known frauds (ticks at the bottom)."""
     hours = (time_s - time_s.min()) / 3600
-    edges = np.linspace(0, max(1.0, np.ceil(hours.max())), int(min(400, max(1, np.ceil(hours.max())))) + 1)
+    edges = np.linspace(
+        0, max(1.0, np.ceil(hours.max())), int(min(400, max(1, np.ceil(hours.max())))) + 1
+    )
     counts, _ = np.histogram(hours, edges, weights=weight)
     ax.stairs(counts / np.diff(edges), edges, fill=True, color=GENUINE, alpha=0.85)
     if y is not None and (y == 1).any():
-        ax.plot(hours[y == 1], np.zeros((y == 1).sum()), "|", color=FRAUD, markersize=14, clip_on=False)
+        ax.plot(
+            hours[y == 1], np.zeros((y == 1).sum()), "|", color=FRAUD, markersize=14, clip_on=False
+        )
         ax.annotate("| one fraud", (0.99, 0.93), xycoords="axes fraction", color=FRAUD, ha="right")
-    ax.set(xlabel="hours since the first transaction", ylabel="transactions an hour", ylim=(0, None))
+    ax.set(
+        xlabel="hours since the first transaction", ylabel="transactions an hour", ylim=(0, None)
+    )
     ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
     return ax
 
@@ -33,11 +39,22 @@ def periods(ax, split):
         edges = np.linspace(low, high, max(2, int(np.ceil(high - low)) + 1))
         counts, _ = np.histogram((data.time_s - start) / 3600, edges, weights=data.weight)
         ax.stairs(counts / np.diff(edges), edges, fill=True, color=hue, alpha=0.85)
-        ax.annotate(name, ((low + high) / 2, 1.0), xycoords=("data", "axes fraction"), va="top", ha="center", color=INK)
+        ax.annotate(
+            name,
+            ((low + high) / 2, 1.0),
+            xycoords=("data", "axes fraction"),
+            va="top",
+            ha="center",
+            color=INK,
+        )
     for name, period in split.manifest["periods"].items():
         if name.startswith("batch_"):
             ax.axvline((period["start_s"] - start) / 3600, color="white", linewidth=1)
-    ax.set(xlabel="hours since the first transaction", ylabel="transactions an hour", ylim=(0, ax.get_ylim()[1] * 1.12))
+    ax.set(
+        xlabel="hours since the first transaction",
+        ylabel="transactions an hour",
+        ylim=(0, ax.get_ylim()[1] * 1.12),
+    )
     ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
     return ax
 
@@ -68,38 +85,57 @@ def bars(ax, names, values, xlabel, threshold=None, hue=GENUINE):
 
 
 def distances(first, second):
-    """Kolmogorov-Smirnov distance (d,) of each feature in two Arrays, by the values there are; NaN without any."""
+    """Kolmogorov-Smirnov distance (d,) of each feature in two Arrays, by the values there are; NaN
+    without any.
+    """
     columns = range(first.X.shape[1])
-    return np.array([ks(first.X[:, j], second.X[:, j], first.weight, second.weight) for j in columns])
+    return np.array(
+        [ks(first.X[:, j], second.X[:, j], first.weight, second.weight) for j in columns]
+    )
 
 
 def figures(names, values):
-    """{name: figure without an interval} for a notebook's metrics; values (d,), NaN becomes None."""
+    """{name: figure without an interval} for a notebook's metrics; values (d,), NaN becomes
+    None.
+    """
     return {
-        name: {"value": round(float(value), 4) if np.isfinite(value) else None, "low": None, "high": None}
+        name: {
+            "value": round(float(value), 4) if np.isfinite(value) else None,
+            "low": None,
+            "high": None,
+        }
         for name, value in zip(names, values, strict=True)
     }
 
 
 def remarks(names, early, data):
-    """Sentences on features that hold no value, or one value only, in `early` (Arrays) or in all of `data`."""
+    """Sentences on features that hold no value, or one value only, in `early` (Arrays) or in all of
+    `data`.
+    """
     said = []
     for j, name in enumerate(names):
-        first, all_of_them = (np.unique(each.X[np.isfinite(each.X[:, j]), j]) for each in (early, data))
+        first, all_of_them = (
+            np.unique(each.X[np.isfinite(each.X[:, j]), j]) for each in (early, data)
+        )
         if not all_of_them.size:
             said.append(f"feature {name!r} has no value at all")
         elif not first.size:
-            said.append(f"feature {name!r} has no value in the first half of the time: to a model it is a constant")
+            said.append(
+                f"feature {name!r} has no value in the first half of the time: to a model it is a constant"
+            )
         elif all_of_them.size == 1:
             said.append(f"feature {name!r} is always {all_of_them[0]:g}")
     return said
 
 
 def rank_correlation(X):
-    """Spearman's correlation of the columns of X (n, d) -> (d, d); 0 where a column is constant or rows are too few.
+    """Spearman's correlation of the columns of X (n, d) -> (d, d); 0 where a column is constant or
+    rows are too few.
 
     Two columns are compared in the rows where both have a value.
     """
-    matrix = pd.DataFrame(np.asarray(X, np.float64)).corr("spearman", min_periods=3).to_numpy(copy=True)
+    matrix = (
+        pd.DataFrame(np.asarray(X, np.float64)).corr("spearman", min_periods=3).to_numpy(copy=True)
+    )
     np.fill_diagonal(matrix, 1.0)
     return np.nan_to_num(matrix)

@@ -13,7 +13,11 @@ HEADLINE = {
     "roc_auc": "ROC AUC",
 }
 SHARES = {metric: text for metric, text in HEADLINE.items() if metric.endswith("_at_budget")}
-_MODELS = {"gaussian_mixture": "Gaussian mixture", "max_abs_z": "largest |z|", "amount": "amount alone"}
+_MODELS = {
+    "gaussian_mixture": "Gaussian mixture",
+    "max_abs_z": "largest |z|",
+    "amount": "amount alone",
+}
 LOWER = {"random", "max_abs_z", "amount"}
 LABELS_SEEN = {"genuine": "frauds removed", "labels": "in the fit"}
 SOURCES = {
@@ -51,7 +55,8 @@ def code(name):
 
 
 def champion_entry(metrics):
-    """Under which name a run's metrics.json has the champion's own figures, None where it could not be scored.
+    """Under which name a run's metrics.json has the champion's own figures, None where it could not
+    be scored.
 
     A champion that stays is not this run's candidate of the same kind.
     """
@@ -62,7 +67,8 @@ def champion_entry(metrics):
 def headline(metrics, now=None):
     """What a run decided, in a sentence, and what has become of it since.
 
-    metrics : the run's metrics.json; now : lib.registry.serving.Now, what is served at this moment; None: nobody has looked
+    metrics : the run's metrics.json; now : lib.registry.serving.Now, what is served at this moment;
+        None: nobody has looked
     """
     champion, verdict = metrics.get("champion"), metrics.get("verdict", {})
     if champion is None:
@@ -77,7 +83,9 @@ def headline(metrics, now=None):
 
 
 def _since(champion, now):
-    """What has become of a run's champion since; empty where it still is the champion, or nobody knows."""
+    """What has become of a run's champion since; empty where it still is the champion, or nobody
+    knows.
+    """
     if now is None or now.champion is None or now.champion.name != champion["name"]:
         return ""
     if now.champion.version == str(champion["version"]):
@@ -88,7 +96,9 @@ def _since(champion, now):
 
 
 def plain(reason, models=()):
-    """A sentence of the gate with models and metrics called as people call them, and a capital at its start."""
+    """A sentence of the gate with models and metrics called as people call them, and a capital at
+    its start.
+    """
     names = {model: label(model) for model in {*_FAMILIES, *models}} | HEADLINE
     pattern = "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
     text = re.sub(rf"(?<![\w@=])(?:{pattern})(?![\w@=])", lambda found: names[found[0]], reason)

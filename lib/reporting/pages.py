@@ -1,4 +1,6 @@
-"""The run's static page and the list of all runs: self-contained HTML, written from the run's files."""
+"""The run's static page and the list of all runs: self-contained HTML, written from the run's
+files.
+"""
 
 import base64
 import json
@@ -38,7 +40,8 @@ TIMELINE = (
 
 
 def write(run_dir, stages=(), status="", now=None):
-    """Write `index.html` into a run's folder, and the list of runs beside it -> path of the run's page.
+    """Write `index.html` into a run's folder, and the list of runs beside it -> path of the run's
+    page.
 
     stages : list of {"stage", "status", "seconds", "peak_mb"}, as the runner's summary has them
     status : of the run that is ending; empty: what its run.json says
@@ -88,11 +91,17 @@ def write_index(reports, ending=None, now=None):
                 "name": folder.name,
                 "when": _when(folder.name) or folder.name,
                 "dataset": metrics.get("dataset") or _read(folder / "run.json").get("dataset", ""),
-                "simulated": "simulated" in (metrics.get("source"), _read(folder / "run.json").get("dataset")),
-                "status": (ending or {}).get(folder.name) or _read(folder / "run.json").get("status", ""),
-                "champion": f"{label(champion['model'])}, version {champion['version']}" if champion else "none",
+                "simulated": "simulated"
+                in (metrics.get("source"), _read(folder / "run.json").get("dataset")),
+                "status": (ending or {}).get(folder.name)
+                or _read(folder / "run.json").get("status", ""),
+                "champion": f"{label(champion['model'])}, version {champion['version']}"
+                if champion
+                else "none",
                 "fate": _fate(champion, now),
-                "figures": [_cell(figures.get(period, {}).get("average_precision")) for period in NOTES],
+                "figures": [
+                    _cell(figures.get(period, {}).get("average_precision")) for period in NOTES
+                ],
             }
         )
     content = {"title": "All runs", "runs": runs, "periods": list(NOTES)}
@@ -120,7 +129,9 @@ def _render(template, path, content):
 
 
 def _breakable(text):
-    """`text` as HTML that may break behind commas and underscores, not behind that of a notebook's number."""
+    """`text` as HTML that may break behind commas and underscores, not behind that of a notebook's
+    number.
+    """
     from markupsafe import Markup, escape
 
     return Markup(re.sub(r"(?<=[,_])(?<!\d_)(?=\w)", "<wbr>", escape(text)))
@@ -156,12 +167,17 @@ def _tables(metrics):
     champion, result = names.champion_entry(metrics), []
     for period, note in NOTES.items():
         models = {m: v for m, v in metrics.get("models", {}).items() if _is_judged(v, period)}
-        order = sorted(models, key=lambda m: -(models[m][period]["average_precision"]["value"] or 0))
+        order = sorted(
+            models, key=lambda m: -(models[m][period]["average_precision"]["value"] or 0)
+        )
         rows = [_row(m, models[m], period, m == champion) for m in order]
         if not rows:
             continue
         first = models[order[0]][period]
-        tops = [first.get(f"ceiling_{m}") if m in SHARES else {"value": 1.0, "low": None} for m in HEADLINE]
+        tops = [
+            first.get(f"ceiling_{m}") if m in SHARES else {"value": 1.0, "low": None}
+            for m in HEADLINE
+        ]
         best = {"label": "Perfect ranking", "seen": "", "colour": "transparent", "champion": False}
         rows.insert(0, best | {"cells": [_cell(top) | {"range": "", "low": None} for top in tops]})
         budget = metrics.get("alert_budget", 0)
@@ -178,9 +194,19 @@ def _is_judged(entry, period):
 
 
 def _row(model, entry, period, champion):
-    seen = names.LABELS_SEEN.get(entry.get("train_on"), "no label used") if "train_on" in entry else "a rule, no fit"
+    seen = (
+        names.LABELS_SEEN.get(entry.get("train_on"), "no label used")
+        if "train_on" in entry
+        else "a rule, no fit"
+    )
     cells = [_cell(entry[period].get(metric)) for metric in HEADLINE]
-    return {"label": label(model), "seen": seen, "colour": colour(model), "champion": champion, "cells": cells}
+    return {
+        "label": label(model),
+        "seen": seen,
+        "colour": colour(model),
+        "champion": champion,
+        "cells": cells,
+    }
 
 
 def _verdict(metrics, now=None):
@@ -192,9 +218,12 @@ def _verdict(metrics, now=None):
     shown = ["average_precision", *SHARES] if period else []
     figures = [{"name": HEADLINE[metric]} | _cell(entry[period].get(metric), 2) for metric in shown]
     budget = metrics.get("alert_budget", 0)
-    return {"headline": names.headline(metrics, now), "reasons": reasons, "period": period, "figures": figures} | {
-        "budget": f"one transaction in {1 / budget:,.0f}" if budget else ""
-    }
+    return {
+        "headline": names.headline(metrics, now),
+        "reasons": reasons,
+        "period": period,
+        "figures": figures,
+    } | {"budget": f"one transaction in {1 / budget:,.0f}" if budget else ""}
 
 
 def _known(periods):
@@ -224,7 +253,9 @@ def _facts(metrics, stages):
         odd = f", for a budget of {own:g}" if own not in (None, metrics.get("alert_budget")) else ""
         facts["threshold"] = f"{metrics['champion']['threshold']:.4f}{odd}"
     if seconds := sum(stage.get("seconds") or 0 for stage in stages):
-        facts["time of all notebooks"] = f"{seconds / 60:.1f} min" if seconds > 90 else f"{seconds:.0f} s"
+        facts["time of all notebooks"] = (
+            f"{seconds / 60:.1f} min" if seconds > 90 else f"{seconds:.0f} s"
+        )
     return facts
 
 

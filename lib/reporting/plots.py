@@ -56,7 +56,9 @@ def figure(n_rows=1, n_columns=1, width=7.0, height=3.4, **kwargs):
 
 
 def save(fig, folder, name):
-    """Write `name`.png and `name`.svg into `folder`, each whole or not at all -> path of the PNG."""
+    """Write `name`.png and `name`.svg into `folder`, each whole or not at all -> path of the
+    PNG.
+    """
     for suffix, metadata in ((".svg", {"Date": None}), (".png", None)):
         path = Path(folder) / f"{name}{suffix}"
         with whole(path) as partial:
@@ -65,29 +67,41 @@ def save(fig, folder, name):
 
 
 def plain(name, width=32):
-    """A user's name as it can stand in a figure: on one line, shortened, no formula between its dollar signs."""
+    """A user's name as it can stand in a figure: on one line, shortened, no formula between its
+    dollar signs.
+    """
     text = one_line(name)
     text = text if len(text) <= width else f"{text[: width - 1]}…"
     return text.replace("$", r"\$")
 
 
 def colour(model):
-    """The one colour of a candidate; variants such as `autoencoder@latent=4` share their family's."""
+    """The one colour of a candidate; variants such as `autoencoder@latent=4` share their
+    family's.
+    """
     return MODEL_COLOURS.get(model.split("@")[0], INK)
 
 
 def _line(model):
     dashed = "@" in model or model in {"random", "amount", "max_abs_z", "supervised_boosting"}
-    return {"color": colour(model), "linestyle": "--" if dashed else "-", "linewidth": 1.4 if dashed else 2.0}
+    return {
+        "color": colour(model),
+        "linestyle": "--" if dashed else "-",
+        "linewidth": 1.4 if dashed else 2.0,
+    }
 
 
 def _name_lines(ax, models):
-    """Write each line's name to the right of the axes, in the order given, beside its colour and dash."""
+    """Write each line's name to the right of the axes, in the order given, beside its colour and
+    dash.
+    """
     for row, model in enumerate(models):
         y = 0.98 - row * min(0.075, 0.96 / max(len(models) - 1, 1))
         style = {"color": colour(model), "linestyle": _line(model)["linestyle"], "linewidth": 2}
         ax.plot([1.015, 1.05], [y, y], transform=ax.transAxes, clip_on=False, **style)
-        ax.annotate(label(model), (1.06, y), xycoords="axes fraction", color=INK, va="center", fontsize=9)
+        ax.annotate(
+            label(model), (1.06, y), xycoords="axes fraction", color=INK, va="center", fontsize=9
+        )
 
 
 def by_class(ax, values, y, weight, xlabel="", bins=60, log_x=False):
@@ -110,7 +124,14 @@ def by_class(ax, values, y, weight, xlabel="", bins=60, log_x=False):
         rows = (y == cls) & np.isfinite(values)
         if weight[rows].sum() > 0:
             share, _ = np.histogram(clipped[rows], edges, weights=weight[rows] / weight[rows].sum())
-            ax.stairs(share, edges, color=hue, fill=cls != 1, alpha=1.0 if cls == 1 else 0.45, linewidth=1.6)
+            ax.stairs(
+                share,
+                edges,
+                color=hue,
+                fill=cls != 1,
+                alpha=1.0 if cls == 1 else 0.45,
+                linewidth=1.6,
+            )
     ax.set(xlabel=f"{xlabel} (log scale)" if log_x else xlabel, ylabel="share of the class")
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     return ax
@@ -128,14 +149,27 @@ def percent(value, _=None):
 
 def name_classes(ax, labelled=True):
     """Write beside the axes which colour is which class, in the colours themselves."""
-    classes = ((0.97, "genuine", GENUINE), (0.87, "fraud", FRAUD)) if labelled else ((0.97, "unlabelled", GENUINE),)
+    classes = (
+        ((0.97, "genuine", GENUINE), (0.87, "fraud", FRAUD))
+        if labelled
+        else ((0.97, "unlabelled", GENUINE),)
+    )
     for y, name, hue in classes:
-        ax.annotate(name, (1.01, y), xycoords="axes fraction", color=hue, va="top", fontweight="bold")
+        ax.annotate(
+            name, (1.01, y), xycoords="axes fraction", color=hue, va="top", fontweight="bold"
+        )
 
 
 def members(ax, alone, averaged, model):
-    """Average precision of each member alone (dots) and of their average (line); NaN where no fraud is known."""
-    ax.set(xlim=(0, 1), ylim=(-1, 1), yticks=[], xlabel="average precision on validation; a dot is one member alone")
+    """Average precision of each member alone (dots) and of their average (line); NaN where no fraud
+    is known.
+    """
+    ax.set(
+        xlim=(0, 1),
+        ylim=(-1, 1),
+        yticks=[],
+        xlabel="average precision on validation; a dot is one member alone",
+    )
     if not np.isfinite(averaged):
         ax.annotate("no fraud is known in validation", (0.5, 0), ha="center", color=SOFT)
         return ax
@@ -147,19 +181,36 @@ def members(ax, alone, averaged, model):
 
 
 def spread(ax, results, reference):
-    """A dot for each fit of each model: filled without labels of fraud, hollow where known frauds were left out.
+    """A dot for each fit of each model: filled without labels of fraud, hollow where known frauds
+    were left out.
 
-    results : DataFrame with `model`, `train_on`, `average_precision`; reference : what boosting with labels reaches
+    results : DataFrame with `model`, `train_on`, `average_precision`; reference : what boosting
+        with labels reaches
     """
     names = list(dict.fromkeys(results["model"]))[::-1]
     for row, model in enumerate(names):
         for train_on, shift, face in (("genuine", 0.14, "white"), ("all", -0.14, colour(model))):
-            part = results[(results["model"] == model) & (results["train_on"] == train_on)]["average_precision"]
-            ax.plot(part, np.full(len(part), row + shift), "o", color=colour(model), markerfacecolor=face, markersize=7)
+            part = results[(results["model"] == model) & (results["train_on"] == train_on)][
+                "average_precision"
+            ]
+            ax.plot(
+                part,
+                np.full(len(part), row + shift),
+                "o",
+                color=colour(model),
+                markerfacecolor=face,
+                markersize=7,
+            )
     ax.axvline(reference, color=colour("supervised_boosting"), linestyle="--", linewidth=1.4)
     ax.annotate("boosting with labels", (reference, len(names) - 0.45), xytext=(-4, 0), textcoords="offset points",
                 ha="right", va="top", color=colour("supervised_boosting"), fontsize=8)  # fmt: skip
-    ax.annotate("○ known frauds removed   ● no label", (0.01, 0.03), xycoords="axes fraction", fontsize=8, color=INK)
+    ax.annotate(
+        "○ known frauds removed   ● no label",
+        (0.01, 0.03),
+        xycoords="axes fraction",
+        fontsize=8,
+        color=INK,
+    )
     ax.set_yticks(range(len(names)), [label(m) for m in names])
     ax.set(xlim=(0, 1), ylim=(-0.6, len(names) - 0.4))
     ax.grid(axis="y", visible=False)
@@ -167,16 +218,22 @@ def spread(ax, results, reference):
 
 
 def learning_curves(ax, history):
-    """Loss by epoch; `history`: {"train", "validation"}, each (epochs, members). A dot marks the epoch kept."""
+    """Loss by epoch; `history`: {"train", "validation"}, each (epochs, members). A dot marks the
+    epoch kept.
+    """
     hue = colour("autoencoder")
     for train, validation in zip(history["train"].T, history["validation"].T, strict=True):
         epochs, best = np.arange(1, len(train) + 1), int(np.argmin(validation))
         ax.plot(epochs, train, color=FAINT, linewidth=1.2)
         ax.plot(epochs, validation, color=hue)
         ax.plot(epochs[best], validation[best], "o", color=hue, markersize=6)
-    ends = {"validation\n(dot: weights kept)": (validation[-1], hue), "reference,\nwith noise": (train[-1], SOFT)}
+    ends = {
+        "validation\n(dot: weights kept)": (validation[-1], hue),
+        "reference,\nwith noise": (train[-1], SOFT),
+    }
     upper = max(ends, key=lambda text: ends[text][0])
-    for text, (loss, ink) in ends.items():  # the upper text ends where the lower begins, however near the curves are
+    # the upper text ends where the lower begins, however near the curves are
+    for text, (loss, ink) in ends.items():
         y, va = (-6, "bottom") if text == upper else (-8, "top")
         ax.annotate(text, (epochs[-1], loss), (8, y), textcoords="offset points", va=va, color=ink,
                     annotation_clip=False)  # fmt: skip
@@ -195,7 +252,14 @@ def scores(ax, anomaly_score, y, weight, threshold=None):
     above = ax.get_xaxis_transform()
     frauds = nines[y == 1]
     ax.plot(
-        frauds, np.full(len(frauds), 1.05), "|", color=FRAUD, markersize=12, alpha=0.7, transform=above, clip_on=False
+        frauds,
+        np.full(len(frauds), 1.05),
+        "|",
+        color=FRAUD,
+        markersize=12,
+        alpha=0.7,
+        transform=above,
+        clip_on=False,
     )
     if len(frauds):
         ax.annotate("| one fraud", (0.99, 0.93), xycoords="axes fraction", color=FRAUD, ha="right")
@@ -218,13 +282,23 @@ def scores(ax, anomaly_score, y, weight, threshold=None):
 
 
 def precision_recall(ax, curves, prevalence):
-    """Precision over recall; `curves`: {model: (recall, precision)}; the dotted line is a random ranking."""
+    """Precision over recall; `curves`: {model: (recall, precision)}; the dotted line is a random
+    ranking.
+    """
     for model, (recall, precision) in curves.items():
         ax.plot(recall, precision, drawstyle="steps-pre", **_line(model))
     ax.axhline(prevalence, color=SOFT, linestyle=":", linewidth=1.4)
     said = f"prevalence {prevalence:.2%}, a random ranking"
     paper = {"facecolor": "white", "alpha": 0.85, "linewidth": 0, "pad": 1.5}
-    ax.annotate(said, (0.005, prevalence), (3, 5), textcoords="offset points", color=SOFT, fontsize=8, bbox=paper)
+    ax.annotate(
+        said,
+        (0.005, prevalence),
+        (3, 5),
+        textcoords="offset points",
+        color=SOFT,
+        fontsize=8,
+        bbox=paper,
+    )
     ax.set(xlabel="recall (share of frauds found)", ylabel="precision (share of alerts that are fraud)",
            xlim=(0, 1), ylim=(0, 1.02))  # fmt: skip
     _name_lines(ax, list(curves))
@@ -232,7 +306,9 @@ def precision_recall(ax, curves, prevalence):
 
 
 def money(ax, curves, budgets=()):
-    """Share of fraud money caught over share reviewed; `curves`: {model: (share reviewed, money share)}."""
+    """Share of fraud money caught over share reviewed; `curves`: {model: (share reviewed, money
+    share)}.
+    """
     for model, (reviewed, caught) in curves.items():
         ax.plot(reviewed, caught, **_line(model))
     for budget in budgets:
@@ -248,18 +324,32 @@ def money(ax, curves, budgets=()):
 
 
 def intervals(ax, values, xlabel, reference=None):
-    """A dot and its 95 % interval a model, best on top; `values`: {model: {"value", "low", "high"}}."""
+    """A dot and its 95 % interval a model, best on top; `values`: {model: {"value", "low",
+    "high"}}.
+    """
     shown = {m: v for m, v in values.items() if v["value"] is not None}
     order = sorted(shown, key=lambda m: shown[m]["value"])
     for row, model in enumerate(order):
         v = shown[model]
         if v["low"] is not None:
             ax.plot(
-                [v["low"], v["high"]], [row, row], color=colour(model), linewidth=3, alpha=0.35, solid_capstyle="round"
+                [v["low"], v["high"]],
+                [row, row],
+                color=colour(model),
+                linewidth=3,
+                alpha=0.35,
+                solid_capstyle="round",
             )
         ax.plot(v["value"], row, "o", color=colour(model), markersize=7)
         right = v["value"] if v["high"] is None else v["high"]
-        ax.annotate(f"{v['value']:.3f}", (right, row), (8, 0), textcoords="offset points", va="center", fontsize=9)
+        ax.annotate(
+            f"{v['value']:.3f}",
+            (right, row),
+            (8, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=9,
+        )
     ax.set_yticks(range(len(order)), [label(m) for m in order])
     ax.set(xlabel=xlabel, xlim=(0, 1), ylim=(-0.6, len(order) - 0.4))
     if reference is not None:

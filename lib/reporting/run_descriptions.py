@@ -15,11 +15,20 @@ def stage(name, cells, why=""):
     first = next((source for kind, source, _ in cells if kind == "markdown"), "")
     facts = re.findall(r"^- \*(Question|Reads|Writes)\*: (.*(?:\n(?!- ).+)*)", first, re.MULTILINE)
     lines = [f"- *{what}*: {' '.join(text.split())}" for what, text in facts]
-    return "\n".join([f"`notebooks/{name}.ipynb`", "", *lines, *([f"- *Executed because*: {why}"] if why else [])])
+    return "\n".join(
+        [
+            f"`notebooks/{name}.ipynb`",
+            "",
+            *lines,
+            *([f"- *Executed because*: {why}"] if why else []),
+        ]
+    )
 
 
 def pipeline(name, metrics):
-    """What a run decided and how good its candidates are; `metrics`: its metrics.json, empty if there is none."""
+    """What a run decided and how good its candidates are; `metrics`: its metrics.json, empty if
+    there is none.
+    """
     lines = [f"Everything is in `reports/{name}`, its page is `index.html` there."]
     if not metrics:
         return lines[0]
@@ -28,20 +37,34 @@ def pipeline(name, metrics):
     models, verdict = metrics.get("models", {}), metrics.get("verdict", {})
     reasons = [f"- {names.plain(reason, models)}" for reason in verdict.get("reasons", [])]
     reasons += [f"- **{names.plain(remark, models)}**" for remark in metrics.get("remarks", [])]
-    rows = ["| model | labels seen | average precision on validation | on untouched |", "|---|---|---|---|"]
+    rows = [
+        "| model | labels seen | average precision on validation | on untouched |",
+        "|---|---|---|---|",
+    ]
     for model, entry in models.items():
         cells = (_cell(entry.get(period)) for period in ("validation", "untouched"))
         seen = names.LABELS_SEEN.get(entry.get("train_on"), "none")
-        rows.append(f"| {names.label(model).replace('|', chr(92) + '|')} | {seen} | {' | '.join(cells)} |")
-    parts = [*head, f"**As this run decided: {names.headline(metrics)}**", "\n".join(reasons), "\n".join(rows), *lines]
+        rows.append(
+            f"| {names.label(model).replace('|', chr(92) + '|')} | {seen} | {' | '.join(cells)} |"
+        )
+    parts = [
+        *head,
+        f"**As this run decided: {names.headline(metrics)}**",
+        "\n".join(reasons),
+        "\n".join(rows),
+        *lines,
+    ]
     return "\n\n".join(parts)
 
 
 def figures(metrics):
-    """The headline figures of every model and, under `champion`, of the champion: what is worth comparing runs by."""
+    """The headline figures of every model and, under `champion`, of the champion: what is worth
+    comparing runs by.
+    """
     models = {
         model: {
-            period: {m: entry[period][m] for m in names.HEADLINE if m in entry[period]} for period in PERIODS & {*entry}
+            period: {m: entry[period][m] for m in names.HEADLINE if m in entry[period]}
+            for period in PERIODS & {*entry}
         }
         for model, entry in metrics.get("models", {}).items()
     }
