@@ -84,7 +84,8 @@ def detection(frame, options):
                     )
                 each = " ".join(f"{value:.3f}" for value in found)
                 print(
-                    f"{reference}/{validation} {name:20} {train_on:8} {np.mean(found):.3f}   ({each})",
+                    f"{reference}/{validation} {name:20} {train_on:8} {np.mean(found):.3f}   "
+                    f"({each})",
                     flush=True,
                 )
 
@@ -94,7 +95,8 @@ def costs(frame, options):
     data = arrays(frame)
     half = data.take(np.arange(len(data.y) // 2))
     print(
-        f"\nfitted on {len(half.y):,} simulated rows of {half.X.shape[1]} features, {options.threads} threads"
+        f"\nfitted on {len(half.y):,} simulated rows of {half.X.shape[1]} features, "
+        f"{options.threads} threads"
     )
     print(f"{'model':20} " + " ".join(f"{column:>11}" for column in LIMITS))
     limits = " ".join(

@@ -60,7 +60,8 @@ def main():
     drifting = [replay(dataset, options.rows, seed, True) for seed in range(options.seeds)]
     seconds = np.mean([s for _, s in drifting])
     print(
-        f"\n{1000 * seconds:.0f} ms a batch\n\nwith drift: replays that flag it after 0, 1, more batches, or never"
+        f"\n{1000 * seconds:.0f} ms a batch\n\nwith drift: replays that flag it after 0, 1, more "
+        "batches, or never"
     )
     for what in DRIFTS:
         for feature in what.features if what.what != "fraud" else ():
@@ -72,7 +73,8 @@ def main():
                 np.isnan(delays).sum(),
             ]
             print(
-                f"  {feature:4} {what.what:6} from batch {what.first_batch}: {n[0]:3} {n[1]:3} {n[2]:3} {n[3]:3}"
+                f"  {feature:4} {what.what:6} from batch {what.first_batch}: {n[0]:3} {n[1]:3} "
+                f"{n[2]:3} {n[3]:3}"
             )
     first = {f: what.first_batch for what in DRIFTS if what.what != "fraud" for f in what.features}
     false = [
@@ -91,11 +93,13 @@ def main():
     ]
     p_values = [[c.p_value for c in v.columns] for v in still]
     print(
-        f"\nwithout drift: {len(still)} batches, {sum(v.level == drift.PERSISTENT for v in still)} persistent"
+        f"\nwithout drift: {len(still)} batches, "
+        f"{sum(v.level == drift.PERSISTENT for v in still)} persistent"
     )
     sizes = np.median([(v.reference_size, v.current_size) for v in still], axis=0)
     print(
-        f"  {np.mean([v.hour_matched for v in still]):.0%} matched by hour; {sizes[0]:,.0f} effective reference rows"
+        f"  {np.mean([v.hour_matched for v in still]):.0%} matched by hour; {sizes[0]:,.0f} "
+        "effective reference rows"
     )
     for rate in RATES:
         n = sum(drift.benjamini_hochberg(p, rate).any() for p in p_values)

@@ -110,7 +110,8 @@ def schemathesis(seconds, folder, key):
     if done.returncode or failures:
         print(done.stdout, done.stderr, *failures, sep="\n")
     print(
-        f"schemathesis{', with a key' if key else ''}: {'FAILED' if done.returncode or failures else 'no failure'}"
+        f"schemathesis{', with a key' if key else ''}: "
+        f"{'FAILED' if done.returncode or failures else 'no failure'}"
     )
     return not done.returncode and not failures
 

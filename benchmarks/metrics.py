@@ -33,5 +33,6 @@ for name, (n, n_frauds, n_models, duration_s) in CASES.items():
         resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     )
     print(
-        f"{name}: {n:,} rows, {n_frauds:,} frauds, {n_models} models: {seconds:.1f} s, peak {peak:.0f} MB so far"
+        f"{name}: {n:,} rows, {n_frauds:,} frauds, {n_models} models: {seconds:.1f} s, peak "
+        f"{peak:.0f} MB so far"
     )

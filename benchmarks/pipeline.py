@@ -132,7 +132,8 @@ def goals(parent, raw, **_):
         )
     )
     print(
-        "Computing and overhead (kernels, imports, HTML) are sums over notebooks, some of which run at the same time."
+        "Computing and overhead (kernels, imports, HTML) are sums over notebooks, some of which "
+        "run at the same time."
     )
 
 
@@ -214,10 +215,12 @@ def ways(parent, rows, **_):
         )
     )
     print(
-        f"The runner takes {runner / taken['a plain script'][0]:.2f} of the script's time (at most 1.3),"
+        f"The runner takes {runner / taken['a plain script'][0]:.2f} of the script's time (at "
+        "most 1.3),"
     )
     print(
-        f"and is {taken['a loop of papermill'][0] / runner:.2f} times as fast as the loop (at least 1.5)."
+        f"and is {taken['a loop of papermill'][0] / runner:.2f} times as fast as the loop (at "
+        "least 1.5)."
     )
 
 

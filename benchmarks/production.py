@@ -91,8 +91,12 @@ def scorecard(_):
                 card(dataset, dataset.arrays(prepare(dataset, frame, "simulated")), drifting)
             )
         alarms = [c["n_false"] for c in cards]
-        print(f"drift {drifting}: false alarms {sum(alarms)}, in {sum(a > 0 for a in alarms)} of {N_SEEDS} replays; "
-              f"looks at frauds without cause {sum(c['n_false_frauds'] for c in cards)}")  # fmt: skip
+        n_replays = sum(a > 0 for a in alarms)
+        n_false = sum(card["n_false_frauds"] for card in cards)
+        print(
+            f"drift {drifting}: false alarms {sum(alarms)}, in {n_replays} of {N_SEEDS} replays; "
+            f"looks at frauds without cause {n_false}"
+        )
         found = pd.DataFrame([d for c in cards for d in c["noticed"]])
         for (what, features), delays in (
             found.groupby(["what", "features"])["delay"] if len(found) else ()
@@ -133,13 +137,16 @@ def policies(folder):
         history, worth = sandbox.History(split), {}
         first = mixture(history, history.slices["reference"], history.slices["validation"])
         for policy in ("frozen", "threshold", "retrain_every"):
-            worth[policy] = monitoring.totals(steps_of(policy, history, first, split.batches))
+            worth[policy] = monitoring.totals(
+                steps_of(policy, history, first, batches=split.batches)
+            )
         said = [
             f"{p} {t['money_caught_in_time']:,.0f} ({t['n_alerts']:,.0f} alerts)"
             for p, t in worth.items()
         ]
         print(
-            f"seed {seed}: money caught in time, of {worth['frozen']['money']:,.0f}: {', '.join(said)}"
+            f"seed {seed}: money caught in time, of {worth['frozen']['money']:,.0f}: "
+            f"{', '.join(said)}"
         )
 
 
@@ -153,7 +160,9 @@ def mixture(history, fit, validation):
     return detector.raw_score(history.data.X), fit.stop
 
 
-def steps_of(policy, history, first, batches, budget=0.002, every=3, recent=3):
+def steps_of(  # noqa: PLR0913 - a study's options
+    policy, history, first, *, batches, budget=0.002, every=3, recent=3
+):
     """What labels say of each batch under a policy."""
     data, steps, challenger = history.data, [], None
     (score, fitted_to), past = first, history.slices["validation"]

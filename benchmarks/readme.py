@@ -69,8 +69,10 @@ def results(metrics):
         f"{n} {periods[n]['n']:,} rows ({periods[n]['n_frauds']} frauds)"
         for n in ("reference", "validation", "untouched")
     )
-    note = f"{chosen}Recall, precision and money at an alert budget of {budget:g}; in brackets 95 % intervals."
-    note += f" {counts}; seed {metrics['seed']}."
+    note = (
+        f"{chosen}Recall, precision and money at an alert budget of {budget:g}; in brackets 95 % "
+        f"intervals. {counts}; seed {metrics['seed']}."
+    )
     return "\n".join([*lines, "", note])
 
 

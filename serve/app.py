@@ -109,7 +109,8 @@ class Predictor:
 
     def _answer(self, served, X, explain):
         if explain and len(X) > self.settings.max_explained_rows:
-            message = f"{len(X)} rows to explain; at most {self.settings.max_explained_rows} are explained at once."
+            limit = self.settings.max_explained_rows
+            message = f"{len(X)} rows to explain; at most {limit} are explained at once."
             raise RequestError(413, "too_many_rows", message)
         start = time.perf_counter()
         predictions, scores = served.bundle.predict(X)
@@ -165,7 +166,8 @@ def create_api(
     app = FastAPI(
         title="Fraud detector",
         version="1.0.0",
-        description="Scores card transactions: the higher the anomaly score, the rarer such a transaction is.",
+        description="Scores card transactions: the higher the anomaly score, the rarer such a "
+        "transaction is.",
         lifespan=_lifespan(settings, model, predictor, remarks),
         docs_url=None,
         redoc_url=None,

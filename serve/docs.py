@@ -24,7 +24,8 @@ def _allowed(text):
 
 # the browser runs and styles with these two texts and no other, and talks to this server alone
 POLICY = (
-    f"default-src 'none'; script-src {_allowed(SCRIPT)}; style-src {_allowed(STYLE)}; connect-src 'self'; "
+    f"default-src 'none'; script-src {_allowed(SCRIPT)}; style-src {_allowed(STYLE)}; connect-src "
+    "'self'; "
     "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 
@@ -45,7 +46,8 @@ def page(document, served=None):
         else ""
     )
     return (
-        f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{escape(info["title"])}</title>\n'
+        '<!doctype html>\n<html lang="en">\n<meta '
+        f'charset="utf-8">\n<title>{escape(info["title"])}</title>\n'
         '<meta name="viewport" content="width=device-width">\n<link rel="icon" href="data:,">\n'
         f"<style>{STYLE}</style>\n<h1>{escape(info['title'])}</h1>\n<p>{escape(info['description'])}</p>\n"
         f"{_answering(served)}\n"
@@ -99,9 +101,11 @@ def _threshold(threshold):
 def _operation(method, path, operation, schemas):
     """One route: what it does, what it takes, a request to try, what it answers."""
     verb = method.upper()
+    key = " (asks for the API key)" if "security" in operation else ""
     parts = [
-        f'<h2 id="{escape(operation["operationId"])}"><span class="{method}">{verb}</span> {escape(path)}</h2>',
-        f"<p>{escape(operation['summary'])}{' (asks for the API key)' if 'security' in operation else ''}</p>",
+        f'<h2 id="{escape(operation["operationId"])}"><span class="{method}">{verb}</span> '
+        f"{escape(path)}</h2>",
+        f"<p>{escape(operation['summary'])}{key}</p>",
     ]
     if description := operation.get("description"):
         parts.append("".join(f"<p>{escape(part)}</p>" for part in description.split("\n\n")))
@@ -132,7 +136,8 @@ def _try(verb, path, parameters, examples):
         for each in parameters
     )
     choices = "".join(
-        f'<button type="button" class="example" value="{escape(json.dumps(each["value"]))}">{escape(each["summary"])}'
+        '<button type="button" class="example" '
+        f'value="{escape(json.dumps(each["value"]))}">{escape(each["summary"])}'
         "</button> "
         for each in examples.values()
     )
@@ -150,7 +155,8 @@ def _try(verb, path, parameters, examples):
     chosen = f"<p>Example: {choices}</p><ul>{origins}</ul>" if examples else ""
     return (
         f'<form data-method="{verb}" data-path="{escape(path)}">{chosen}{body}'
-        f'<p>{switches}<button>Send</button></p><pre class="sent" hidden></pre><pre class="answer" hidden></pre></form>'
+        f'<p>{switches}<button>Send</button></p><pre class="sent" hidden></pre><pre '
+        'class="answer" hidden></pre></form>'
     )
 
 

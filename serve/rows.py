@@ -71,7 +71,10 @@ class Rows:
             return X
         # a body of commas alone would decode to fifteen times its size
         if len(body) > self.max_values and body.count(b",") >= self.max_values:
-            message = f"More values than {self.max_rows} rows of {len(self.features)} features have; send fewer rows."
+            message = (
+                f"More values than {self.max_rows} rows of {len(self.features)} features have; "
+                "send fewer rows."
+            )
             raise RequestError(413, "too_many_rows", message)
         try:
             rows = self._decode(body).features

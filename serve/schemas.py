@@ -24,13 +24,15 @@ class Prediction(BaseModel):
 
     predictions: list[Literal[0, 1]] = Field(description="1 = anomaly: anomaly score >= threshold")
     anomaly_scores: list[float] = Field(
-        description="0 to 1, higher = more anomalous; 0.999: one validation transaction in a thousand scores as high"
+        description="0 to 1, higher = more anomalous; 0.999: one validation transaction in a "
+        "thousand scores as high"
     )
     model_version: str = Field(
         description="the registry's version; 'baked-in' if the bundle has none"
     )
     inference_time_ms: float = Field(
-        description="the model's own time, from checked rows to scores, of all requests scored together"
+        description="the model's own time, from checked rows to scores, of all requests scored "
+        "together"
     )
     explanations: list[list[Reason]] | None = Field(
         default=None,

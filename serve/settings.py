@@ -74,7 +74,8 @@ class Settings:
     body_timeout_s: Annotated[float, "seconds for a body to arrive; then 408", (0.01, 3600)] = 30.0
     keep_alive_s: Annotated[
         int,
-        "seconds an idle connection stays open, longer than the proxy in front keeps it; python -m serve only",
+        "seconds an idle connection stays open, longer than the proxy in front keeps it; python "
+        "-m serve only",
         (1, 86400),
     ] = 75
     drain_s: Annotated[

@@ -28,7 +28,8 @@ def chromium():
     path = next(filter(None, map(shutil.which, NAMES)), None)
     if path is None:
         pytest.fail(
-            f"No Chromium on PATH (looked for {', '.join(NAMES)}): install it, then run make check again."
+            f"No Chromium on PATH (looked for {', '.join(NAMES)}): install it, then run make "
+            "check again."
         )
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=list(OPTIONS))

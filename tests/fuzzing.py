@@ -25,8 +25,10 @@ DECODERS = [
     for fast in ((), range(10**6))
 ]
 TOKENS = (
-    b"NaN -Infinity 1e999 -1e999 1e39 3.5e38 1e-999 -0 00 01 1. .5 +1 0x1 1_0 9999999999999999999999 true null"
-    b' [] {} [[ ]] , : " \' \\ \\u0041 \\ud800 \xff \xc3\x28 \xef\xbb\xbf \x00 \t {"V1":1} {"V1":1,"V1":2} "features" '
+    b"NaN -Infinity 1e999 -1e999 1e39 3.5e38 1e-999 -0 00 01 1. .5 +1 0x1 1_0 "
+    b"9999999999999999999999 true null"
+    b' [] {} [[ ]] , : " \' \\ \\u0041 \\ud800 \xff \xc3\x28 \xef\xbb\xbf \x00 \t {"V1":1} '
+    b'{"V1":1,"V1":2} "features" '
 ).split(b" ")
 
 number = st.one_of(
@@ -66,9 +68,21 @@ def bodies(draw):
 
 
 def judge(body, missing):
-    """The matrix that the body means, by the standard library and one rule after the other; None if
-    it is wrong.
-    """
+    """The matrix that the body means, by the standard library; None if it is wrong."""
+    sent = rows_of(body)
+    if sent is None:
+        return None
+    matrix = []
+    for each in sent:
+        row = numbers_of(each, missing)
+        if row is None:
+            return None
+        matrix.append(row)
+    return np.array(matrix) if 0 < len(matrix) <= MAX_ROWS else None
+
+
+def rows_of(body):
+    """The list that stands under `features`; None if the body is anything else."""
 
     def once(pairs):
         if len({name for name, _ in pairs}) != len(pairs):
@@ -82,30 +96,27 @@ def judge(body, missing):
         value = json.loads(body.decode(), object_pairs_hook=once, parse_constant=no_constant)
     except (ValueError, RecursionError):
         return None
-    if (
-        not isinstance(value, dict)
-        or set(value) != {"features"}
-        or not isinstance(value["features"], list)
-    ):
+    if not isinstance(value, dict) or set(value) != {"features"}:
         return None
-    matrix = []
-    for each in value["features"]:
-        if isinstance(each, dict):
-            each = [each[name] for name in NAMES] if set(each) == set(NAMES) else []
-        if not isinstance(each, list) or len(each) != len(NAMES):
-            return None
-        if missing == "median":
-            each = [np.nan if x is None else x for x in each]
-        if not all(type(x) in (int, float, bool) for x in each):
-            return None
-        try:
-            with np.errstate(over="ignore"):
-                matrix.append(np.array([float(x) for x in each]).astype(np.float32))
-        except OverflowError:
-            return None
-        if np.isinf(matrix[-1]).any():
-            return None
-    return np.array(matrix) if 0 < len(matrix) <= MAX_ROWS else None
+    return value["features"] if isinstance(value["features"], list) else None
+
+
+def numbers_of(each, missing):
+    """One transaction as float32; None if it is wrong."""
+    if isinstance(each, dict):
+        each = [each[name] for name in NAMES] if set(each) == set(NAMES) else []
+    if not isinstance(each, list) or len(each) != len(NAMES):
+        return None
+    if missing == "median":
+        each = [np.nan if x is None else x for x in each]
+    if not all(type(x) in (int, float, bool) for x in each):
+        return None
+    try:
+        with np.errstate(over="ignore"):
+            row = np.array([float(x) for x in each]).astype(np.float32)
+    except OverflowError:
+        return None
+    return None if np.isinf(row).any() else row
 
 
 def check_body(body):

@@ -38,8 +38,10 @@ base = "http://127.0.0.1:%d"
 get = lambda path: u.urlopen(base + path, timeout=10).read()
 post = json.loads(get("/openapi.json"))["paths"]["/predict"]["post"]
 example = post["requestBody"]["content"]["application/json"]["examples"]["list"]["value"]
-request = u.Request(base + "/predict", json.dumps(example).encode(), {"Content-Type": "application/json"})
-print(json.dumps([json.loads(get("/health/ready")), json.loads(u.urlopen(request, timeout=10).read())]))
+kind = {"Content-Type": "application/json"}
+request = u.Request(base + "/predict", json.dumps(example).encode(), kind)
+answer = json.loads(u.urlopen(request, timeout=10).read())
+print(json.dumps([json.loads(get("/health/ready")), answer]))
 """
 
 
@@ -123,7 +125,10 @@ def smoke(image, workers=1):
         ).stdout.strip()
         docker("stop", "-t", "30", container)
         _stopped(container)
-    return f"{workers} worker(s): healthy after {healthy_s:.1f} s, memory {memory}, answered {answer}, stopped with 0"
+    return (
+        f"{workers} worker(s): healthy after {healthy_s:.1f} s, memory {memory}, "
+        f"answered {answer}, stopped with 0"
+    )
 
 
 def drain(image, workers):

@@ -137,7 +137,7 @@ class Instant:
 
     peak_mb = n_done = seconds = 0
 
-    def __init__(self, notebook, archive, parameters, root, environment, threads, timeout, inherit):
+    def __init__(self, notebook, archive, parameters, **_):
         self.notebook, self.archive, self.name, self.parameters = (
             notebook,
             archive,

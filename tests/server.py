@@ -55,7 +55,8 @@ class Server:
         while time.perf_counter() < start + timeout_s:
             if self.process.poll() is not None:
                 raise RuntimeError(
-                    f"the server ended with {self.process.returncode}: {self.log.read_text()[-2000:]}"
+                    f"the server ended with {self.process.returncode}: "
+                    f"{self.log.read_text()[-2000:]}"
                 )
             with contextlib.suppress(OSError, http.client.HTTPException):
                 if self.call("GET", "/health/ready")[0] == wanted:

@@ -107,7 +107,8 @@ def test_reasons_read_like_sentences():
 
 
 def test_a_stage_is_described_by_its_first_cell():
-    first = "# Title\n\n- *Question*: what is\n  it?\n- *Reads*: nothing.\n- *Writes*: `a`,\n  `b`.\n- *Runtime*: seconds."
+    first = "# Title\n\n- *Question*: what is\n  it?\n- *Reads*: nothing.\n"
+    first += "- *Writes*: `a`,\n  `b`.\n- *Runtime*: seconds."
     text = run_descriptions.stage("01_eda", [("markdown", first, [])], "it has not run yet")
     assert text.splitlines()[0] == "`notebooks/01_eda.ipynb`"
     assert "- *Question*: what is it?" in text

@@ -24,7 +24,8 @@ HEAVY = {
     "pyarrow",
 }
 PICKLE = {"pickle", "cloudpickle", "joblib", "dill", "shelve", "marshal"}
-HOSTS = r"p[y]pi\.org|p[y]thonhosted|n[p]mjs\.|d[e]bian\.org|anaconda\.[o]rg|p[y]torch\.org/whl|/w[o]rk/|/r[o]ot/|/t[m]p/"
+HOSTS = r"p[y]pi\.org|p[y]thonhosted|n[p]mjs\.|d[e]bian\.org|anaconda\.[o]rg|p[y]torch\.org/whl"
+HOSTS += r"|/w[o]rk/|/r[o]ot/|/t[m]p/"
 PARAMETER = re.compile(r"(\w+): (str|int|float|bool|list|tuple)[\w\[\], .|]* = ([^=#]+?)  # [^=]+")
 
 LIB = sorted((ROOT / "lib").rglob("*.py"))

@@ -297,7 +297,8 @@ def test_decision(candidates, holder, options, promote, action, reason):
     verdict = verdict_of(candidates, holder, **options)
     assert (verdict.promote, verdict.action) == (promote, action)
     assert re.search(reason, "; ".join(verdict.reasons))
-    assert verdict.remarks == (["The files of x, version 3, are gone. --accept lets a candidate replace it."]
+    assert verdict.remarks == (["The files of x, version 3, are gone. --accept lets a candidate "
+                                "replace it."]
                                if holder is LOST and not promote else [])  # fmt: skip
 
 

@@ -196,7 +196,8 @@ def test_keyboard_reaches_every_link_and_table(reports, browser):
         assert outline == "solid", f"the focus on {tag} cannot be seen"
         reached += 1
     shown = page.evaluate(
-        "[...document.querySelectorAll('a[href], summary, [tabindex]')].filter(e => e.checkVisibility()).length"
+        "[...document.querySelectorAll('a[href], summary, [tabindex]')].filter(e => "
+        "e.checkVisibility()).length"
     )
     assert reached == shown
     visitor.close()

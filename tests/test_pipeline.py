@@ -142,7 +142,8 @@ def test_the_reasons_name_the_notebook_the_lock_the_output_and_the_champion(done
         registry.execute("CREATE TABLE model_version_tags (name, version, key, value)")
         registry.execute("INSERT INTO experiments VALUES ('fraud-pipeline')")
         registry.execute(
-            "INSERT INTO registered_model_aliases VALUES ('fraud-detector-simulated', 'champion', 4)"
+            "INSERT INTO registered_model_aliases VALUES ('fraud-detector-simulated', 'champion', "
+            "4)"
         )
     assert done.planned(*SMALL)["06"] == ("to run", "registry, champion: None → 4")
 

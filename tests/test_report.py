@@ -39,12 +39,26 @@ def run(tmp_path):
         "random": {"validation": figures(0.1)},
     }
     metrics = {
-        "run": "20260101-000000-simulated", "dataset": "simulated", "source": "simulated", "seed": 0,
-        "splits": dict.fromkeys(("reference", "validation", "untouched"), period), "alert_budget": 0.002,
-        "models": models, "champion": {"model": "autoencoder", "name": "fraud-detector-simulated", "version": "2",
-                                       "metric": "average_precision", "threshold": 0.998},
-        "verdict": {"action": "promote", "promote": "autoencoder", "reasons": ["it beats <everything>"]},
-    }  # fmt: skip
+        "run": "20260101-000000-simulated",
+        "dataset": "simulated",
+        "source": "simulated",
+        "seed": 0,
+        "splits": dict.fromkeys(("reference", "validation", "untouched"), period),
+        "alert_budget": 0.002,
+        "models": models,
+        "champion": {
+            "model": "autoencoder",
+            "name": "fraud-detector-simulated",
+            "version": "2",
+            "metric": "average_precision",
+            "threshold": 0.998,
+        },
+        "verdict": {
+            "action": "promote",
+            "promote": "autoencoder",
+            "reasons": ["it beats <everything>"],
+        },
+    }
     folder = tmp_path / metrics["run"]
     (folder / "notebooks").mkdir(parents=True)
     (folder / "notebooks" / "04_autoencoder.html").write_text("<p>here</p>")

@@ -79,10 +79,18 @@ def test_what_is_served_is_said_in_sentences(state, words_said):
 # -------------------------------------------------------------------------
 
 PROMOTED = {
-    "dataset": "creditcard", "source": "full", "alert_budget": 0.002, "models": {},
-    "champion": {"model": "fusion", "name": "fraud-detector", "version": "2", "metric": "average_precision"},
+    "dataset": "creditcard",
+    "source": "full",
+    "alert_budget": 0.002,
+    "models": {},
+    "champion": {
+        "model": "fusion",
+        "name": "fraud-detector",
+        "version": "2",
+        "metric": "average_precision",
+    },
     "verdict": {"action": "promote", "promote": "fusion", "reasons": ["it is better"]},
-}  # fmt: skip
+}
 
 
 def test_a_promotion_that_was_rolled_back_is_not_called_the_champion():
@@ -117,7 +125,8 @@ def test_the_console_says_what_is_served(run):
 def test_an_export_that_was_held_back_is_a_normal_end_of_its_own(run):
     (run.folder / "stages" / EXPORT.name).mkdir(parents=True)
     said = {
-        "not_exported": "Not exported: model holds fraud-detector version 1; --replace puts another there."
+        "not_exported": "Not exported: model holds fraud-detector version 1; --replace puts "
+        "another there."
     }
     (run.folder / "stages" / EXPORT.name / "metrics.json").write_text(json.dumps(said))
     task = SimpleNamespace(
@@ -138,10 +147,8 @@ def test_an_export_that_was_held_back_is_a_normal_end_of_its_own(run):
 def test_pages_say_what_is_served_and_what_became_of_a_champion(tmp_path):
     folder = tmp_path / "20260101-000000-creditcard"
     folder.mkdir()
-    splits = dict.fromkeys(
-        ("reference", "validation", "untouched"),
-        {"n": 10, "n_frauds": 1, "weight": 10.0, "start": 0, "end": 1},
-    )
+    period = {"n": 10, "n_frauds": 1, "weight": 10.0, "start": 0, "end": 1}
+    splits = {name: period for name in ("reference", "validation", "untouched")}
     metrics = PROMOTED | {"splits": splits, "seed": 0, "alert_budgets": [0.002]}
     (folder / "metrics.json").write_text(json.dumps(metrics))
     (folder / "run.json").write_text(json.dumps({"status": "done", "dataset": "creditcard"}))

@@ -31,7 +31,8 @@ SMALL = {  # by hand: no run_dir, no split_dir, logged to MLflow from the notebo
 LOADED = """
 import json, sys
 from pathlib import Path
-files = [getattr(module, "__file__", None) for name, module in sys.modules.items() if name.partition(".")[0] == "lib"]
+ours = [module for name, module in sys.modules.items() if name.partition(".")[0] == "lib"]
+files = [getattr(module, "__file__", None) for module in ours]
 Path("loaded.json").write_text(json.dumps([file for file in files if file]))
 """
 

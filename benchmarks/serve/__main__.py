@@ -59,7 +59,8 @@ def arguments():
     parser.add_argument(
         "--mlserver",
         default="auto",
-        help="python of an environment with mlserver and onnxruntime; auto: .pipeline/mlserver, made if absent; no: "
+        help="python of an environment with mlserver and onnxruntime; auto: .pipeline/mlserver, "
+        "made if absent; no: "
         "leave MLServer out",
     )
     parser.add_argument("--json", type=Path, help="also write the figures here")
@@ -174,7 +175,8 @@ def verdicts(result, alone):
             )
     for model, figures in alone.items():
         for key, limit in AT_MOST.items():
-            yield f"{'ok ' if figures[key] <= limit else 'NOT'} {model}: {key} {figures[key]:.2f}, at most {limit}"
+            verdict = "ok " if figures[key] <= limit else "NOT"
+            yield f"{verdict} {model}: {key} {figures[key]:.2f}, at most {limit}"
 
 
 def _verdict(ratio, needed, sentence):
@@ -240,8 +242,11 @@ def main():
     shutil.rmtree(folder)
     print(table(result), *verdicts(result, ours_alone), sep="\n")
     if options.json:
-        flat = [{"server": name, "model": model, "rows": size, **figures}
-                for (name, model), sizes in result.items() for size, figures in sizes.items()]  # fmt: skip
+        flat = [
+            {"server": name, "model": model, "rows": size, **figures}
+            for (name, model), sizes in result.items()
+            for size, figures in sizes.items()
+        ]
         options.json.write_text(
             json.dumps({"throughput": flat, "alone": ours_alone}, indent=2) + "\n"
         )

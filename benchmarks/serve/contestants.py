@@ -234,10 +234,13 @@ def mlserver(folder, model, python):
     settings["parameters"] = {"uri": str(folder / model / "model.onnx"), "version": "1"}
     (target / "model-settings.json").write_text(json.dumps(settings))
     code = (
-        "import json,sys; json.dump({'http_port': int(sys.argv[1]), 'grpc_port': int(sys.argv[1]) + 10_000,"
-        " 'metrics_port': int(sys.argv[1]) + 5_000, 'parallel_workers': 0, 'debug': False}, open('settings.json', 'w'))"
+        "import json,sys; json.dump({'http_port': int(sys.argv[1]), 'grpc_port': int(sys.argv[1]) "
+        "+ 10_000,"
+        " 'metrics_port': int(sys.argv[1]) + 5_000, 'parallel_workers': 0, 'debug': False}, "
+        "open('settings.json', 'w'))"
     )
-    script = f'cd {target} && {python} -c "{code}" {{port}} && exec {Path(python).parent}/mlserver start .'
+    mlserver = Path(python).parent / "mlserver"
+    script = f'cd {target} && {python} -c "{code}" {{port}} && exec {mlserver} start .'
 
     def body(rows):
         data = rows.astype(np.float32).ravel().tolist()

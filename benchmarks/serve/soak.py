@@ -140,11 +140,13 @@ def main():
         f"{sum(seen.values()):,} requests in {options.minutes:g} min: {dict(sorted(seen.items()))}"
     )
     print(
-        f"bundles written {dict(replaced)}, taken up {n_loaded}; wrong or dropped {sum(each[2] for each in results)}",
+        f"bundles written {dict(replaced)}, taken up {n_loaded}; wrong or dropped "
+        f"{sum(each[2] for each in results)}",
         *wrong,
     )
     print(
-        f"memory MB: first {memory[0]:.0f}, middle third {early:.0f}, last third {late:.0f}, highest {max(memory):.0f}"
+        f"memory MB: first {memory[0]:.0f}, middle third {early:.0f}, last third {late:.0f}, "
+        f"highest {max(memory):.0f}"
     )
     good = not wrong and not any(status == 500 for status in seen) and late < early * 1.1 + 5
     print("ok" if good else "FAILED")
