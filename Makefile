@@ -69,9 +69,10 @@ bench: $(READY)  ## times and figures of the whole pipeline; RAW=FILE adds the r
 fuzz: $(READY)  ## broken input for the server and the bundle loader
 	@$(PY) benchmarks/fuzz.py $(ARGS)
 
-lint: $(READY)  ## ruff, notebooks too
+lint: $(READY)  ## ruff, notebooks too, and mypy
 	@$(PY) -m ruff check --quiet --output-format concise
 	@$(PY) -m ruff format --quiet --check
+	@$(PY) -m mypy --no-error-summary
 
 format: $(READY)  ## let ruff rewrite what make lint complains of
 	@$(PY) -m ruff check --quiet --fix

@@ -24,6 +24,7 @@ from fastapi import FastAPI, Response
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
 
 from serve import docs, logs, schemas, telemetry
 from serve.batches import Batches
@@ -309,14 +310,14 @@ def _add_reload(app, model):
 
 def create_app(
     settings: Settings, remarks: Iterable[tuple[int, str]] = (), spare: Path | None = None
-) -> Edge:
+) -> ASGIApp:
     """Build the application; the bundle is opened, and `remarks` are logged, when it starts.
 
     `spare` is a folder where several workers keep a copy of the bundle, see serve/spare.py.
     """
     model = Model(settings, spare)
     predictor = Predictor(settings, model)
-    app = Edge(create_api(settings, model, predictor, remarks), settings, model, predictor)
+    app: ASGIApp = Edge(create_api(settings, model, predictor, remarks), settings, model, predictor)
     if settings.cors_origins:
         origins = [origin.strip() for origin in settings.cors_origins.split(",")]
         headers = ["Content-Type", "X-API-Key", "Authorization", "X-Request-ID"]

@@ -16,7 +16,7 @@ from serve.errors import RequestError
 try:
     import simdjson
 except ImportError:  # there are no wheels for every Python: decoding takes twice as long then
-    simdjson = None
+    simdjson = None  # type: ignore[assignment]
 
 _PATH = re.compile(r"\$\.features\[(\d+)\](?:\[(\d+)\])?")
 _KIND = re.compile(r"^Expected `.+?`, got `(.+?)`")

@@ -106,8 +106,9 @@ class Settings:
         lines = []
         for field in dataclasses.fields(cls):
             default = "serve/model" if field.name == "bundle" else field.default
+            meaning = field.type.__metadata__[0]  # type: ignore[union-attr]
             shown = "" if default == "" else f" (default {default})"
-            lines.append(f"  {PREFIX + field.name.upper():25} {field.type.__metadata__[0]}{shown}")
+            lines.append(f"  {PREFIX + field.name.upper():25} {meaning}{shown}")
         return "\n".join(lines)
 
 

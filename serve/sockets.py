@@ -23,7 +23,8 @@ def listen(host: str, port: int) -> list[socket.socket]:
         If the name is unknown, the address is not this machine's, or the port is taken or
         reserved for privileged users; the message says what to change.
     """
-    opened, absent = [], None
+    opened: list[socket.socket] = []
+    absent = None
     try:
         for family, address in _addresses(host, port):
             number = opened[0].getsockname()[1] if opened else port

@@ -147,7 +147,7 @@ def train(
     )
     best = Best(network, m)
     waited = 0
-    history = {"train": [], "validation": []}
+    history: dict[str, list] = {"train": [], "validation": []}
     for _ in progress.steps(range(config.epochs), "epoch"):
         mean_loss = torch.zeros(m, device=device)
         batches = draw_batches(rng, weight, n_steps, config)  # (m, n_steps, batch)

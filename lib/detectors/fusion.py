@@ -112,10 +112,11 @@ class Fusion(Detector):
         it: contributions of different members have no common unit.
         """
         found = [member.graph_contributions(graph) for member in self.members_]
-        if None in found:
+        own = [contributions for contributions in found if contributions is not None]
+        if len(own) < len(found):
             return None
         terms = []
-        for contributions, surprise in zip(found, self._graph_surprise(graph), strict=True):
+        for contributions, surprise in zip(own, self._graph_surprise(graph), strict=True):
             size = graph.sum_columns(graph.add("Abs", contributions), keepdims=1)
             size = graph.add("Max", size, TINY)
             share = graph.add("Div", contributions, size)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
-from onnx import ModelProto, TensorProto, checker, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, checker, helper, numpy_helper
 
 from lib.bundle.calibration import Calibration
 from lib.detectors.onnx_trees import Tree, ensemble_attributes
@@ -36,8 +36,8 @@ class Graph:
 
     def __init__(self, n_features: int) -> None:
         self.n_features = n_features
-        self._nodes = []
-        self._constants = {}
+        self._nodes: list[NodeProto] = []
+        self._constants: dict[tuple, tuple[str, np.ndarray]] = {}
 
     def constant(self, values: ArrayLike, dtype: DTypeLike = np.float32) -> str:
         """Store an array and return its name; equal arrays share one."""
@@ -229,7 +229,7 @@ class Graph:
         """
         last = helper.make_node("Identity", [output], [name], name=name)
         self._nodes.append(last)
-        rows = ["n", self.n_features]
+        rows: list[str | int | None] = ["n", self.n_features]
         shape = rows if name == "contributions" else ["n"]
         described = helper.make_tensor_value_info
         constants = self._constants.values()

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.ensemble import HistGradientBoostingClassifier, IsolationForest
 
-Tree = Mapping[str, ArrayLike]
+Tree = Mapping[str, np.ndarray]
 
 
 def isolation_trees(forest: IsolationForest) -> list[Tree]:
