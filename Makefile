@@ -23,7 +23,7 @@ MAKEFLAGS += --no-print-directory
 unexport PYTHONDONTWRITEBYTECODE  # imports of the big packages take twice as long without compiled files
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help setup pipeline test check lab serve mlflow report image bench fuzz lint format lock
+.PHONY: help setup pipeline test check lab serve mlflow report image bench fuzz lint format gallery architecture lock
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
@@ -49,7 +49,7 @@ serve: $(READY)  ## the prediction API on port 8000, with the bundle in serve/mo
 	@$(PY) -m serve $(ARGS)
 
 mlflow: $(READY)  ## MLflow's pages on mlflow.db, port 5000
-	@MLFLOW_TRACKING_URI= $(PY) -c "from lib import store; store.relocate()"
+	@MLFLOW_TRACKING_URI= $(PY) -c "from lib.registry import mlflow_store as store; store.relocate()"
 	@echo "The runs: http://localhost:5000/#/experiments"
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(PY) -m mlflow ui --backend-store-uri sqlite:///mlflow.db --workers 1 --port 5000 $(ARGS)
 
@@ -77,6 +77,12 @@ lint: $(READY)  ## ruff, notebooks too, and mypy
 format: $(READY)  ## let ruff rewrite what make lint complains of
 	@$(PY) -m ruff check --quiet --fix
 	@$(PY) -m ruff format --quiet
+
+gallery: $(READY)  ## the notebooks of the latest run as Markdown with figures, in docs/gallery
+	@$(PY) docs/gallery.py $(ARGS)
+
+architecture: $(READY)  ## the picture and the table of docs/architecture.md, from the code
+	@$(PY) docs/draw_architecture.py
 
 lock: $(READY)  ## write the locks and environment.yml anew from pyproject.toml; UPGRADE=1 takes newer versions
 	@$(LOCK) $(if $(UPGRADE),--upgrade) --all-extras --output-file requirements.txt

@@ -139,7 +139,8 @@ def asked_for(args, stages, chosen):
     for key, _ in args.p:
         if "." in key and find(key.rpartition(".")[0], stages) not in chosen:
             raise Refused(
-                f"-p {key}: that stage is not among the chosen ones: {', '.join(s.name for s in chosen)}."
+                f"-p {key}: that stage is not among the chosen ones: "
+                f"{', '.join(s.name for s in chosen)}."
             )
     parameters = dict(args.p) | ({"06_comparison.accept": True} if args.accept else {})
     parameters |= {"07_export.replace": True} if args.replace else {}
@@ -262,7 +263,8 @@ def rollback(args, say):
     version = tracking.rollback(name, args.why)
     rewrite_pages(name)
     say(
-        f"{name}: version {version} is the champion again and the version before is withdrawn: it is not promoted "
+        f"{name}: version {version} is the champion again and the version before is withdrawn: it "
+        "is not promoted "
         "again without --accept. run_pipeline.py --only 07_export exports the champion."
     )
     return 0

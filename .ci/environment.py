@@ -51,6 +51,7 @@ if __name__ == "__main__":
     print(HEADER, f"      - torch{torch}  # {purpose}", sep="")
     for name, requirement, via in locked():
         print(
-            f"      - {requirement}  # {declared[name][1] if name in declared else 'for ' + ', '.join(via[:3])}"
+            f"      - {requirement}  # "
+            f"{declared[name][1] if name in declared else 'for ' + ', '.join(via[:3])}"
         )
     print("      - --editable .  # lib and serve, importable from anywhere")

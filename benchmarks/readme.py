@@ -1,19 +1,20 @@
-"""Write results of runs into the README, between its markers, and copy the figures that it shows.
+"""Write results of runs into README and docs/results.md, between markers, and copy their figures.
 
 Usage: python benchmarks/readme.py reports/<run> [reports/<run with 09_stability>]
 """
 
-import json
 import re
 import shutil
 import sys
 from pathlib import Path
 
 from lib.data.datasets import ROOT
+from lib.files import read_json, write_text
 from lib.reporting.names import LABELS_SEEN
 from lib.reporting.plots import label
 from lib.reporting.tables import cell
 
+RESULTS = ROOT / "docs" / "results.md"
 FIGURES = ("06_comparison-precision-recall", "06_comparison-money", "08_production-timeline")
 METRICS = {
     "average_precision": "average precision",
@@ -23,45 +24,29 @@ METRICS = {
 }
 
 
-def results(metrics):
-    """The results as Markdown: protocol, then a table for untouched (or validation where there is
-    none).
+def results(metrics, shown=METRICS):
+    """The results as Markdown: a table of validation and untouched, then who was chosen.
+
+    shown : the figures on untouched, {metric: name}
     """
     models, budget = metrics["models"], metrics["alert_budget"]
     period = "untouched" if any("untouched" in m for m in models.values()) else "validation"
     rows = {name: m for name, m in models.items() if period in m}
-    order = sorted(
-        rows, key=lambda name: -(rows[name]["validation"]["average_precision"]["value"] or 0)
-    )
-    heads = [
-        "model",
-        "labels seen",
-        "validation: average precision",
-        *(f"{period}: {t}" for t in METRICS.values()),
-    ]
-    lines = ["| " + " | ".join(heads) + " |", "|---|---|" + "---:|" * (len(heads) - 2)]
+    order = sorted(rows, key=lambda name: -_precision(rows[name]))
+    heads = ["model", "labels seen", "validation: average precision"]
+    heads += [f"{period}: {text}" for text in shown.values()]
+    lines = [_line(heads), "|---|---|" + "---:|" * (len(heads) - 2)]
     first = rows[order[0]][period]
     perfect = [
-        cell({**first[f"ceiling_{m}"], "low": None}, 2) if "budget" in m else "1.00"
-        for m in METRICS
+        cell({**first[f"ceiling_{m}"], "low": None}, 2) if "budget" in m else "1.00" for m in shown
     ]
-    lines.append("| " + " | ".join(["*perfect ranking*", "", "1.00", *perfect]) + " |")
+    lines.append(_line(["*perfect ranking*", "", "1.00", *perfect]))
     for name in order:
         model = rows[name]
-        cells = [cell(model[period][m], 2) for m in METRICS]
         seen = LABELS_SEEN.get(model.get("train_on"), "none")
-        lines.append(
-            "| "
-            + " | ".join(
-                [
-                    label(name).replace("|", "\\|"),
-                    seen,
-                    cell(model["validation"]["average_precision"], 2),
-                    *cells,
-                ]
-            )
-            + " |"
-        )
+        cells = [cell(model[period][m], 2) for m in shown]
+        decided = cell(model["validation"]["average_precision"], 2)
+        lines.append(_line([label(name).replace("|", "\\|"), seen, decided, *cells]))
     champion = metrics["champion"]
     chosen = f"Champion, chosen on validation: {label(champion['model'])}. " if champion else ""
     periods = metrics["splits"]
@@ -74,6 +59,14 @@ def results(metrics):
         f"intervals. {counts}; seed {metrics['seed']}."
     )
     return "\n".join([*lines, "", note])
+
+
+def _precision(model):
+    return model["validation"]["average_precision"]["value"] or 0
+
+
+def _line(cells):
+    return "| " + " | ".join(cells) + " |"
 
 
 def stability(metrics):
@@ -125,17 +118,22 @@ def copied(run_dir, stems):
 
 
 def main(run_dir, stable_dir=""):
-    run_dir, readme = Path(run_dir), ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    text = replaced(
-        text, "results", results(json.loads((run_dir / "metrics.json").read_text(encoding="utf-8")))
-    )
+    """Write the tables of a run, and of one with 09_stability, and copy their figures."""
+    run_dir = Path(run_dir)
+    metrics = read_json(run_dir / "metrics.json")
+    front = {name: text for name, text in METRICS.items() if name != "precision_at_budget"}
+    rewrite(ROOT / "README.md", "results", results(metrics, front))
+    rewrite(RESULTS, "results", results(metrics))
     copied(run_dir, FIGURES)
     if stable_dir:
-        found = Path(stable_dir) / "stages" / "09_stability" / "metrics.json"
-        text = replaced(text, "stability", stability(json.loads(found.read_text(encoding="utf-8"))))
+        found = read_json(Path(stable_dir) / "stages" / "09_stability" / "metrics.json")
+        rewrite(RESULTS, "stability", stability(found))
         copied(Path(stable_dir), ["09_stability-spread"])
-    readme.write_text(text, encoding="utf-8")
+
+
+def rewrite(page, name, content):
+    """Put `content` between the markers of this name in a page."""
+    write_text(page, replaced(page.read_text(encoding="utf-8"), name, content))
 
 
 if __name__ == "__main__":

@@ -166,7 +166,7 @@ def create_api(
     """
     app = FastAPI(
         title="Fraud detector",
-        version="1.0.0",
+        version="1.1.0",
         description="Scores card transactions: the higher the anomaly score, the rarer such a "
         "transaction is.",
         lifespan=_lifespan(settings, model, predictor, remarks),

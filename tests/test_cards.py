@@ -119,8 +119,12 @@ def test_a_stage_is_described_by_its_first_cell():
 def test_a_run_is_described_by_what_it_decided():
     figures = {"validation": {"average_precision": {"value": 0.5, "low": 0.4, "high": 0.6}}}
     champion = {"model": "max_abs_z", "name": "fraud-detector", "version": "2"}
-    metrics = {"source": "simulated", "models": {"max_abs_z": figures}, "champion": champion,
-               "verdict": {"action": "promote", "reasons": ["max_abs_z wins"]}}  # fmt: skip
+    metrics = {
+        "source": "simulated",
+        "models": {"max_abs_z": figures},
+        "champion": champion,
+        "verdict": {"action": "promote", "reasons": ["max_abs_z wins"]},
+    }
     text = run_descriptions.pipeline("20260101-000000-x", json.loads(json.dumps(metrics)))
     assert "largest |z| was promoted to champion, fraud-detector version 2." in text
     assert "| largest \\|z\\| | none | 0.500 [0.400, 0.600] | – |" in text

@@ -9,6 +9,7 @@ from scipy import stats
 
 from lib.data.datasets import load_description
 from lib.data.simulation import DRIFTS, simulate
+from lib.evaluation.distances import distances, ks
 from lib.production import drift
 
 DAY_S = 86_400
@@ -54,8 +55,8 @@ def test_effective_size_by_hand():
 
 def test_distances_by_hand():
     # F: 1/4 at 0, 1 from 1 on; G: 1/2 at 1, 1 from 3 on
-    distances = drift.distances([0.0, 1.0], np.array([1.0, 3.0]), [3.0, 1.0], np.array([2.0, 2.0]))
-    assert distances == pytest.approx((0.5, 0.25 * 1 + 0.5 * 2))
+    found = distances([0.0, 1.0], np.array([1.0, 3.0]), [3.0, 1.0], np.array([2.0, 2.0]))
+    assert found == pytest.approx((0.5, 0.25 * 1 + 0.5 * 2))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -63,15 +64,15 @@ def test_distances_equal_scipy_where_weights_repeat_rows(seed):
     rng = np.random.default_rng(seed)
     x, y = rng.normal(size=60).round(1), rng.normal(0.3, 1.5, 80).round(1)
     v, w = rng.integers(1, 5, 60), rng.integers(1, 5, 80)
-    found = drift.distances(x, v.astype(float), y, w.astype(float))
+    found = distances(x, v.astype(float), y, w.astype(float))
     assert found[0] == pytest.approx(stats.ks_2samp(np.repeat(x, v), np.repeat(y, w)).statistic)
     assert found[1] == pytest.approx(stats.wasserstein_distance(x, y, v, w))
-    assert drift.ks(x, y, v, w) == found[0]
+    assert ks(x, y, v, w) == found[0]
 
 
 def test_ks_leaves_missing_values_out():
-    assert drift.ks([0.0, np.nan, 1.0], [5.0], [1, 9, 1], [1]) == 1.0
-    assert np.isnan(drift.ks([np.nan], [5.0], [1], [1]))
+    assert ks([0.0, np.nan, 1.0], [5.0], [1, 9, 1], [1]) == 1.0
+    assert np.isnan(ks([np.nan], [5.0], [1], [1]))
 
 
 def test_benjamini_hochberg_by_hand():

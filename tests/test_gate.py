@@ -297,9 +297,11 @@ def test_decision(candidates, holder, options, promote, action, reason):
     verdict = verdict_of(candidates, holder, **options)
     assert (verdict.promote, verdict.action) == (promote, action)
     assert re.search(reason, "; ".join(verdict.reasons))
-    assert verdict.remarks == (["The files of x, version 3, are gone. --accept lets a candidate "
-                                "replace it."]
-                               if holder is LOST and not promote else [])  # fmt: skip
+    assert verdict.remarks == (
+        ["The files of x, version 3, are gone. --accept lets a candidate replace it."]
+        if holder is LOST and not promote
+        else []
+    )
 
 
 @pytest.mark.parametrize(("value", "promote"), [(-0.001, None), (0.0, None), (0.1, "forest")])
@@ -367,15 +369,21 @@ def unjudged(*names):
     ("names", "nominee", "promote"),
     [
         (["autoencoder", "fusion", "fusion@train_on=all"], "", "fusion"),
-        (["gaussian_mixture@train_on=all", "autoencoder@train_on=all", "fusion@train_on=all"], "",
-         "fusion@train_on=all"),
-        (["autoencoder", "isolation_forest@train_on=all", "gaussian_mixture@train_on=all"], "",
-         "gaussian_mixture@train_on=all"),
+        (
+            ["gaussian_mixture@train_on=all", "autoencoder@train_on=all", "fusion@train_on=all"],
+            "",
+            "fusion@train_on=all",
+        ),
+        (
+            ["autoencoder", "isolation_forest@train_on=all", "gaussian_mixture@train_on=all"],
+            "",
+            "gaussian_mixture@train_on=all",
+        ),
         (["isolation_forest", "autoencoder"], "", "autoencoder"),
         (["fusion", "isolation_forest"], "isolation_forest", "isolation_forest"),
         (["mine"], "", "mine"),
     ],
-)  # fmt: skip
+)
 def test_where_nobody_can_judge_the_nominee_is_the_first_champion(names, nominee, promote):
     verdict = verdict_of(unjudged(*names), None, UNJUDGED, nominee=nominee)
     assert (verdict.promote, verdict.action) == (promote, "promote")

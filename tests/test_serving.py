@@ -47,8 +47,12 @@ def test_a_bundle_is_named_with_what_it_is_for(tmp_path):
     )
     found, damage = serving.exported(tmp_path / "bundle")
     assert (found.name, found.version, found.dataset, found.since, damage) == (
-        "fraud-detector-shop", "3", "simulated", "then", "",
-    )  # fmt: skip
+        "fraud-detector-shop",
+        "3",
+        "simulated",
+        "then",
+        "",
+    )
     (tmp_path / "bundle" / "model.onnx").write_bytes(b"broken")
     found, damage = serving.exported(tmp_path / "bundle")
     assert found is None
@@ -60,7 +64,7 @@ def test_a_bundle_is_named_with_what_it_is_for(tmp_path):
     [
         (
             now(),
-            ["Champion now: fraud-detector version 2 (Fusion)", "since 2026", "serve/model holds"],
+            ["Champion now: fraud-detector version 2 (fusion)", "since 2026", "serve/model holds"],
         ),
         (now(champion="1"), ["They differ", "--only 07_export"]),
         (now(bundle="2", name="fraud-detector-shop"), ["another registered name", "--replace"]),

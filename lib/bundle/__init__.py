@@ -1,7 +1,7 @@
-"""The exported model: ONNX graphs and a manifest, written whole, verified, loaded, scored and
-explained.
+"""The exported model: written whole, verified, loaded, scored, explained.
 
-All that the server and its image need of this project: numpy, onnxruntime and the standard library.
+All that the server and its image need of this project: numpy, onnxruntime and the standard
+library.
 """
 
 from lib.bundle.bundle import Bundle, bundle_hash, load, verify, write

@@ -206,7 +206,7 @@ class Bundle:
         )
 
     def explain(self, X: np.ndarray, top: int = 3) -> list[list[dict[str, Any]]]:
-        """For each row the `top` features that contribute most, the largest first.
+        """Return for each row of X (n, d) the `top` features that contribute most, largest first.
 
         Each is ``{"feature", "value", "direction", "genuine_range"}``: direction says whether the
         value lies above ('high') or below ('low') the reference median, or is 'missing';
@@ -269,8 +269,10 @@ def _open(graph: bytes, output: str, threads: int, where: str):
     except Exception as error:  # onnxruntime raises a dozen types of its own
         raise BundleError(f"A graph of {where} cannot be opened: {_first_line(error)}") from error
     if inputs != [("features", "tensor(float)")] or output not in outputs:
-        raise BundleError(f"A graph of {where} has inputs {inputs} and outputs {outputs}, expected "
-                          f"one float input 'features' and an output '{output}'.")  # fmt: skip
+        raise BundleError(
+            f"A graph of {where} has inputs {inputs} and outputs {outputs}, expected "
+            f"one float input 'features' and an output '{output}'."
+        )
     names = [output]
     return lambda X: session.run(names, {"features": X})[0]
 

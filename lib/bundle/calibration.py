@@ -53,7 +53,12 @@ def survival(raw, weight):
 
 
 def threshold_for_budget(raw, weight, budget):
-    """Smallest observed raw score at or above which at most `budget` of the weight lies.
+    """Return the smallest observed raw score at or above which at most `budget` of the weight lies.
+
+    Parameters
+    ----------
+    raw, weight : (n,) float, higher = more anomalous; no label is needed.
+    budget : share of the weight, 0 to 1.
 
     If even the highest score is shared by more than the budget, the next float above it: nobody is
     alerted.

@@ -19,7 +19,7 @@ FLOAT32_MAX = 3.4028234663852886e38
 def check(manifest: Any, where: Path | str) -> None:
     """Raise BundleError unless the manifest has the shape that loading and scoring rely on."""
 
-    def need(condition: bool, what: str) -> None:
+    def need(condition: object, what: str) -> None:
         if not condition:
             raise BundleError(f"The manifest in {where} {what}.")
 
@@ -34,8 +34,10 @@ def check(manifest: Any, where: Path | str) -> None:
         f"has schema_version {schema}, newer than {SCHEMA_VERSION}: update this code",
     )
     features, files = manifest.get("features"), manifest.get("files")
-    need(_is_list(features, str) and features and len(set(features)) == len(features),
-         "needs 'features', a list of different names")  # fmt: skip
+    need(
+        _is_list(features, str) and features and len(set(features)) == len(features),
+        "needs 'features', a list of different names",
+    )
     need(isinstance(files, dict) and "model.onnx" in files, "lists no model.onnx in 'files'")
     for name, sha256 in files.items():
         need(name in FILES, f"lists the file {name!r}; a bundle has only {', '.join(FILES)}")

@@ -1,3 +1,1 @@
-"""A table of transactions: its description, reading and checking its rows, its split in time,
-simulation.
-"""
+"""A table of transactions: description, reading, checks, split in time, simulation."""

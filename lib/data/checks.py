@@ -104,7 +104,8 @@ def cleaned_parts(
                 time_is.setdefault(is_number, part)
                 if len(time_is) > 1:
                     raise DataError(
-                        f"{dataset.time!r} is a number in {time_is[True]} and a date in {time_is[False]}"
+                        f"{dataset.time!r} is a number in {time_is[True]} and a date in "
+                        f"{time_is[False]}"
                     )
                 yield cleaned, present
         except UNREADABLE as error:
@@ -236,7 +237,8 @@ def _remarks_on_time(dataset, frame: pd.DataFrame) -> list[str]:
     """Return what makes a time that is a number implausible as seconds."""
     if dataset.time is None:
         return [
-            "there is no time: the order of the rows stands for it, and had better be the order of time"
+            "there is no time: the order of the rows stands for it, and had better be the order "
+            "of time"
         ]
     time = frame[dataset.time_column]
     if dataset.time_unit is not None or not pd.api.types.is_numeric_dtype(time):
@@ -512,7 +514,8 @@ class _Column:
                 iso = iso.str.replace(ZONE_NAME, "Z", regex=True, flags=re.IGNORECASE)
                 times = pd.to_datetime(iso, format="ISO8601", utc=True, errors="coerce")
                 what = (
-                    "is not a time; write a number or ISO 8601, such as 2024-01-31 13:45:00, or add "
+                    "is not a time; write a number or ISO 8601, such as 2024-01-31 13:45:00, or "
+                    "add "
                     "`time_format` to the description"
                 )
                 self.refuse(times.isna().to_numpy(), what)

@@ -1,5 +1,7 @@
 """Names of a user's columns beside names of ours, whatever they are called."""
 
+SCORE = "anomaly score"  # a column of scores beside features, unless a feature has that name
+
 
 def free_name(wanted, taken):
     """`wanted`, with as many `_` behind it as it takes to be unlike all of `taken`, ignoring

@@ -22,7 +22,8 @@ def cut(
     """
     if not (reference > 0 and validation > 0 and reference + validation < 1):
         raise DataError(
-            f"shares reference={reference:g} and validation={validation:g}: both are above 0, together below 1"
+            f"shares reference={reference:g} and validation={validation:g}: both are above 0, "
+            "together below 1"
         )
     if n_batches < 1:
         raise DataError(f"n_batches is {n_batches}; it is 1 or more")
@@ -46,7 +47,8 @@ def cut(
     ):
         if ahead[stop] <= ahead[start]:
             raise DataError(
-                f"{dataset.name}: {len(frame):,} rows at {len(instants) - 1:,} instants are too few: {name} would "
+                f"{dataset.name}: {len(frame):,} rows at {len(instants) - 1:,} instants are too "
+                f"few: {name} would "
                 f"be empty; use more rows, fewer batches (n_batches={n_batches}) or other shares"
             )
     at = [int(instants[edge]) for edge in edges]

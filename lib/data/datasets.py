@@ -147,7 +147,7 @@ class Dataset:
         label = self.label
         if self.label_words is not None:
             label = self.label_words.model_dump(mode="json")
-        plain = {
+        plain: dict[str, Any] = {
             "name": self.name,
             "time": list(self.time) if isinstance(self.time, tuple) else self.time,
             "features": list(self.features),
@@ -199,7 +199,8 @@ class Dataset:
         for column, its in has.items():
             if len(its) > 1 and its != ["amount", "feature"]:
                 raise DataError(
-                    f"{where}: column {column!r} is {' and '.join(its)}; it can be one of them, once"
+                    f"{where}: column {column!r} is {' and '.join(its)}; it can be one of them, "
+                    "once"
                 )
         return self
 

@@ -28,7 +28,8 @@ def _name(value: Any) -> Any:
     """Return a column's name as text; YAML reads `on`, `yes` and `no` as true and false."""
     if isinstance(value, bool):
         raise ValueError(
-            f"YAML reads this name as {str(value).lower()}: put quotes around it, such as 'on' or 'no'"
+            f"YAML reads this name as {str(value).lower()}: put quotes around it, such as 'on' or "
+            "'no'"
         )
     return str(value) if isinstance(value, int) else value
 
@@ -119,7 +120,8 @@ class Description(Strict):
         description="folder under data/, part of the registered model's name"
     )
     time: Name | tuple[Name, Name] | None = Field(
-        description="orders the rows and is no feature: numbers, or dates and times; two columns for "
+        description="orders the rows and is no feature: numbers, or dates and times; two columns "
+        "for "
         "date and time; null: the order of the rows"
     )
     time_format: Annotated[str, BeforeValidator(_format)] | None = Field(
@@ -244,7 +246,7 @@ def _is_branch(part: Any) -> bool:
 
 def _fields(keys: list[str]) -> list[str]:
     """Return the keys of the block that these keys lead to."""
-    blocks = {"raw": Raw, "simulation": Simulation, "label": LabelWords}
+    blocks: dict[str, type[BaseModel]] = {"raw": Raw, "simulation": Simulation, "label": LabelWords}
     block = blocks.get(keys[0], Description) if keys else Description
     return list(block.model_fields)
 

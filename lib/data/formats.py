@@ -150,7 +150,9 @@ def _dialect(path: Path, given: Format, mtime_ns: int, size: int) -> Dialect:
     lines = text.splitlines()
     said = re.fullmatch(r"""\s*"?sep=(.)"?.?\s*""", lines[0]) if lines else None
     separator = given.separator or (said[1] if said else _separator(lines))
-    header, n_lines, rows = (), 0, []
+    header: tuple[str, ...] = ()
+    n_lines = 0
+    rows: list[list[str]] = []
     reader = csv.reader(iter(text.splitlines(keepends=True)), delimiter=separator)
     for cells in reader:
         if not any(cell.strip() for cell in cells) or (said and reader.line_num == 1):

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 import pyarrow as pa
@@ -86,7 +86,10 @@ class Split:
         return f"{self.dataset.name} ({self.source})\n{self.table().to_string(index=False)}"
 
     def _repr_html_(self) -> str:
-        return f"<p>{self.dataset.name} ({self.source})</p>{self.table().to_html(index=False, border=0)}"
+        return (
+            f"<p>{self.dataset.name} "
+            f"({self.source})</p>{self.table().to_html(index=False, border=0)}"
+        )
 
 
 def locate(
@@ -139,7 +142,8 @@ def find(
         )
     if raw:
         raise DataError(
-            f"{dataset.name} is simulated and takes no raw file ({raw}); name another dataset with it"
+            f"{dataset.name} is simulated and takes no raw file ({raw}); name another dataset "
+            "with it"
         )
     from lib.data import simulation  # only here: real data do not need it
 
@@ -155,7 +159,7 @@ def find(
     return Table(dataset, "simulated", source_id, None, simulated)
 
 
-def ensure(
+def ensure(  # noqa: PLR0913 - the shares of a split, by name
     dataset_name: str | Path = "simulated",
     rows: int = 20_000,
     seed: int = 0,
@@ -173,7 +177,11 @@ def ensure(
     Raises DataError before anything is written.
     """
     table = find(dataset_name, rows, seed, raw, download=download, progress=progress)
-    shares = {"reference": reference, "validation": validation, "n_batches": n_batches}
+    shares: dict[str, Any] = {
+        "reference": reference,
+        "validation": validation,
+        "n_batches": n_batches,
+    }
     folder = locate(table.dataset, source_id=table.source_id, **shares)
     if not is_whole(folder):
         frame, raw_sha256, made_with = table.read(), table.source_id, None
@@ -191,7 +199,7 @@ def ensure(
     return folder
 
 
-def make(
+def make(  # noqa: PLR0913 - the shares of a split, by name
     dataset: Dataset,
     frame: pd.DataFrame,
     folder: Path,
@@ -215,7 +223,7 @@ def make(
     fraud.
     """
     parts = cuts.cut(dataset, frame, reference, validation, n_batches)
-    manifest = {
+    manifest: dict[str, Any] = {
         "dataset": dataset.to_dict(),
         "source": source,
         "raw_sha256": raw_sha256,

@@ -1,3 +1,1 @@
-"""Detectors: the contract and the sign of scores, the families, naive rules, and how each becomes
-ONNX.
-"""
+"""The contract and the sign of scores, the families, naive rules, ONNX graphs."""

@@ -97,7 +97,7 @@ def subsample(
     weight: NDArray,
     n: int,
 ) -> tuple[NDArray, NDArray]:
-    """Return X and weight as they are up to n rows, otherwise n rows drawn by weight.
+    """Return X (m, d) and weight (m,) as they are up to n rows, otherwise n rows drawn by weight.
 
     Drawn rows count once each: their weight is already in how often they were drawn.
     """

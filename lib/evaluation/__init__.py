@@ -1,3 +1,1 @@
-"""What a detector is worth: metrics and their intervals, thresholds, the comparison, the rule for
-promotion.
-"""
+"""Metrics and their intervals, thresholds, the comparison, the rule for promotion."""

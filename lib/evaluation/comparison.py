@@ -134,7 +134,7 @@ def figures_of(present, folders, figures):
     return figures.get(next(same, None))
 
 
-def run_metrics(
+def run_metrics(  # noqa: PLR0913 - the parts of metrics.json
     run, split, seed, folders, validation, untouched, champion, verdict, alert_budget, basis=None
 ):
     """The run's `metrics.json` -> dict; `start` and `end` of its `splits` are seconds.

@@ -306,8 +306,14 @@ def _incomparable(best, champion, validation, terms):
     if champion.figure is None or champion.figure["value"] is None or best.difference is None:
         return f"{name} could not be scored on this validation"
     if validation.n_frauds < terms.min_frauds:
-        few = f"only {_frauds(validation.n_frauds)} in validation, fewer than min_frauds ({terms.min_frauds})"
-        return f"there {'is' if validation.n_frauds == 1 else 'are'} {few}; {_comparison(best, champion)}"
+        few = (
+            f"only {_frauds(validation.n_frauds)} in validation, fewer than min_frauds "
+            f"({terms.min_frauds})"
+        )
+        return (
+            f"there {'is' if validation.n_frauds == 1 else 'are'} {few}; "
+            f"{_comparison(best, champion)}"
+        )
     return None
 
 
@@ -321,7 +327,10 @@ def _compared(best, reasons, champion, validation, terms):
                 [*reasons, f"it scores as the champion does; accepted: {comparison}"],
                 "promote",
             )
-        tie = "it is not better than the champion but scores as well; pass --accept to promote it all the same"
+        tie = (
+            "it is not better than the champion but scores as well; pass --accept to promote it "
+            "all the same"
+        )
         return Verdict(None, [*reasons, f"{tie}: {comparison}"], "keep")
     if difference < 0:
         return Verdict(
@@ -347,14 +356,16 @@ def _remarks(verdict, champion, validation, terms):
         remarks.append(f"Nobody has judged {verdict.promote}: validation holds no labelled fraud.")
     elif verdict.promote and validation.n_frauds < terms.min_frauds:
         remarks.append(
-            f"Only {_frauds(validation.n_frauds)} decided for {verdict.promote}; so few decide little."
+            f"Only {_frauds(validation.n_frauds)} decided for {verdict.promote}; so few decide "
+            "little."
         )
     if champion and champion.lost and not verdict.promote:
         remarks.append(f"{champion.lost} --accept lets a candidate replace it.")
     prevalence, budget = validation.prevalence, terms.alert_budget
     if validation.n_frauds and prevalence and budget < prevalence:
         remarks.append(
-            f"The alert budget {budget:g} is below the prevalence {prevalence:.4g}: no model can have a recall above "
+            f"The alert budget {budget:g} is below the prevalence {prevalence:.4g}: no model can "
+            "have a recall above "
             f"{budget / prevalence:.2g} (budget / prevalence) at it."
         )
     return remarks
@@ -362,7 +373,10 @@ def _remarks(verdict, champion, validation, terms):
 
 def _comparison(best, champion):
     difference = _text(best.difference)
-    return f"version {champion.version} has {_text(champion.figure)}, the paired difference is {difference}"
+    return (
+        f"version {champion.version} has {_text(champion.figure)}, the paired difference is "
+        f"{difference}"
+    )
 
 
 def _frauds(n):

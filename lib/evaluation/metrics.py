@@ -203,7 +203,7 @@ def clopper_pearson(share, n):
     return {"value": float(share), "low": float(low), "high": float(high)}
 
 
-def compare(
+def compare(  # noqa: PLR0913 - what a figure rests on, by name
     y,
     raw_scores,
     weight,
@@ -331,9 +331,7 @@ def _trials(weight, y, budgets):
 
 
 def evaluate(y, raw_scores, weight, time_s, amount=None, **options):
-    """`compare`, when only the table is wanted: dict of model -> metric -> {"value", "low",
-    "high"}.
-    """
+    """Return only the metrics of `compare`: {model: {metric: {"value", "low", "high"}}}; see there."""
     return compare(y, raw_scores, weight, time_s, amount, **options).metrics
 
 
@@ -393,7 +391,7 @@ def money_curve(y, raw, weight, amount):
     return np.r_[0.0, x, 1.0], np.r_[0.0, gain, money.sum()] / (money.sum() or 1.0)
 
 
-def pick_threshold(
+def pick_threshold(  # noqa: PLR0913 - what a figure rests on, by name
     raw, weight, rule="alert_budget", *, budget=0.002, y=None, amount=None, alert_cost_eur=10.0
 ):
     """Raw score at or above which a transaction is an alert.

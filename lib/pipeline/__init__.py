@@ -1,3 +1,1 @@
-"""The runner: stages and parameters, what is up to date and why, executing notebooks, the
-console.
-"""
+"""The runner: stages and parameters, what is up to date and why, execution, console."""

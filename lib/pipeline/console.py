@@ -41,13 +41,16 @@ class Progress:
         self.stream.write(("\r\x1b[K" if self.is_live else "") + text + "\n")
         self.stream.flush()
 
-    def started(self, task):
+    def started(self, task: Task) -> None:
+        """Say that a notebook starts, and why."""
         self.n_started += 1
         self.say(
-            f"{time.strftime('%H:%M:%S')}  [{self.n_started}/{self.n}] {task.name}: {shorten(task.why, 90)}"
+            f"{time.strftime('%H:%M:%S')}  [{self.n_started}/{self.n}] {task.name}: "
+            f"{shorten(task.why, 90)}"
         )
 
-    def ended(self, task):
+    def ended(self, task: Task) -> None:
+        """Say how a notebook has ended, and what it took."""
         figures = f"{task.record['seconds']:.0f} s, {task.record['peak_mb']:,} MB"
         said = f"\n          {task.why}" if task.why else ""
         self.say(

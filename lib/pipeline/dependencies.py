@@ -68,8 +68,8 @@ def imported_files(sources: Iterable[str], root: Path, programs: Sequence[Path] 
     programs : files whose imports are followed; they are in the result only if something imports
         them
     """
-    found = set()
-    queue = [(source, None) for source in sources]
+    found: set[Path] = set()
+    queue: list[tuple[str, Path | None]] = [(source, None) for source in sources]
     queue += [(program.read_text(encoding="utf-8"), program) for program in programs]
     while queue:
         source, importer = queue.pop()
@@ -87,7 +87,7 @@ def _imported_modules(source: str, importer: Path | None) -> set[str]:
 
     `importer` is the source's file within the project, which relative imports start from.
     """
-    names = set()
+    names: set[str] = set()
     for node in _nodes(source):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
@@ -98,7 +98,7 @@ def _imported_modules(source: str, importer: Path | None) -> set[str]:
     if importer is not None:
         for left_out in (BY_HAND, IN_THE_DATA):
             names -= left_out.get(importer.as_posix(), set())
-    modules = set()
+    modules: set[str] = set()
     for name in names:
         parts = name.split(".")
         modules.update("/".join(parts[:n]) for n in range(1, len(parts) + 1))

@@ -60,7 +60,8 @@ def socket_folder():
                 return
             refused.append(f"{base} ({reason})")
     raise KernelFailed(
-        f"none of these folders can hold its sockets: {', '.join(refused)}; let TMPDIR name a folder with a short "
+        f"none of these folders can hold its sockets: {', '.join(refused)}; let TMPDIR name a "
+        "folder with a short "
         "path that can be written to"
     )
 

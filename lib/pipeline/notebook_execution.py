@@ -50,7 +50,7 @@ class Execution:
     inherit : file descriptors that stay open as long as the kernel lives
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all that an execution is made of
         self, notebook, archive, parameters, root, environment, threads=1, timeout=0.0, inherit=()
     ):
         self.notebook, self.archive, self.parameters, self.root = (
@@ -74,7 +74,8 @@ class Execution:
         self._killed, self._cell, self._n_injected = "", "no cell", 0
 
     @property
-    def seconds(self):
+    def seconds(self) -> float:
+        """Seconds since it was started."""
         return time.monotonic() - self.start
 
     def run(self):

@@ -75,8 +75,10 @@ def _parse(source: str) -> Iterator[Parameter]:
         if token.type == tokenize.COMMENT:
             comments[token.start[0]] = token.string.lstrip("# ")
     for node in ast.parse(source).body:
+        if not isinstance(node, ast.AnnAssign):
+            raise SyntaxError
         yield Parameter(
-            name=node.target.id,
+            name=ast.unparse(node.target),
             kind=ast.unparse(node.annotation),
             default=ast.literal_eval(node.value),
             comment=comments.get(node.end_lineno, ""),

@@ -54,7 +54,7 @@ def registered_name(dataset: str) -> str:
     return "fraud-detector" if dataset == DEFAULT else f"fraud-detector-{dataset}"
 
 
-def prepare(
+def prepare(  # noqa: PLR0913 - the command line's options, by name
     dataset: str = "",
     raw: str = "",
     *,
@@ -127,7 +127,8 @@ def real_past(root: Path) -> str:
     where = f" The raw file was last read from {last}." if last else ""
     return (
         f"This folder has held real transactions ({proof}), so that simulated ones do not stand in."
-        f"{where} Put the file back or name it with --raw FILE; --dataset {FALLBACK} runs on simulated "
+        f"{where} Put the file back or name it with --raw FILE; --dataset {FALLBACK} runs on "
+        "simulated "
         "transactions all the same."
     )
 

@@ -28,7 +28,8 @@ class Run:
         self.info = read_json(self.folder / "run.json") or {}
 
     @property
-    def name(self):
+    def name(self) -> str:
+        """The folder's name, `<YYYYMMDD-HHMMSS-dataset>`."""
         return self.folder.name
 
     @property
@@ -86,7 +87,8 @@ def locked(root, wait, say):
             holder = int(file.read() or 0)
             if not wait and (psutil.pid_exists(holder) or time.monotonic() - start > PATIENCE_S):
                 raise Refused(
-                    f"Another pipeline (process {holder}) is running in this folder; --wait waits for it."
+                    f"Another pipeline (process {holder}) is running in this folder; --wait waits "
+                    "for it."
                 )
             if not said:
                 say(f"Waiting for the pipeline of process {holder} to end.")

@@ -238,7 +238,7 @@ def _meant(
 
 def _axes(sweep: dict, stages: Sequence[Stage], known: Known) -> dict[Stage, list]:
     """Return the swept values, converted: {stage: [(name, values), …]}."""
-    axes = {}
+    axes: dict[Stage, list] = {}
     for key, values in sweep.items():
         where = f"--sweep {key}"
         if "." not in key:

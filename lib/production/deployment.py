@@ -126,9 +126,14 @@ class Deployment:
         options, rows = self.options, self.history.slices[batch]
         data, dataset = self.history.data.take(rows), self.history.split.dataset
         log = replay.replay(
-            self.server, data.X, time_s=data.time_s, first=rows.start - self.history.n_past, speed=options.speed,
-            rows_per_request=options.rows_per_request, connections=options.connections,
-        )  # fmt: skip
+            self.server,
+            data.X,
+            time_s=data.time_s,
+            first=rows.start - self.history.n_past,
+            speed=options.speed,
+            rows_per_request=options.rows_per_request,
+            connections=options.connections,
+        )
         self.stream.keep(
             batch,
             log,
@@ -188,8 +193,11 @@ class Deployment:
         score = self.bundle.anomaly_score(recent.X)
         threshold = min(threshold_for_budget(score, recent.weight, self.options.alert_budget), 1.0)
         manifest, graphs = read(self.live)
-        manifest["threshold"] = {"anomaly_score": threshold, "rule": "alert_budget",
-                                 "alert_budget": self.options.alert_budget}  # fmt: skip
+        manifest["threshold"] = {
+            "anomaly_score": threshold,
+            "rule": "alert_budget",
+            "alert_budget": self.options.alert_budget,
+        }
         manifest["version"] = f"{self.present.version}-{batch}"
         bundle.write(self.live, graphs, manifest, hashed_names=True)
         self.server.reload()
@@ -223,7 +231,8 @@ class Deployment:
         fitted_on = self.challenger.fitted_on
         self._say(
             batch,
-            f"fitted on {fitted_on.stop - fitted_on.start:,} later transactions; in shadow from now on",
+            f"fitted on {fitted_on.stop - fitted_on.start:,} later transactions; in shadow from "
+            "now on",
         )
 
     def _calibrate(self, batch):
@@ -248,8 +257,15 @@ class Deployment:
             "block_s": self.block_s,
             "seed": options.seed,
         }
-        verdict = sandbox.judge(challenger, self.present, self.history, n_known, options.metric,
-                                n_resamples=options.n_resamples, **more)  # fmt: skip
+        verdict = sandbox.judge(
+            challenger,
+            self.present,
+            self.history,
+            n_known,
+            options.metric,
+            n_resamples=options.n_resamples,
+            **more,
+        )
         self.challenger = self.first_drift = None
         if verdict.action == "promote":
             self._promote(challenger, verdict.reasons)

@@ -11,16 +11,19 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from lib.data.columns import free_name
+from lib.data.columns import SCORE, free_name
 from lib.detectors.sampling import effective_size
+from lib.evaluation.distances import distances
 
-SCORE = "anomaly score"  # the column of scores, unless a feature has that name
 # levels of a batch; the last is the louder one
 QUIET, DRIFT, PERSISTENT = "quiet", "drift", "persistent"
 # with fewer effective rows a bin, PSI's far tail is beyond chi-squared: it decides nothing
 MIN_PER_BIN = 40
 MIN_PER_HOUR = 50  # reference rows that an hour of the day needs before batches are matched to it
-RHYTHM = "The reference window does not cover this batch's hours of the day: their rhythm is flagged as drift, too."
+RHYTHM = (
+    "The reference window does not cover this batch's hours of the day: their rhythm is flagged "
+    "as drift, too."
+)
 
 
 @dataclass(frozen=True)
@@ -93,31 +96,6 @@ def psi_null(share, n: float, m: float, extra=0.0) -> tuple[float, float, float]
     return c1 - c2**2 / c3, c3 / c2, c2**3 / c3**2
 
 
-def distances(x, x_weight, y, y_weight) -> tuple[float, float]:
-    """Weighted Kolmogorov-Smirnov (0 to 1) and Wasserstein (unit of x) distance of two samples."""
-    values = np.concatenate([x, y])
-    order = np.argsort(values, kind="stable")
-    step = np.diff(values[order])
-    gap = np.abs(
-        np.cumsum(
-            np.concatenate([x_weight / np.sum(x_weight), -y_weight / np.sum(y_weight)])[order]
-        )
-    )[:-1]
-    # equal values are one step
-    return float(np.max(gap[step > 0], initial=0.0)), float(np.sum(gap * step))
-
-
-def ks(a, b, weight_a, weight_b) -> float:
-    """Weighted Kolmogorov-Smirnov distance of a (n,) and b (m,), 0 to 1, by their known values; NaN
-    if none is.
-    """
-    samples = [
-        (np.asarray(v, float), np.asarray(w, float)) for v, w in ((a, weight_a), (b, weight_b))
-    ]
-    x, y = ((v[known], w[known]) for v, w in samples for known in [~np.isnan(v) & (w > 0)])
-    return distances(*x, *y)[0] if len(x[0]) and len(y[0]) else float("nan")
-
-
 def benjamini_hochberg(p_values, rate: float) -> np.ndarray:
     """Which hypotheses fall (n,) bool, at a false discovery rate of `rate` (Benjamini and Hochberg,
     JRSS B 1995).
@@ -173,7 +151,7 @@ class Monitor:
     weight.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - a monitor's settings, by name
         self, X, weight, time_s, names, *, n_bins=10, block_s=600.0, clock=True, fdr=0.001
     ):
         self.names, self.block_s, self.clock, self.fdr = tuple(names), block_s, clock, fdr
@@ -193,7 +171,8 @@ class Monitor:
             raise ValueError(f"The {what} has shape {X.shape}, but there are {others}.")
         if not (np.isfinite(time_s).all() and (weight >= 0).all() and 0 < weight.sum() < np.inf):
             raise ValueError(
-                f"The {what} ({len(X)} rows) needs finite times, and weights >= 0 that are not all 0."
+                f"The {what} ({len(X)} rows) needs finite times, and weights >= 0 that are not "
+                "all 0."
             )
         hour = (time_s // 3600 % 24 if self.clock else np.zeros(len(time_s))).astype(np.int64)
         # blocks end with their hour
@@ -265,7 +244,7 @@ class Monitor:
         sizes = effective_size(x_weight), effective_size(y_weight)
         return Verdict(level, flagged, hour_matched, note, len(Y), *sizes, tuple(columns))
 
-    def _compare(self, j, rows, x_weight, y, y_weight, y_block, blocks) -> dict:
+    def _compare(self, j, rows, x_weight, y, y_weight, y_block, blocks) -> dict:  # noqa: PLR0913 - a monitor's settings, by name
         edges, share, low, high, sd, covariance, missing_variance = self._columns[j]
         x, p_values = self.X[rows, j], []
         x_known, y_known = np.isfinite(x), np.isfinite(y)
@@ -331,8 +310,9 @@ class Reference(Monitor):
         self.verdict = None
 
     def compare(self, X, weight, time_s, score, scored=True) -> pd.DataFrame:
-        """`Verdict.table` of the next batch, with the column `is_score`; of a row not `scored` the
-        score is missing.
+        """Return `Verdict.table` of the next batch, X (m, d), with the column `is_score`.
+
+        The score (m,) of a row that is not `scored` is missing.
         """
         self.verdict = self.check(
             np.c_[X, np.where(scored, score, np.nan)], weight, time_s, self.verdict

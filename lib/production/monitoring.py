@@ -143,8 +143,9 @@ class Estimator:
             )
 
     def recall(self, log, weight):
-        """Estimated recall of the batch's alerts; None where no fraud is expected, or no label has
-        been known.
+        """Return the estimated recall of a batch's alerts; `weight` is (n,), a row of the log each.
+
+        None where no fraud is expected, or no label has been known.
         """
         if self.model is None:
             return None
@@ -167,7 +168,7 @@ class Frauds:
     attack, the first counts. Unweighted: samples of transactions keep their frauds.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the bands of a look
         self,
         names,
         past,

@@ -149,7 +149,7 @@ class Server:
         return answer.json()["model_version"]
 
 
-def replay(
+def replay(  # noqa: PLR0913 - a client's settings, by name
     server, X, *, time_s=None, first=0, rows_per_request=100, connections=4, speed=0.0, at=None
 ):
     """Send rows in order, a few requests in flight -> the prediction log, a line a row.

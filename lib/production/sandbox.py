@@ -69,7 +69,8 @@ def start_bundle(split, bundle_dir, folder, alert_budget=0.002, seed=0):
     found = Path(bundle_dir) / "manifest.json"
     if bundle_dir and not found.is_file():
         raise DataError(
-            f"{bundle_dir} holds no bundle; run notebook 07_export first, or leave bundle_dir empty."
+            f"{bundle_dir} holds no bundle; run notebook 07_export first, or leave bundle_dir "
+            "empty."
         )
     if bundle_dir:
         manifest, graphs = read(found.parent)
@@ -147,7 +148,10 @@ class History:
         return max(self.n_past, int(known))
 
     def back(self, stop, weight):
-        """Start of the stretch before `stop` that holds this much weight."""
+        """Return the start of the stretch before `stop` that holds this much weight, a number.
+
+        See `cumulated`.
+        """
         return int(
             np.searchsorted(
                 self.cumulated, self.cumulated[stop - 1] - weight * (1 + 1e-9), side="right"

@@ -175,19 +175,22 @@ def main(argv=None):
         name = model.manifest["dataset"]["name"]
         if not args.dataset and not (ROOT / "data" / f"{name}.yaml").is_file():
             raise DataError(
-                f"the description of {name!r}, which the bundle is for, is not in data/; name it by --dataset"
+                f"the description of {name!r}, which the bundle is for, is not in data/; name it "
+                "by --dataset"
             )
         dataset = datasets.load_description(args.dataset or name)
         if list(dataset.features) != list(model.features):
             raise DataError(
-                f"the bundle in {args.bundle} has other features than {dataset.name}; name --dataset"
+                f"the bundle in {args.bundle} has other features than {dataset.name}; name "
+                "--dataset"
             )
         report = score_table(dataset, args.file, model, args.out, known_window(dataset, model))
     except (DataError, BundleError) as error:
         print(error, file=sys.stderr)
         return 2
     print(
-        f"{report['n']:,} transactions in {report['seconds']:.1f} s; {report['alert_rate']:.2%} of them are alerts"
+        f"{report['n']:,} transactions in {report['seconds']:.1f} s; {report['alert_rate']:.2%} "
+        "of them are alerts"
     )
     found = report["drift"]
     if found is None:

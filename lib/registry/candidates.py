@@ -31,11 +31,13 @@ def regimes(train_on, split=None):
     """
     if train_on not in REGIMES:
         raise DataError(
-            f"train_on is {train_on!r}; choose genuine (known frauds removed), all (no label used) or both."
+            f"train_on is {train_on!r}; choose genuine (known frauds removed), all (no label "
+            "used) or both."
         )
     if train_on == "both" and split is not None and not (split.arrays("reference").y == 0).any():
         print(
-            "No transaction of reference is known to be genuine: only the regime `all`, which uses no label, is fitted."
+            "No transaction of reference is known to be genuine: only the regime `all`, which "
+            "uses no label, is fitted."
         )
         return REGIMES["all"]
     return REGIMES[train_on]
@@ -48,12 +50,14 @@ def remarks(split):
     said = []
     for feature in empty_features(split.dataset.features, reference):
         said.append(
-            f"feature {feature!r} has no value in reference: models take it for a constant, and a value that comes "
+            f"feature {feature!r} has no value in reference: models take it for a constant, and a "
+            "value that comes "
             "later has no effect until they are fitted anew"
         )
     if 0 < unknown < len(reference.y):
         said.append(
-            f"{unknown:,} of {len(reference.y):,} transactions of reference have no label: the regime `all` is fitted "
+            f"{unknown:,} of {len(reference.y):,} transactions of reference have no label: the "
+            "regime `all` is fitted "
             "on them, too; `genuine` and models that learn from labels are not"
         )
     return said
@@ -97,7 +101,7 @@ def fit(detector, split, regime="genuine", supervised=False, labels=None, **fitt
     return detector, training, time.perf_counter() - start
 
 
-def write(run_dir, name, detector, split, training, regime="genuine", fit_s=None, supervised=False):
+def write(run_dir, name, detector, split, training, regime="genuine", fit_s=None, supervised=False):  # noqa: PLR0913 - what a candidate's manifest says
     """Write a detector that has just been fitted as the candidate `name` of a run, whole or not at
     all -> its folder.
 
@@ -115,7 +119,10 @@ def write(run_dir, name, detector, split, training, regime="genuine", fit_s=None
     )
     unlabelled = int(np.count_nonzero(split.arrays("reference").y == UNLABELLED))
     if unlabelled and regime == "genuine" and not supervised:
-        seen = f"known frauds and {unlabelled:,} unlabelled transactions of reference removed from the fit"
+        seen = (
+            f"known frauds and {unlabelled:,} unlabelled transactions of reference removed from "
+            "the fit"
+        )
     graphs = {"model.onnx": detector.to_onnx()}
     if (explain := detector.explain_onnx()) is not None:
         graphs["explain.onnx"] = explain

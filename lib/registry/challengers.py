@@ -16,7 +16,7 @@ from lib.registry import candidates
 MODELS = ("isolation_forest", "autoencoder", "gaussian_mixture")
 
 
-def calibrate(folder, raw_score, weight, threshold_raw, rule, alert_budget, metrics, name, *, card):
+def calibrate(folder, raw_score, weight, threshold_raw, rule, alert_budget, metrics, name, *, card):  # noqa: PLR0913 - what calibration adds to a manifest
     """Add calibration, threshold, validation metrics, registered name and model card; the graphs
     stay as they are.
 
@@ -59,7 +59,8 @@ def ensure(run_dir, split, seed=0, threads=1, make=True):
     if not any(name.split("@")[0] in MODELS for name in found):
         if not make:
             raise DataError(
-                f"{models} holds no candidate of this split; run notebook 03_isolation_forest, 04_autoencoder or "
+                f"{models} holds no candidate of this split; run notebook 03_isolation_forest, "
+                "04_autoencoder or "
                 f"05_gaussian_mixture with the same run_dir and split_dir first."
             )
         regime = candidates.regimes("both", split)[0]

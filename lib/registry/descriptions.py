@@ -33,8 +33,10 @@ def version(manifest, reasons):
 def registered(manifest, folder):
     """Description of a registered model: what its aliases mean, and the champion's model card."""
     about = (
-        f"Fraud detector for `{manifest['dataset']['name']}`: an ONNX graph from features to raw score, higher = more "
-        "anomalous, with its manifest. The version with the alias `champion` is exported and served; `previous` is "
+        f"Fraud detector for `{manifest['dataset']['name']}`: an ONNX graph from features to raw "
+        "score, higher = more "
+        "anomalous, with its manifest. The version with the alias `champion` is exported and "
+        "served; `previous` is "
         "the one before it."
     )
     card = Path(folder) / "model_card.md"

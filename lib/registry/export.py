@@ -45,7 +45,10 @@ def obstacle(present, features, name):
         return ""
     odd = [f for f in theirs if f not in ours] + [f for f in ours if f not in theirs]
     why = f"differ in {', '.join(odd[:5])}" if odd else "have another order"
-    return f"{name} version {present.version} is not exported: its features and those of the description {why}."
+    return (
+        f"{name} version {present.version} is not exported: its features and those of the "
+        f"description {why}."
+    )
 
 
 def held_back(bundle_dir, registered_name, replace):
@@ -58,7 +61,8 @@ def held_back(bundle_dir, registered_name, replace):
     if there is None or replace or there.name in ("", registered_name):
         return ""
     return (
-        f"Not exported: {bundle_dir.name} holds {there} for {there.dataset}, which goes on being served; "
+        f"Not exported: {bundle_dir.name} holds {there} for {there.dataset}, which goes on being "
+        "served; "
         f"--only 07_export --replace puts {registered_name} in its place."
     )
 
@@ -87,7 +91,8 @@ def parity(exported, folder):
     swapped = int((np.diff(scores[order]) < -TOLERANCE * scale[order][1:]).sum())
     if worst > TOLERANCE or swapped:
         raise BundleError(
-            f"The graph differs from its estimator by {worst:.1e} (relative), {swapped} rows out of order."
+            f"The graph differs from its estimator by {worst:.1e} (relative), {swapped} rows out "
+            "of order."
         )
     varied = np.ptp(expected) > 0 and np.ptp(scores) > 0
     correlation = float(spearmanr(scores, expected).statistic) if varied else 1.0

@@ -209,7 +209,10 @@ def _ask(url):
 
 def unreachable(uri, error):
     """The sentence for a store that does not answer."""
-    said = f"MLflow at {shown(uri)} does not answer ({str(error).splitlines()[0][:200]}): start it, or unset"
+    said = (
+        f"MLflow at {shown(uri)} does not answer ({str(error).splitlines()[0][:200]}): start it, "
+        "or unset"
+    )
     if uri != tracking_uri():
         return f"{said} MLFLOW_REGISTRY_URI to keep the registry beside the runs."
     return f"{said} MLFLOW_TRACKING_URI to use mlflow.db in the project's folder."
@@ -244,7 +247,10 @@ def relocate():
             return
         n = len(row[0])
         for table, column in PATHS:
-            moved = f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?"
+            moved = (
+                f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, "
+                "1, ?) = ?"
+            )
             connection.execute(moved, [new, n + 1, n, row[0]])
 
 
@@ -271,7 +277,8 @@ def champion(name, alias="champion"):
     path = database(registry_uri())
     if path is None:
         raise TrackingError(
-            f"{shown(registry_uri())} is no SQLite store; ask lib.registry.tracking for the champion."
+            f"{shown(registry_uri())} is no SQLite store; ask lib.registry.tracking for the "
+            "champion."
         )
     if not path.is_file():
         return None

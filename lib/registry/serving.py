@@ -14,7 +14,6 @@ from typing import Any
 from lib.bundle import manifest
 from lib.errors import BundleError, TrackingError
 from lib.registry import mlflow_store
-from lib.reporting import names
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Model:
     def __str__(self) -> str:
         said = f"{self.name} version {self.version}"
         if self.model:
-            said += f" ({names.label(self.model)})"
+            said += " (" + self.model.replace("_", " ") + ")"
         if self.threshold is not None:
             said += f", threshold {self.threshold:.6g}"
         return said

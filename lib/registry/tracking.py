@@ -126,8 +126,21 @@ def finish_pipeline(run_id, status="FINISHED", metrics=None, description=""):
 
 
 @in_a_sentence
-def log_stage(parent_id, stage, *, params=None, metrics=None, figures=(), notebooks=(), cards=(), candidates=(),
-              tags=None, description="", status="FINISHED", seconds=0.0):  # fmt: skip
+def log_stage(  # noqa: PLR0913 - all that a stage has left
+    parent_id,
+    stage,
+    *,
+    params=None,
+    metrics=None,
+    figures=(),
+    notebooks=(),
+    cards=(),
+    candidates=(),
+    tags=None,
+    description="",
+    status="FINISHED",
+    seconds=0.0,
+):
     """Log one stage as a child run, from the files that it left -> the child's id.
 
     Parameters

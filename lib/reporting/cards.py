@@ -12,16 +12,23 @@ from lib.reporting.tables import cell, markdown
 
 DATA_CARD = "data_card.md"
 ABOUT = {
-    "isolation_forest": "Random trees isolate outliers early; the score is the average depth, turned round.",
-    "autoencoder": "Networks restore rows from noise; the score is the Mahalanobis distance of what they fail at.",
-    "gaussian_mixture": "Mixtures of heavy-tailed components; the score is the negative log density, averaged.",
-    "fusion": "An autoencoder and a Gaussian mixture; the score is their mean strangeness, on a logarithmic scale.",
-    "robust_covariance": "One centre and one covariance that strange rows cannot pull; the score is the distance.",
-    "few_labels": "The density of a Gaussian mixture, tilted by a regression on known frauds of reference.",
+    "isolation_forest": "Random trees isolate outliers early; the score is the average depth, "
+    "turned round.",
+    "autoencoder": "Networks restore rows from noise; the score is the Mahalanobis distance of "
+    "what they fail at.",
+    "gaussian_mixture": "Mixtures of heavy-tailed components; the score is the negative log "
+    "density, averaged.",
+    "fusion": "An autoencoder and a Gaussian mixture; the score is their mean strangeness, on a "
+    "logarithmic scale.",
+    "robust_covariance": "One centre and one covariance that strange rows cannot pull; the score "
+    "is the distance.",
+    "few_labels": "The density of a Gaussian mixture, tilted by a regression on known frauds of "
+    "reference.",
     "supervised_boosting": "Gradient boosting that was fitted with the frauds of reference.",
 }
 NOTES = {
-    "validation": "It chose between models and set the threshold, so that these figures flatter the model a little.",
+    "validation": "It chose between models and set the threshold, so that these figures flatter "
+    "the model a little.",
     "untouched": "Read once, after every decision: the nearest to what production would have seen.",
 }
 
@@ -46,7 +53,8 @@ def model(manifest, untouched=None):
     figures = {"validation": manifest.get("metrics", {}).get("validation"), "untouched": untouched}
     parameters = ", ".join(_parameters(fit["parameters"]))
     empty = "".join(
-        f"- No value of {code(name)} was known when it was fitted: a constant to this model, whatever comes\n"
+        f"- No value of {code(name)} was known when it was fitted: a constant to this model, "
+        "whatever comes\n"
         for name in manifest.get("empty_features", ())
     )
     missing = (
@@ -59,30 +67,37 @@ def model(manifest, untouched=None):
         *([f"> **{SIMULATED}**"] if dataset["source"] == "simulated" else []),
         f"{ABOUT.get(family, '')} It learns what is ordinary and ranks what is not.".strip(),
         "## Intended use",
-        "It ranks transactions, so that people review the strangest first. It must not block a payment, refuse a "
+        "It ranks transactions, so that people review the strangest first. It must not block a "
+        "payment, refuse a "
         "customer or accuse anybody by itself: a high score means *unlike the past*, not *fraud*.",
         "## Input and output",
         f"- {_features(manifest['features'])}, as float32; missing values {missing}\n"
-        f"- `anomaly_score` from 0 to 1, higher = more anomalous; 0.999: one validation transaction in a thousand "
+        "- `anomaly_score` from 0 to 1, higher = more anomalous; 0.999: one validation "
+        "transaction in a thousand "
         f"scores as high. Calibrated on all validation transactions, without labels\n"
         f"- {_alert(threshold)}",
         "## Data and labels",
         f"- `{dataset['name']}`: {SOURCES[dataset['source']]}; see the data card of the run\n"
-        f"{empty}- Fitted on {fit['n']:,} transactions of reference (weight {fit['weight']:,.0f}), seconds "
+        f"{empty}- Fitted on {fit['n']:,} transactions of reference (weight "
+        f"{fit['weight']:,.0f}), seconds "
         f"{fit['start_s']:,.0f} to {fit['end_s']:,.0f}\n"
         f"- Regime `{fit['train_on']}`; labels of fraud seen: {fit['labels_seen']}",
         "## Figures",
-        f"In brackets 95 % intervals, from resampled blocks of time. A budget is the share of transactions that people "
+        "In brackets 95 % intervals, from resampled blocks of time. A budget is the share of "
+        "transactions that people "
         f"review; the threshold is set for {budget:g}.",
         *_all_figures(figures, budget),
         "## Limits",
-        "- It knows the customers of its fit; others, and later habits, drift away from it. Watch the alert rate and "
+        "- It knows the customers of its fit; others, and later habits, drift away from it. Watch "
+        "the alert rate and "
         "the drift report, and fit anew.\n"
-        "- Fraud that looks like an ordinary payment in every combination of features is not found.\n"
+        "- Fraud that looks like an ordinary payment in every combination of features is not "
+        "found.\n"
         "- Frauds are few: differences smaller than the intervals mean nothing.\n"
         "- Nobody has examined whether it treats groups of customers alike.",
         "## How it was made",
-        f"Parameters: {parameters}; seed {fit['seed']}, compute threads {fit['threads']}. The same data, parameters, "
+        f"Parameters: {parameters}; seed {fit['seed']}, compute threads {fit['threads']}. The "
+        "same data, parameters, "
         f"seed and threads give the same bytes:",
         "\n".join(f"- {name} `{sha256}`" for name, sha256 in _hashes(manifest).items()),
     ]
@@ -134,15 +149,19 @@ def data(split):
         "## Columns",
         "\n".join(f"- {name}: {text}" for name, text in columns.items()),
         "## Periods",
-        f"In time order: the first {shares['reference']:.0%} of the weight are *reference* (fits), the next "
-        f"{shares['validation']:.0%} *validation* (decisions, thresholds), the rest *untouched* (read once, after "
-        f"every decision) in {shares['n_batches']} batches. Transactions of one instant are never parted.",
+        f"In time order: the first {shares['reference']:.0%} of the weight are *reference* "
+        "(fits), the next "
+        f"{shares['validation']:.0%} *validation* (decisions, thresholds), the rest *untouched* "
+        "(read once, after "
+        f"every decision) in {shares['n_batches']} batches. Transactions of one instant are never "
+        "parted.",
         markdown(table),
         "## Checks",
         "\n".join(f"- {remark}" for remark in remarks),
         "## Limits",
         "- A batch holds few frauds; a figure on one batch has a wide interval.\n"
-        "- Labels are what was known when the table was made: a fraud that nobody reported counts as genuine.",
+        "- Labels are what was known when the table was made: a fraud that nobody reported counts "
+        "as genuine.",
         "## Hashes",
         f"- raw data `{manifest['raw_sha256']}`\n- splits.json `{split.fingerprint}`",
     ]
@@ -178,7 +197,8 @@ def _alert(threshold):
     if not threshold:
         return "no threshold yet"
     rule = {
-        "alert_budget": f"an alert budget of {threshold['alert_budget']:g} on validation, without labels",
+        "alert_budget": f"an alert budget of {threshold['alert_budget']:g} on validation, without "
+        "labels",
         "max_f1": "the best F1 on validation",
         "min_cost": "the least cost on validation",
     }.get(threshold["rule"], threshold["rule"])

@@ -8,8 +8,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullLocator, PercentFormatter
 
-from lib.data.columns import one_line
-from lib.production.drift import SCORE
+from lib.data.columns import SCORE, one_line
 from lib.reporting import plots
 from lib.reporting.tables import cell
 
@@ -27,8 +26,12 @@ HEAT = LinearSegmentedColormap.from_list(
 
 def label(policy):
     """`retrain_every` -> `retrain every few batches`."""
-    return {"retrain_every": "retrain every few batches", "retrain_on_drift": "retrain on drift",
-            "threshold": "threshold re-set", "frozen": "frozen"}[policy]  # fmt: skip
+    return {
+        "retrain_every": "retrain every few batches",
+        "retrain_on_drift": "retrain on drift",
+        "threshold": "threshold re-set",
+        "frozen": "frozen",
+    }[policy]
 
 
 def dashboard(results, table, title, injected=()):
@@ -101,8 +104,16 @@ def _spread(i, n):
 
 def _hint(ax, text):
     """How to read a panel, at the right of its title."""
-    ax.annotate(text, (1, 1), (0, 5), xycoords="axes fraction", textcoords="offset points", ha="right", fontsize=8.5,
-                color="#5F6872")  # fmt: skip
+    ax.annotate(
+        text,
+        (1, 1),
+        (0, 5),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        ha="right",
+        fontsize=8.5,
+        color="#5F6872",
+    )
 
 
 def promotions(axes, results):
@@ -228,16 +239,28 @@ def recall(ax, results):
         )
         for at, figure in zip(x, found, strict=True):
             if figure["value"] is not None:
-                ax.plot([at, at], [figure["low"], figure["high"]], color=hue, linewidth=3, alpha=0.28,
-                        solid_capstyle="round")  # fmt: skip
+                ax.plot(
+                    [at, at],
+                    [figure["low"], figure["high"]],
+                    color=hue,
+                    linewidth=3,
+                    alpha=0.28,
+                    solid_capstyle="round",
+                )
                 ax.plot(at, figure["value"], "o", color=hue, markersize=5)
         estimated = [
             np.nan if s["estimated_recall"] is None else s["estimated_recall"] for s in steps
         ]
         ax.plot(x, estimated, "_", color=hue, markersize=11, markeredgewidth=1.8)
     for step, at in zip(steps, _x(steps), strict=True):
-        ax.annotate(f"{step['realised']['n_frauds']:.0f}", (at, 0.93), xycoords=("data", "axes fraction"), ha="center",
-                    color=plots.FRAUD, fontsize=8.5)  # fmt: skip
+        ax.annotate(
+            f"{step['realised']['n_frauds']:.0f}",
+            (at, 0.93),
+            xycoords=("data", "axes fraction"),
+            ha="center",
+            color=plots.FRAUD,
+            fontsize=8.5,
+        )
     ax.set(ylabel="of frauds", ylim=(-0.03, 1.12), title="Recall of the alerts")
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     _hint(
@@ -267,8 +290,16 @@ def money(ax, results):
     top, y = max(1.25 * max(ends.values()), 0.1), -1.0
     for policy in sorted(ends, key=ends.get):
         y = max(ends[policy], y + 0.1 * top)
-        ax.annotate(f"{ends[policy]:.0%} {label(policy)}", (x[-1], y), (6, 0), textcoords="offset points", va="center",
-                    color=POLICY_COLOURS[policy], fontsize=9, annotation_clip=False)  # fmt: skip
+        ax.annotate(
+            f"{ends[policy]:.0%} {label(policy)}",
+            (x[-1], y),
+            (6, 0),
+            textcoords="offset points",
+            va="center",
+            color=POLICY_COLOURS[policy],
+            fontsize=9,
+            annotation_clip=False,
+        )
     ax.set(ylabel="of all fraud money", ylim=(0, top), title="Money caught, cumulated")
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     _hint(ax, "alerts reviewed as they arrive, up to the budget   ·   grey: all fraud money")

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import FuncFormatter
 
-from lib.production.drift import ks
+from lib.evaluation.distances import ks
 from lib.reporting.plots import FAINT, FRAUD, GENUINE, INK, plain
 
 PERIOD_COLOURS = {"reference": GENUINE, "validation": "#E69F00", "untouched": FAINT}
@@ -121,7 +121,8 @@ def remarks(names, early, data):
             said.append(f"feature {name!r} has no value at all")
         elif not first.size:
             said.append(
-                f"feature {name!r} has no value in the first half of the time: to a model it is a constant"
+                f"feature {name!r} has no value in the first half of the time: to a model it is a "
+                "constant"
             )
         elif all_of_them.size == 1:
             said.append(f"feature {name!r} is always {all_of_them[0]:g}")

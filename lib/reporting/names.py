@@ -25,7 +25,10 @@ SOURCES = {
     "custom": "a file of the user's own",
     "simulated": "simulated transactions",
 }
-SIMULATED = "Simulated transactions: nobody has ever made them, and figures on them say nothing about real fraud."
+SIMULATED = (
+    "Simulated transactions: nobody has ever made them, and figures on them say nothing about "
+    "real fraud."
+)
 _FAMILIES = {
     "isolation_forest",
     "autoencoder",

@@ -104,8 +104,8 @@ def _name_lines(ax, models):
         )
 
 
-def by_class(ax, values, y, weight, xlabel="", bins=60, log_x=False):
-    """Weighted share of each class over `values`, each class summing to one."""
+def by_class(ax, values, y, weight, xlabel="", bins=60, log_x=False):  # noqa: PLR0913 - the axes' labels, by name
+    """Draw the weighted share of each class over `values` (n,), each class summing to one."""
     finite = values[np.isfinite(values)]
     if not finite.size:
         ax.annotate("no value", (0.5, 0.5), xycoords="axes fraction", color=SOFT, ha="center")
@@ -175,8 +175,15 @@ def members(ax, alone, averaged, model):
         return ax
     ax.plot(alone, np.zeros(len(alone)), "o", color=colour(model), alpha=0.55, markersize=9)
     ax.axvline(averaged, color=colour(model), linewidth=2.5)
-    ax.annotate("averaged", (averaged, 0.96), xycoords=("data", "axes fraction"), xytext=(5, 0),
-                textcoords="offset points", va="top", color=colour(model))  # fmt: skip
+    ax.annotate(
+        "averaged",
+        (averaged, 0.96),
+        xycoords=("data", "axes fraction"),
+        xytext=(5, 0),
+        textcoords="offset points",
+        va="top",
+        color=colour(model),
+    )
     return ax
 
 
@@ -202,8 +209,16 @@ def spread(ax, results, reference):
                 markersize=7,
             )
     ax.axvline(reference, color=colour("supervised_boosting"), linestyle="--", linewidth=1.4)
-    ax.annotate("boosting with labels", (reference, len(names) - 0.45), xytext=(-4, 0), textcoords="offset points",
-                ha="right", va="top", color=colour("supervised_boosting"), fontsize=8)  # fmt: skip
+    ax.annotate(
+        "boosting with labels",
+        (reference, len(names) - 0.45),
+        xytext=(-4, 0),
+        textcoords="offset points",
+        ha="right",
+        va="top",
+        color=colour("supervised_boosting"),
+        fontsize=8,
+    )
     ax.annotate(
         "○ known frauds removed   ● no label",
         (0.01, 0.03),
@@ -235,8 +250,15 @@ def learning_curves(ax, history):
     # the upper text ends where the lower begins, however near the curves are
     for text, (loss, ink) in ends.items():
         y, va = (-6, "bottom") if text == upper else (-8, "top")
-        ax.annotate(text, (epochs[-1], loss), (8, y), textcoords="offset points", va=va, color=ink,
-                    annotation_clip=False)  # fmt: skip
+        ax.annotate(
+            text,
+            (epochs[-1], loss),
+            (8, y),
+            textcoords="offset points",
+            va=va,
+            color=ink,
+            annotation_clip=False,
+        )
     ax.set(xlabel="epoch", ylabel="loss (log scale)", yscale="log", xlim=(0.5, epochs[-1] + 0.3))
     ax.yaxis.set_major_formatter(FuncFormatter(number))
     ax.yaxis.set_minor_formatter(FuncFormatter(number))
@@ -276,8 +298,15 @@ def scores(ax, anomaly_score, y, weight, threshold=None):
     if threshold is not None:
         x = -np.log10(max(1 - threshold, 1e-6))
         ax.axvline(x, color=INK, linestyle="--", linewidth=1.2)
-        ax.annotate(f"threshold {threshold:.4f}", (x, 0.97), xycoords=("data", "axes fraction"), xytext=(5, 0),
-                    textcoords="offset points", va="top", color=INK)  # fmt: skip
+        ax.annotate(
+            f"threshold {threshold:.4f}",
+            (x, 0.97),
+            xycoords=("data", "axes fraction"),
+            xytext=(5, 0),
+            textcoords="offset points",
+            va="top",
+            color=INK,
+        )
     return ax
 
 
@@ -299,8 +328,12 @@ def precision_recall(ax, curves, prevalence):
         fontsize=8,
         bbox=paper,
     )
-    ax.set(xlabel="recall (share of frauds found)", ylabel="precision (share of alerts that are fraud)",
-           xlim=(0, 1), ylim=(0, 1.02))  # fmt: skip
+    ax.set(
+        xlabel="recall (share of frauds found)",
+        ylabel="precision (share of alerts that are fraud)",
+        xlim=(0, 1),
+        ylim=(0, 1.02),
+    )
     _name_lines(ax, list(curves))
     return ax
 
@@ -313,10 +346,23 @@ def money(ax, curves, budgets=()):
         ax.plot(reviewed, caught, **_line(model))
     for budget in budgets:
         ax.axvline(budget, color=FAINT, linestyle=":", linewidth=1)
-        ax.annotate(percent(budget), (budget, 0.99), (3, 0), xycoords=("data", "axes fraction"), va="top",
-                    textcoords="offset points", color=SOFT, fontsize=8)  # fmt: skip
-    ax.set(xscale="log", xlim=(1e-4, 0.1), ylim=(0, 1.02), xlabel="share of transactions reviewed (log scale)",
-           ylabel="share of fraud money caught")  # fmt: skip
+        ax.annotate(
+            percent(budget),
+            (budget, 0.99),
+            (3, 0),
+            xycoords=("data", "axes fraction"),
+            va="top",
+            textcoords="offset points",
+            color=SOFT,
+            fontsize=8,
+        )
+    ax.set(
+        xscale="log",
+        xlim=(1e-4, 0.1),
+        ylim=(0, 1.02),
+        xlabel="share of transactions reviewed (log scale)",
+        ylabel="share of fraud money caught",
+    )
     ax.xaxis.set_major_formatter(FuncFormatter(percent))
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     _name_lines(ax, list(curves))

@@ -48,8 +48,9 @@ def results(figures, alert_budget):
 
 
 def validated(compared, scores, weight, alert_budget):
-    """The headline table of a `metrics.Comparison`; without any label what rankings say by
-    themselves.
+    """Return the headline table of a `metrics.Comparison`; see `results` and `ranked`.
+
+    Without any label it shows what rankings say by themselves.
     """
     if compared.basis.n_labelled:
         return results(compared.metrics, alert_budget)
