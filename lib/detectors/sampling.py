@@ -136,7 +136,7 @@ def thin(
 
 
 def effective_size(weight: ArrayLike) -> float:
-    """Return how many rows of equal weight say as much: (sum w)^2 / sum w^2.
+    """Return how many rows of equal weight say as much as weight (n,): (sum w)^2 / sum w^2.
 
     Kish, *Survey sampling*, 1965; 0 if there is no weight.
     """

@@ -331,7 +331,10 @@ def _trials(weight, y, budgets):
 
 
 def evaluate(y, raw_scores, weight, time_s, amount=None, **options):
-    """Return only the metrics of `compare`: {model: {metric: {"value", "low", "high"}}}; see there."""
+    """Return only the metrics of `compare`, see there.
+
+    {model: {metric: {"value", "low", "high"}}}
+    """
     return compare(y, raw_scores, weight, time_s, amount, **options).metrics
 
 
@@ -373,7 +376,10 @@ def precision_recall_curve(y, raw, weight):
 
 
 def average_precision(y, raw, weight):
-    """Average precision of a ranking, labelled rows only -> float; NaN where no fraud is known."""
+    """Return the average precision of raw scores (n,), of labelled rows only.
+
+    NaN where no fraud is known.
+    """
     recall, precision, _ = precision_recall_curve(y, raw, weight)
     return float(np.diff(recall, prepend=0.0) @ precision) if recall.size else np.nan
 

@@ -266,7 +266,7 @@ def learning_curves(ax, history):
 
 
 def scores(ax, anomaly_score, y, weight, threshold=None):
-    """Calibrated scores by class on an axis that stretches the last thousandths."""
+    """Draw anomaly scores (n,) by class on an axis that stretches the last thousandths."""
     nines = -np.log10(np.clip(1 - anomaly_score, 1e-6, 1))
     body, kind = (y == 0, "genuine") if (y == 0).any() else (y == UNLABELLED, "unlabelled")
     share = weight[body] / max(weight[body].sum(), 1e-300)

@@ -132,11 +132,10 @@ def calibrated(raw_score, weight, alert_budget):
 
 
 def worst(split, period, anomaly_score, n=5):
-    """The `n` frauds with the lowest and the `n` genuine transactions with the highest score ->
-    DataFrame.
+    """Return the frauds with the lowest and the genuine transactions with the highest score.
 
-    Without any label: the `n` transactions with the highest score. No column is merged with one of
-    the user's.
+    Of anomaly scores (m,), `n` of each. Without any label: the `n` transactions with the highest
+    score. No column is merged with one of the user's.
     """
     frame, y = split.frame(period), split.arrays(period).y
     order = np.argsort(anomaly_score, kind="stable")
