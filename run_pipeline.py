@@ -10,7 +10,8 @@ import logging
 import os
 import signal
 import sys
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from lib.data.datasets import load_description
@@ -20,148 +21,195 @@ from lib.pipeline.console import Progress, summary, table, told
 from lib.pipeline.logbook import Logbook, champion_version
 from lib.pipeline.parameters import read_parameters
 from lib.pipeline.pipeline_execution import Pipeline
-from lib.pipeline.plan import Plan
+from lib.pipeline.plan import Plan, Task
 from lib.pipeline.preflight import DEFAULT, prepare, registered_name
 from lib.pipeline.runs import Run, locked
 from lib.pipeline.settings import Settings, jobs
-from lib.pipeline.stages import choose, find, notebook, present, read_cells
+from lib.pipeline.stages import Stage, choose, find, notebook, present, read_cells
 from lib.registry import serving
+from lib.registry.serving import Now
 
 ROOT = Path(__file__).resolve().parent
+ONCE = ("06_comparison.accept", "07_export.replace")  # a person's word for one run, never inherited
 
 
-def positive(text):
-    """A whole number from 1 on."""
+def positive(text: str) -> int:
+    """Return a whole number from 1 on."""
     if int(text) < 1:
         raise ValueError
     return int(text)
 
 
-def arguments(argv):
-    """The command line; `--help` lists every notebook's parameters."""
+def arguments(argv: list[str] | None) -> argparse.Namespace:
+    """Parse the command line; `--help` lists every notebook's parameters."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         epilog=parameters_help(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    titles = ("data and parameters", "stages", "execution", "instead")
-    data, stages, way, other = (parser.add_argument_group(title).add_argument for title in titles)
-    many = {"action": "append", "default": []}
-    data(
+
+    data = parser.add_argument_group("data and parameters")
+    data.add_argument(
         "--dataset",
         default="",
-        help="name in data/, or path of a description (default: creditcard, else simulated)",
+        help="a name in data/ or the path of a description (default: creditcard, else simulated)",
     )
-    data("--raw", default="", metavar="FILE", help="the raw file or folder")
-    data("-p", nargs=2, **many, metavar=("[STAGE.]NAME", "VALUE"), help="set a parameter")
-    data(
+    data.add_argument("--raw", default="", metavar="FILE", help="the raw file or folder")
+    data.add_argument(
+        "-p",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("[STAGE.]NAME", "VALUE"),
+        help="set a parameter (repeatable)",
+    )
+    data.add_argument(
         "--sweep",
         nargs="+",
-        **many,
+        action="append",
+        default=[],
         metavar=("STAGE.NAME", "VALUE"),
-        help="a candidate for each value",
+        help="fit one candidate for each value (repeatable)",
     )
-    data(
-        "--config", metavar="FILE", help="all of these from a file, such as reports/<run>/run.yaml"
+    data.add_argument(
+        "--config",
+        metavar="FILE",
+        help="read all of these from a file such as reports/<run>/run.yaml",
     )
-    data(
+    data.add_argument(
         "--accept",
         action="store_true",
-        help="promote though the champion cannot be compared fairly",
+        help="promote even if the champion cannot be compared fairly",
     )
-    data("--replace", action="store_true", help="export over a bundle of another registered name")
-    stages(
+    data.add_argument(
+        "--replace",
+        action="store_true",
+        help="export over a bundle of another registered name",
+    )
+
+    stages = parser.add_argument_group("stages")
+    stages.add_argument(
         "--only",
-        **many,
+        action="append",
+        default=[],
         metavar="STAGE",
-        help="this one, on what the newest run has; again for more",
+        help="run only this stage, reusing the latest run's outputs (repeatable)",
     )
-    stages(
+    stages.add_argument(
         "--from",
         dest="first",
         metavar="STAGE",
-        help="this one and all after it, on what the newest run has",
+        help="run this stage and all later ones, reusing the latest run's outputs",
     )
-    stages("--until", dest="last", metavar="STAGE", help="none after this one")
-    stages(
+    stages.add_argument("--until", dest="last", metavar="STAGE", help="run no later stage")
+    stages.add_argument(
         "--force",
         nargs="?",
         const="all",
-        **many,
+        action="append",
+        default=[],
         metavar="STAGE",
-        help="this one, or all, even if up to date",
+        help="run this stage, or all of them, even if up to date (repeatable)",
     )
-    way(
+
+    execution = parser.add_argument_group("execution")
+    execution.add_argument(
         "--jobs",
         type=positive,
         default=os.cpu_count(),
         metavar="N",
-        help="notebooks at once (default: cores)",
+        help="notebooks at a time (default: the number of cores)",
     )
-    way(
+    execution.add_argument(
         "--timeout",
         type=float,
         default=0.0,
         metavar="S",
-        help="limit for one notebook (default: none)",
+        help="stop a notebook after S seconds (default: never)",
     )
-    way("--wait", action="store_true", help="wait for another pipeline in this folder to end")
-    way("--json", action="store_true", help="print the summary as JSON")
-    other(
-        "--dry-run", action="store_true", help="say for every stage whether it would run, and why"
+    execution.add_argument(
+        "--wait", action="store_true", help="wait for another pipeline in this folder to end"
     )
-    other("--list", action="store_true", help="the stages, what they read and write")
-    other(
+    execution.add_argument("--json", action="store_true", help="print the summary as JSON")
+
+    instead = parser.add_argument_group("instead of running")
+    instead.add_argument(
+        "--dry-run", action="store_true", help="say which stages would run, and why"
+    )
+    instead.add_argument(
+        "--list", action="store_true", help="list the stages, what they read and write"
+    )
+    instead.add_argument(
         "--rollback",
         action="store_true",
-        help="swap champion and previous, of --dataset or the newest run's",
+        help="make the previous champion of --dataset (or of the latest run) the champion again",
     )
-    other("--why", default="", metavar="TEXT", help="with --rollback: why (default: the time)")
+    instead.add_argument(
+        "--why", default="", metavar="TEXT", help="the reason of a --rollback (default: the time)"
+    )
     return parser.parse_args(argv)
 
 
-def parameters_help():
-    """The parameters of all notebooks, from their parameters cells."""
+def parameters_help() -> str:
+    """Return the parameters of all notebooks, from their parameters cells."""
     lines = ["parameters:"]
     for stage in present(ROOT):
         lines.append(f"\n  {stage.name}")
-        for p in read_parameters(notebook(ROOT, stage)).values():
-            lines.append(
-                f"    {f'{p.name}: {p.kind} = {p.default!r}':<44}  {p.comment}".replace("%", "%%")
-            )
-    return "\n".join(lines)
+        for parameter in read_parameters(notebook(ROOT, stage)).values():
+            name = f"{parameter.name}: {parameter.kind} = {parameter.default!r}"
+            lines.append(f"    {name:<44}  {parameter.comment}")
+    return "\n".join(lines).replace("%", "%%")  # argparse fills in what follows a percent sign
 
 
-def asked_for(args, stages, chosen):
-    """The settings of the command line, laid over those of the file, or of the run that a part is
-    to be run of.
+def asked_for(args: argparse.Namespace, chosen: Sequence[Stage]) -> Settings:
+    """Return the settings of the command line.
+
+    Raises Refused for a parameter of a stage that is not among the chosen ones, or of none.
     """
     for key, _ in args.p:
-        if "." in key and find(key.rpartition(".")[0], stages) not in chosen:
-            raise Refused(
-                f"-p {key}: that stage is not among the chosen ones: "
-                f"{', '.join(s.name for s in chosen)}."
-            )
-    parameters = dict(args.p) | ({"06_comparison.accept": True} if args.accept else {})
-    parameters |= {"07_export.replace": True} if args.replace else {}
-    asked = Settings(
-        args.dataset, args.raw, parameters, {key: values for key, *values in args.sweep}
-    )
+        if "." in key and find(key.rpartition(".")[0], present(ROOT)) not in chosen:
+            names = ", ".join(stage.name for stage in chosen)
+            raise Refused(f"-p {key}: that stage is not among the chosen ones: {names}.")
+    parameters = dict(args.p)
+    if args.accept:
+        parameters["06_comparison.accept"] = True
+    if args.replace:
+        parameters["07_export.replace"] = True
+    sweep = {key: values for key, *values in args.sweep}
+    asked = Settings(args.dataset, args.raw, parameters, sweep)
     jobs(ROOT, asked, chosen)  # refuses what only other notebooks have
-    if args.config:
-        return Settings.read(args.config).overlaid(asked)
-    runs = Run.all(ROOT / "reports") if args.only or args.first else []
-    same = [run for run in runs if args.dataset in ("", run.info["dataset"], run.asked.dataset)]
-    return same[0].asked.overlaid(asked) if same else asked
+    return asked
 
 
-def planned(args, asked, stages, chosen):
-    """Find, check and split the data, and decide what to run -> Plan."""
+def reused_run(args: argparse.Namespace) -> Run | None:
+    """Return the run whose outputs and settings `--only` or `--from` take: the latest."""
+    if args.config or not (args.only or args.first):
+        return None
+    for run in Run.all(ROOT / "reports"):
+        if args.dataset in ("", run.info["dataset"], run.asked.dataset):
+            return run
+    return None
+
+
+def laid_over(asked: Settings, reused: Run) -> Settings:
+    """Return the command line's settings over those of the run that is reused.
+
+    What a person accepted once is not accepted again. A dataset may be named as the run names it.
+    """
+    before = reused.asked
+    kept = {key: v for key, v in before.parameters.items() if key not in ONCE}
+    if asked.dataset == reused.info["dataset"]:
+        asked = replace(asked, dataset="")
+    return replace(before, parameters=kept).overlaid(asked)
+
+
+def planned(
+    args: argparse.Namespace, asked: Settings, stages: Sequence[Stage], chosen: Sequence[Stage]
+) -> Plan:
+    """Find, check and split the data, and decide what to run."""
     found = jobs(ROOT, asked)
     split = next((job.parameters for job in found if job.stage.short == "split"), {})
-    shares = {
-        name: split[name] for name in ("reference", "validation", "n_batches") if name in split
-    }
+    shares = {n: split[n] for n in ("reference", "validation", "n_batches") if n in split}
     force = [name if name == "all" else find(name, stages).name for name in args.force]
     data = prepare(
         asked.dataset,
@@ -175,48 +223,62 @@ def planned(args, asked, stages, chosen):
     return Plan(ROOT, data, found, chosen=chosen, force=force, champion=champion_version)
 
 
-def run(args, say):
-    """Plan and execute -> exit code."""
+def run(args: argparse.Namespace, say: Callable[[str], None]) -> int:
+    """Plan and execute; return the exit code."""
     stages = present(ROOT)
     chosen = choose(stages, args.only, args.first, args.last)
-    asked = asked_for(args, stages, chosen)
-    with nullcontext() if args.dry_run else locked(ROOT, args.wait, say) as lock:
+    asked = asked_for(args, chosen)
+    reused = reused_run(args)
+    if args.config:
+        asked = Settings.read(args.config).overlaid(asked)
+    elif reused is not None:
+        asked = laid_over(asked, reused)
+        say(f"Reusing settings and outputs of reports/{reused.name} ({reused.info['status']}).")
+    if args.dry_run:
+        return dry_run(args, planned(args, asked, stages, chosen), say)
+    with locked(ROOT, args.wait, say) as lock:
         plan = planned(args, asked, stages, chosen)
-        remarks = (
-            [f"SIMULATED TRANSACTIONS stand in for real ones: {plan.data.fallback}"]
-            if plan.data.fallback
-            else []
-        )
-        for remark in remarks:
-            say(remark)
-        if args.dry_run:
-            found = [{"stage": t.name, "status": t.status, "why": t.why} for t in plan.tasks]
-            print(
-                json.dumps(found, indent=1)
-                if args.json
-                else table(list(found[0]), [[*f.values()] for f in found])
-            )
-            return 0
-        if finished := plan.unchanged():
-            say(f"Nothing has changed since reports/{finished.name}.")
-            now = serving.now(plan.data.registered_name, ROOT / "serve" / "model")
-            result = summary(finished, plan.tasks, "done", now=now, remarks=remarks)
-            if finished.info.get("serving_as_of") != now.fixed():
-                write_page(finished, result, "done", now)  # something was served or withdrawn since
+        remarks = told_fallback(plan, say)
+        finished = plan.unchanged()
+        if finished is None:
+            result, now = execute(args, plan, asked, remarks=remarks, lock=lock)
         else:
-            result, now = execute(args, plan, asked, remarks, lock)
+            say(f"Nothing has changed since reports/{finished.name}.")
+            now = served_now(plan.data.registered_name)
+            result = summary(finished, plan.tasks, "done", now=now, remarks=remarks)
+            if finished.info.get("serving_as_of") != now.fixed():  # promoted or withdrawn since
+                write_page(finished, result, "done", now)
     print(json.dumps(result, indent=1) if args.json else told(result, now))
     return 0 if result["status"].startswith("done") else 1
 
 
-def execute(args, plan, asked, remarks, lock):
-    """Execute what is to run, log it, write the run's page -> its summary."""
-    pipeline, tasks = Pipeline(plan, asked), plan.tasks
-    current = pipeline.run
-    n_cells = {
-        t.name: sum(kind == "code" for kind, *_ in read_cells(t.job.notebook)) + 1 for t in tasks
-    }
-    progress = Progress(sum(not t.is_whole for t in tasks), n_cells)
+def told_fallback(plan: Plan, say: Callable[[str], None]) -> list[str]:
+    """Say at the start that simulated transactions stand in; return what the end has to repeat."""
+    if not plan.data.fallback:
+        return []
+    remark = f"SIMULATED TRANSACTIONS stand in for real ones: {plan.data.fallback}"
+    say(remark)
+    return [remark]
+
+
+def dry_run(args: argparse.Namespace, plan: Plan, say: Callable[[str], None]) -> int:
+    """Print for every stage whether it would run, and why; return the exit code."""
+    told_fallback(plan, say)
+    found = [{"stage": t.name, "status": t.status, "why": t.why} for t in plan.tasks]
+    if args.json:
+        print(json.dumps(found, indent=1))
+    else:
+        print(table(list(found[0]), [list(row.values()) for row in found]))
+    return 0
+
+
+def execute(
+    args: argparse.Namespace, plan: Plan, asked: Settings, *, remarks: list[str], lock: int
+) -> tuple[dict, Now]:
+    """Execute what is to run, log it, write the page; return summary and what is served."""
+    pipeline = Pipeline(plan, asked)
+    current, tasks = pipeline.run, plan.tasks
+    progress = Progress(sum(not task.is_whole for task in tasks), count_cells(tasks))
     progress.say(f"{'Resuming' if pipeline.is_resumed else 'Starting'} reports/{current.name}")
     logbook = Logbook(current, {"dataset": plan.data.dataset.name, "source": plan.data.source})
     for task in tasks:
@@ -229,12 +291,13 @@ def execute(args, plan, asked, remarks, lock):
         )
         status = "done" if all(t.is_whole or not t.chosen for t in tasks) else "failed"
     finally:
-        metrics = read_json(current.folder / "metrics.json") or {}
-        if error := logbook.finish(status, metrics):
+        now = served_now(plan.data.registered_name)
+        metrics = read_json(current.folder / "metrics.json", {})
+        error = logbook.finish(status, metrics, now)
+        if error:
             status, remarks = "failed", [*remarks, error]
         if status == "interrupted":
             current.note(status=status)
-    now = serving.now(plan.data.registered_name, ROOT / "serve" / "model")
     result = summary(current, tasks, status, now=now, remarks=remarks)
     write_page(current, result, status, now)
     current.publish()
@@ -242,48 +305,72 @@ def execute(args, plan, asked, remarks, lock):
     return result, now
 
 
-def write_page(current, result, status, now):
+def count_cells(tasks: Sequence[Task]) -> dict[str, int]:
+    """Return the code cells of each task's notebook, with the one that papermill injects."""
+    counts = {}
+    for task in tasks:
+        kinds = [cell.kind for cell in read_cells(task.job.notebook)]
+        counts[task.name] = kinds.count("code") + 1
+    return counts
+
+
+def served_now(name: str) -> Now:
+    """Return what is served of a registered name, and from serve/model."""
+    return serving.now(name, ROOT / "serve" / "model")
+
+
+def write_page(current: Run, result: dict, status: str, now: Now) -> None:
     """Write a run's page and the list of runs, with what is served now."""
     from lib.reporting import pages  # imports matplotlib, which kernels did not have to wait for
 
-    current.note(stages=result["stages"], serving_as_of=now.fixed())
-    pages.write(
-        current.folder, result["stages"], result["status"] if status == "done" else status, now
-    )
+    outcome = result["status"] if status == "done" else status
+    current.note(stages=result["stages"], outcome=outcome, serving_as_of=now.fixed())
+    pages.write(current.folder, result["stages"], outcome, now, look=served_now)
 
 
-def rollback(args, say):
-    """Make the previous champion of a dataset the champion again -> exit code."""
+def rollback(args: argparse.Namespace, say: Callable[[str], None]) -> int:
+    """Make the previous champion of a dataset the champion again; return the exit code."""
     from lib.registry import tracking
 
-    runs = [run.info["dataset"] for run in Run.all(ROOT / "reports")]
-    dataset = args.dataset or next(iter(runs), DEFAULT)
-    dataset = dataset if dataset in runs else load_description(dataset).name
+    datasets = [run.info["dataset"] for run in Run.all(ROOT / "reports")]
+    dataset = args.dataset or next(iter(datasets), DEFAULT)
+    if dataset not in datasets:
+        dataset = load_description(dataset).name
     name = registered_name(dataset)
     version = tracking.rollback(name, args.why)
     rewrite_pages(name)
     say(
-        f"{name}: version {version} is the champion again and the version before is withdrawn: it "
-        "is not promoted "
-        "again without --accept. run_pipeline.py --only 07_export exports the champion."
+        f"{name}: version {version} is the champion again. The version before is withdrawn and not "
+        "promoted again without --accept. run_pipeline.py --only 07_export "
+        f"--dataset {args.dataset or dataset} exports the champion."
     )
     return 0
 
 
-def rewrite_pages(name):
-    """Write the pages of a registered name's runs again, after what is served has changed."""
-    from lib.reporting import pages
+def rewrite_pages(name: str) -> None:
+    """Write the pages and MLflow descriptions of a registered name's runs anew.
 
-    now = serving.now(name, ROOT / "serve" / "model")
+    What is served has changed, and no page may say that it has not.
+    """
+    from lib.registry import tracking
+    from lib.reporting import pages, run_descriptions
+
+    now = served_now(name)
     for current in Run.all(ROOT / "reports"):
-        decided = (read_json(current.folder / "metrics.json") or {}).get("champion") or {}
-        if decided.get("name") == name and (current.folder / "index.html").is_file():
-            current.note(serving_as_of=now.fixed())
-            pages.write(current.folder, current.info.get("stages", []), current.info["status"], now)
+        metrics = read_json(current.folder / "metrics.json", {})
+        decided = metrics.get("champion") or {}
+        if decided.get("name") != name or not (current.folder / "index.html").is_file():
+            continue
+        outcome = current.info.get("outcome") or current.info["status"]
+        current.note(serving_as_of=now.fixed())
+        pages.write(current.folder, current.info.get("stages", []), outcome, now, look=served_now)
+        if current.info.get("mlflow_run"):
+            text = run_descriptions.pipeline(current.name, metrics, now)
+            tracking.describe(current.info["mlflow_run"], text)
 
 
-def main(argv=None):
-    """The command -> exit code."""
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; return the exit code."""
     say = Progress().say
     try:
         args = arguments(argv)
@@ -292,7 +379,7 @@ def main(argv=None):
             print(table(["stage", "reads", "writes"], rows))
             return 0
         if args.why and not args.rollback:
-            raise Refused("--why says why a champion is withdrawn; it goes with --rollback.")
+            raise Refused("--why gives the reason of a rollback; it needs --rollback.")
         return rollback(args, say) if args.rollback else run(args, say)
     except PipelineError as error:
         say(str(error))
@@ -306,7 +393,7 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    # it repeats what we say in a sentence
+    # papermill repeats what we say in a sentence
     logging.getLogger("papermill").setLevel(logging.CRITICAL)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())

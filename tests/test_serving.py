@@ -4,6 +4,7 @@ says what is served.
 
 import json
 import os
+import sqlite3
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,11 +13,14 @@ from bundles import rows, write
 from conftest import ROOT
 from pipelines import SMALL, Here, Project
 
+import run_pipeline
 from lib import bundle
 from lib.pipeline.console import NOT_EXPORTED, summary, told
 from lib.pipeline.notebook_execution import Execution
+from lib.pipeline.runs import Run
+from lib.pipeline.settings import Settings
 from lib.pipeline.stages import STAGES, notebook
-from lib.registry import serving, tracking
+from lib.registry import export, serving, tracking
 from lib.registry.serving import Model, Now
 from lib.reporting import names, pages
 
@@ -129,8 +133,7 @@ def test_the_console_says_what_is_served(run):
 def test_an_export_that_was_held_back_is_a_normal_end_of_its_own(run):
     (run.folder / "stages" / EXPORT.name).mkdir(parents=True)
     said = {
-        "not_exported": "Not exported: model holds fraud-detector version 1; --replace puts "
-        "another there."
+        "not_exported": "serve/model holds fraud-detector version 1; --replace puts another there."
     }
     (run.folder / "stages" / EXPORT.name / "metrics.json").write_text(json.dumps(said))
     task = SimpleNamespace(
@@ -202,6 +205,101 @@ def test_simulated_transactions_never_stand_in_where_real_ones_have_been(small, 
     if past is real_run:
         assert "/mnt/cards/creditcard.csv" in said
     assert not list(small.folder.glob("data/simulated/*"))
+
+
+def damaged_bundle(project):
+    real_bundle(project)
+    (project.folder / "serve" / "model" / "model.onnx").write_bytes(b"broken")
+
+
+def champion_of_a_shop(project):
+    with sqlite3.connect(project.folder / "mlflow.db") as connection:
+        connection.executescript(
+            """
+            CREATE TABLE experiments (name);
+            CREATE TABLE registered_model_aliases (name, alias, version);
+            CREATE TABLE model_version_tags (name, version, key, value);
+            INSERT INTO registered_model_aliases VALUES ('fraud-detector-shop', 'champion', 1);
+            INSERT INTO model_version_tags VALUES ('fraud-detector-shop', 1, 'source', 'custom');
+            """
+        )
+
+
+@pytest.mark.parametrize("past", [damaged_bundle, champion_of_a_shop])
+def test_a_damaged_bundle_and_any_real_champion_are_proof_too(small, past, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    past(small)
+    _, said = small.run(code=2)
+    assert "This folder has held real transactions" in said
+
+
+def test_a_simulated_table_of_another_name_is_no_proof(small):
+    folder = small.folder / "reports" / "20260101-000000-mine"
+    folder.mkdir(parents=True)
+    about = {"dataset": "mine", "source": "simulated", "status": "done", "asked": {}}
+    (folder / "run.json").write_text(json.dumps(about))
+    small.run("-p", "rows", "3000", "--until", "split")
+
+
+def test_what_was_accepted_once_is_not_inherited(tmp_path):
+    folder = tmp_path / "20260101-000000-shop"
+    folder.mkdir()
+    parameters = {"07_export.replace": True, "06_comparison.accept": True, "seed": 3}
+    about = {"dataset": "shop", "asked": {"dataset": "/tables/shop.yaml", "parameters": parameters}}
+    (folder / "run.json").write_text(json.dumps(about))
+    asked = run_pipeline.laid_over(Settings(dataset="shop"), Run(folder))
+    assert asked == Settings(dataset="/tables/shop.yaml", parameters={"seed": 3})
+    again = run_pipeline.laid_over(Settings(parameters={"07_export.replace": True}), Run(folder))
+    assert again.parameters == {"seed": 3, "07_export.replace": True}
+
+
+def test_a_part_says_which_run_it_reuses_and_how_that_ended(small):
+    small.run(*SMALL, "--until", "split")
+    (run,) = small.runs
+    about = json.loads((run / "run.json").read_text()) | {"status": "failed"}
+    (run / "run.json").write_text(json.dumps(about))
+    _, said = small.run("--only", "split", "--force", "split")
+    assert f"reports/{run.name} (failed)" in said
+
+
+def test_a_rollback_rewrites_pages_and_descriptions(small):
+    small.run(*SMALL)
+    small.run("--rollback", "--why", "too many alerts")
+    entries = small.logged("describe")
+    assert [entry["id"] for entry in entries] == [
+        json.loads((run / "run.json").read_text())["mlflow_run"] for run in small.runs
+    ]
+
+
+def test_the_list_remembers_how_each_run_ended_and_what_became_of_each_champion(tmp_path):
+    for name, dataset in (("fraud-detector", "creditcard"), ("fraud-detector-shop", "shop")):
+        folder = tmp_path / f"20260101-00000{len(dataset)}-{dataset}"
+        folder.mkdir()
+        (folder / "index.html").write_text("page")
+        metrics = PROMOTED | {"champion": PROMOTED["champion"] | {"name": name}}
+        (folder / "metrics.json").write_text(json.dumps(metrics))
+        about = {"status": "done", "outcome": NOT_EXPORTED, "dataset": dataset}
+        (folder / "run.json").write_text(json.dumps(about))
+
+    def look(name):
+        champion = Model(name, "1")
+        return Now("", name, champion, None, withdrawn={"2": "too many alerts"})
+
+    pages.write_index(tmp_path, {}, now(), look)
+    text = (tmp_path / "index.html").read_text()
+    assert text.count(NOT_EXPORTED) == 2
+    assert "champion now" in text
+    assert "withdrawn" in text
+
+
+def test_a_damaged_bundle_of_another_name_is_not_overwritten(tmp_path):
+    folder = tmp_path / "serve" / "model"
+    write(folder, provenance={"registered_name": "fraud-detector"})
+    (folder / "model.onnx").write_bytes(b"broken")
+    said = export.held_back(folder, "fraud-detector-shop", "shop.yaml")
+    assert "serve/model holds fraud-detector, damaged" in said
+    assert "--dataset shop.yaml --replace" in said
+    assert export.held_back(folder, "fraud-detector", "creditcard") == ""
 
 
 def test_simulated_transactions_stand_in_where_there_has_been_nothing_else(small):

@@ -124,7 +124,7 @@ def summary(
         "status": NOT_EXPORTED if status == "done" and withheld else status,
         "stages": [_stage(task) for task in tasks],
         "verdict": (metrics.get("verdict", {}).get("reasons") or [""])[-1],
-        "champion": decided,
+        "champion": decided,  # what the run decided; "serving" is what has become of it
         "serving": now.to_dict(),
         "headline": headline(metrics, now) if metrics else "",
         "not_exported": withheld,
@@ -153,7 +153,7 @@ def told(summary: dict[str, Any], now: Now) -> str:
         lines.append("No champion.")
     lines += ["", *now.sentences()]
     if summary["not_exported"]:
-        lines.append(f"{NOT_EXPORTED.capitalize()}. {summary['not_exported']}")
+        lines.append(f"{NOT_EXPORTED.capitalize()}: {summary['not_exported']}")
     folder = f"reports/{summary['run']}"
     lines += ["", f"Report      {folder}/index.html", f"Notebooks   {folder}/notebooks/"]
     lines.append("Tracking    make mlflow")
@@ -167,7 +167,7 @@ def _decided(summary: dict[str, Any]) -> list[str]:
     champion, why = summary["champion"], summary["no_interval"]
     figures = champion["validation"]
     known = {name: figure for name, figure in figures.items() if figure["value"] is not None}
-    lines = [summary["headline"], f"Champion: {champion['model']}, on validation:"]
+    lines = [summary["headline"], f"{champion['model']} on validation:"]
     lines += [f"  {name:<25}{_interval(figure, why)}" for name, figure in known.items()]
     if figures and not known:
         lines.append(f"  nobody has judged it: {why or 'no fraud is known'}")

@@ -52,11 +52,11 @@ class Logbook:
         """Log a task that has ended, or was taken over from an earlier run."""
         self._thread.submit(self._attempt, self._stage, task, places)
 
-    def finish(self, status, metrics):
+    def finish(self, status, metrics, now=None):
         """End the MLflow run, wait until everything is logged -> `error`; `metrics`: the run's
         metrics.json.
         """
-        self._thread.submit(self._attempt, self._finish, status, metrics)
+        self._thread.submit(self._attempt, self._finish, status, metrics, now)
         self._thread.shutdown()
         return self.error
 
@@ -122,13 +122,12 @@ class Logbook:
         if task.is_whole:
             task.state.note(task.record | {"mlflow_run": run_id})
 
-    def _finish(self, status, metrics):
+    def _finish(self, status, metrics, now):
         from lib.registry import tracking
 
-        figures, description = (
-            run_descriptions.figures(metrics),
-            run_descriptions.pipeline(self.run.name, metrics),
-        )
         tracking.finish_pipeline(
-            self._parent.result(), STATUS[status], figures, description=description
+            self._parent.result(),
+            STATUS[status],
+            run_descriptions.figures(metrics),
+            description=run_descriptions.pipeline(self.run.name, metrics, now),
         )

@@ -64,7 +64,8 @@ class Pipeline:
         jobs = [task.job for task in self.tasks]
         settings = resolved(asked, jobs, self.data.argument, self.data.raw)
         settings.write(self.run.folder / "run.yaml")
-        self.run.note(status="running", raw_file=str(self.data.file) if self.data.file else "")
+        raw_file = str(self.data.file) if self.data.file else ""
+        self.run.note(status="running", source=self.data.source, raw_file=raw_file)
         self._adopt([task for task in self.tasks if task.is_whole])
 
     def _fits(self, run: Run) -> bool:

@@ -118,29 +118,40 @@ def real_past(root: Path) -> str:
     A bundle, a registered champion or a run of a real table is proof: simulated transactions would
     replace what is decided and served there. Empty where there is none of them.
     """
-    runs = [run for run in Run.all(root / "reports") if run.info.get("dataset") != FALLBACK]
+    runs = [run for run in Run.all(root / "reports") if not _is_simulated(run)]
     proof = _proof(root, runs)
     if not proof:
         return ""
-    files = (run.info.get("raw_file") or run.info.get("asked", {}).get("raw") for run in runs)
+    files = [
+        run.info.get("raw_file") or run.info.get("asked", {}).get("raw")
+        for run in runs
+        if run.info.get("dataset") == DEFAULT
+    ]
     last = next(filter(None, files), "")
     where = f" The raw file was last read from {last}." if last else ""
     return (
         f"This folder has held real transactions ({proof}), so that simulated ones do not stand in."
         f"{where} Put the file back or name it with --raw FILE; --dataset {FALLBACK} runs on "
-        "simulated "
-        "transactions all the same."
+        "simulated transactions all the same."
     )
 
 
+def _is_simulated(run: Run) -> bool:
+    source = run.info.get("source")
+    return source == "simulated" if source else run.info.get("dataset") == FALLBACK
+
+
 def _proof(root: Path, runs: list[Run]) -> str:
-    bundle, _ = serving.exported(root / "serve" / "model")
+    """Return what shows that there have been real transactions; empty where nothing does."""
+    bundle, damage = serving.exported(root / "serve" / "model")
+    if damage:
+        return f"serve/model holds a bundle that cannot be read: {damage}"
     if bundle is not None and bundle.source != "simulated":
         return f"serve/model holds {bundle.name or bundle.model} for {bundle.dataset}"
     if runs:
         return f"reports/{runs[0].name} is a run on {runs[0].info.get('dataset')}"
     try:
-        champion = mlflow_store.champion(registered_name(DEFAULT))
+        real = [c for c in mlflow_store.champions() if c.tags.get("source") != "simulated"]
     except TrackingError:  # a team's registry: it says nothing of this folder
         return ""
-    return f"the registry has {champion.name} version {champion.version}" if champion else ""
+    return f"the registry has {real[0].name} version {real[0].version}" if real else ""

@@ -51,20 +51,22 @@ def obstacle(present, features, name):
     )
 
 
-def held_back(bundle_dir, registered_name, replace):
-    """The sentence that says why a bundle is left where it is; empty where it may be replaced.
+def held_back(bundle_dir, registered_name, dataset, *, replace=False):
+    """Return why a bundle is left where it is, a sentence; empty where it may be replaced.
 
     A bundle of another registered name is another model for other transactions: a server would
-    answer with it to whoever asks for the first. A damaged bundle serves nobody and is replaced.
+    answer with it to whoever asks for the first. One whose name cannot be read serves nobody.
     """
+    place = f"{bundle_dir.parent.name}/{bundle_dir.name}"
     there, _ = serving.exported(bundle_dir)
-    if there is None or replace or there.name in ("", registered_name):
+    name = there.name if there else serving.stated_name(bundle_dir)
+    if replace or name in ("", registered_name):
         return ""
-    return (
-        f"Not exported: {bundle_dir.name} holds {there} for {there.dataset}, which goes on being "
-        "served; "
-        f"--only 07_export --replace puts {registered_name} in its place."
+    what = (
+        f"{there} for {there.dataset}, which goes on being served" if there else f"{name}, damaged"
     )
+    command = f"--only 07_export --dataset {dataset} --replace"
+    return f"{place} holds {what}; {command} puts {registered_name} in its place."
 
 
 def parity(exported, folder):

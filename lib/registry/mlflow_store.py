@@ -291,6 +291,23 @@ def champion(name, alias="champion"):
         return Version(name, str(row[0]), dict(connection.execute(query, (name, row[0]))))
 
 
+def champions():
+    """Return the champions of all names of a SQLite registry; TrackingError for other stores."""
+    path = database(registry_uri())
+    if path is None:
+        raise TrackingError(
+            f"{shown(registry_uri())} is not a SQLite store; ask lib.registry.tracking."
+        )
+    if not path.is_file():
+        return []
+    with _open(path) as connection:
+        if _first(connection, "SELECT 1 FROM registered_model_aliases") is None:
+            return []
+        query = "SELECT name FROM registered_model_aliases WHERE alias = 'champion' ORDER BY name"
+        names = [name for (name,) in connection.execute(query)]
+    return [champion(name) for name in names]
+
+
 def withdrawn(name):
     """Why versions of a SQLite registry were rolled back from -> {version: reason}; TrackingError
     for other stores.

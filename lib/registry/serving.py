@@ -13,6 +13,7 @@ from typing import Any
 
 from lib.bundle import manifest
 from lib.errors import BundleError, TrackingError
+from lib.files import read_json
 from lib.registry import mlflow_store
 
 
@@ -132,6 +133,16 @@ def _champion(name: str) -> tuple[Model | None, str]:
     if found is None:
         return None, ""
     return Model(name, found.version, found.model, found.threshold, found.since), ""
+
+
+def stated_name(bundle_dir: Path) -> str:
+    """Return the registered name that a manifest states, whatever else is wrong with the bundle."""
+    found = read_json(Path(bundle_dir) / "manifest.json", {})
+    if not isinstance(found, dict):
+        return ""
+    provenance = found.get("provenance")
+    stated = provenance.get("registered_name") if isinstance(provenance, dict) else None
+    return str(stated or found.get("name") or "")
 
 
 def exported(bundle_dir: Path) -> tuple[Model | None, str]:

@@ -126,6 +126,14 @@ def finish_pipeline(run_id, status="FINISHED", metrics=None, description=""):
 
 
 @in_a_sentence
+def describe(run_id, description):
+    """Replace the description of a run, Markdown; nothing happens if the run is gone."""
+    client, experiment = _client()
+    if client.search_runs([experiment], f"attributes.run_id = '{run_id}'"):
+        client.set_tag(run_id, "mlflow.note.content", description[: descriptions.LIMIT])
+
+
+@in_a_sentence
 def log_stage(  # noqa: PLR0913 - all that a stage has left
     parent_id,
     stage,

@@ -78,18 +78,20 @@ def headline(metrics, now=None):
         return "No champion: nothing is served from this run."
     is_promotion = verdict.get("action") == "promote"
     model, version = label(champion["model"]), f"{champion['name']} version {champion['version']}"
-    since = _since(champion, now)
+    since = became_of(champion, now)
     if since:
         did = "This run promoted" if is_promotion else "This run kept"
         return f"{did} {model}, {version}; since then {since}."
     return f"{model} {'was promoted to' if is_promotion else 'remains'} champion, {version}."
 
 
-def _since(champion, now):
+def became_of(champion, now):
     """What has become of a run's champion since; empty where it still is the champion, or nobody
     knows.
     """
-    if now is None or now.champion is None or now.champion.name != champion["name"]:
+    if champion is None or now is None or now.champion is None:
+        return ""
+    if now.champion.name != champion["name"]:
         return ""
     if now.champion.version == str(champion["version"]):
         return ""

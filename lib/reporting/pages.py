@@ -45,13 +45,14 @@ TIMELINE = (
 )
 
 
-def write(run_dir, stages=(), status="", now=None):
+def write(run_dir, stages=(), status="", now=None, look=None):
     """Write `index.html` into a run's folder, and the list of runs beside it -> path of the run's
     page.
 
     stages : list of {"stage", "status", "seconds", "peak_mb"}, as the runner's summary has them
     status : of the run that is ending; empty: what its run.json says
     now : lib.registry.serving.Now, what is served at this moment; None: nothing is said of it
+    look : function (registered name) -> Now, for the other runs of the list; None: `now` for all
     """
     run_dir = Path(run_dir)
     metrics, about = _read(run_dir / "metrics.json"), _read(run_dir / "run.json")
@@ -66,7 +67,7 @@ def write(run_dir, stages=(), status="", now=None):
         "verdict": _verdict(metrics, now),
         "serving": {"as_of": now.as_of, "sentences": now.sentences()} if now else None,
         "facts": _facts(metrics, stages),
-        "tables": _tables(metrics),
+        "tables": _tables(metrics, now),
         "figures": shown,
         "production": production,
         "since": differences.since_previous(run_dir, metrics),
@@ -76,43 +77,54 @@ def write(run_dir, stages=(), status="", now=None):
         "files": [name for name in ("metrics.json", "run.yaml") if (run_dir / name).is_file()],
     }
     _render("run.html.j2", run_dir / "index.html", content)
-    write_index(run_dir.parent, {run_dir.name: status} if status else {}, now)
+    write_index(run_dir.parent, {run_dir.name: status} if status else {}, now, look)
     return run_dir / "index.html"
 
 
-def write_index(reports, ending=None, now=None):
+def write_index(reports, ending=None, now=None, look=None):
     """Write `reports/index.html`, the list of all runs that have a page, newest first -> its path.
 
     ending : {name: status} of runs whose run.json does not say yet how they ended
     now : lib.registry.serving.Now, what is served at this moment
+    look : function (registered name) -> Now, for runs of other names than that of `now`
     """
     pages = sorted(Path(reports).glob("*/index.html"), key=lambda p: p.parent.name, reverse=True)
+    known = {now.name: now} if now else {}
+
+    def served(champion):
+        """What is served of a champion's name; each name is looked up once."""
+        if champion is None or now is None:
+            return None
+        name = champion["name"]
+        if name not in known and look is not None:
+            known[name] = look(name)
+        return known.get(name)
+
     runs = []
-    for folder in [p.parent for p in pages if not p.parent.is_symlink()]:
-        metrics = _read(folder / "metrics.json")
-        champion = metrics.get("champion")
-        figures = metrics.get("models", {}).get(names.champion_entry(metrics), {})
-        runs.append(
-            {
-                "name": folder.name,
-                "when": _when(folder.name) or folder.name,
-                "dataset": metrics.get("dataset") or _read(folder / "run.json").get("dataset", ""),
-                "simulated": "simulated"
-                in (metrics.get("source"), _read(folder / "run.json").get("dataset")),
-                "status": (ending or {}).get(folder.name)
-                or _read(folder / "run.json").get("status", ""),
-                "champion": f"{label(champion['model'])}, version {champion['version']}"
-                if champion
-                else "none",
-                "fate": _fate(champion, now),
-                "figures": [
-                    _cell(figures.get(period, {}).get("average_precision")) for period in NOTES
-                ],
-            }
-        )
+    for folder in [page.parent for page in pages if not page.parent.is_symlink()]:
+        champion = _read(folder / "metrics.json").get("champion")
+        runs.append(_listed(folder, (ending or {}).get(folder.name), served(champion)))
     content = {"title": "All runs", "runs": runs, "periods": list(NOTES)}
     content["serving"] = {"as_of": now.as_of, "sentences": now.sentences()} if now else None
     return _render("index.html.j2", Path(reports) / "index.html", content)
+
+
+def _listed(folder, ending, now):
+    """One run of the list; `ending`: how it ends, where its run.json does not say so yet."""
+    metrics, about = _read(folder / "metrics.json"), _read(folder / "run.json")
+    champion = metrics.get("champion")
+    figures = metrics.get("models", {}).get(names.champion_entry(metrics), {})
+    said = f"{label(champion['model'])}, version {champion['version']}" if champion else "none"
+    return {
+        "name": folder.name,
+        "when": _when(folder.name) or folder.name,
+        "dataset": metrics.get("dataset") or about.get("dataset", ""),
+        "simulated": "simulated" in (metrics.get("source"), about.get("dataset")),
+        "status": ending or about.get("outcome") or about.get("status", ""),
+        "champion": said,
+        "fate": _fate(champion, now),
+        "figures": [_cell(figures.get(period, {}).get("average_precision")) for period in NOTES],
+    }
 
 
 def _fate(champion, now):
@@ -169,8 +181,9 @@ def _cell(figure, digits=3):
     }
 
 
-def _tables(metrics):
-    champion, result = names.champion_entry(metrics), []
+def _tables(metrics, now=None):
+    is_past = names.became_of(metrics.get("champion"), now)
+    champion, result = None if is_past else names.champion_entry(metrics), []
     for period, note in NOTES.items():
         models = {m: v for m, v in metrics.get("models", {}).items() if _is_judged(v, period)}
         order = sorted(

@@ -25,9 +25,10 @@ def stage(name, cells, why=""):
     )
 
 
-def pipeline(name, metrics):
-    """What a run decided and how good its candidates are; `metrics`: its metrics.json, empty if
-    there is none.
+def pipeline(name, metrics, now=None):
+    """Describe what a run decided, what has become of it, and how good its candidates are.
+
+    metrics : its metrics.json, empty if there is none; now : lib.registry.serving.Now
     """
     lines = [f"Everything is in `reports/{name}`, its page is `index.html` there."]
     if not metrics:
@@ -49,7 +50,7 @@ def pipeline(name, metrics):
         )
     parts = [
         *head,
-        f"**As this run decided: {names.headline(metrics)}**",
+        f"**As this run decided: {names.headline(metrics, now)}**",
         "\n".join(reasons),
         "\n".join(rows),
         *lines,
