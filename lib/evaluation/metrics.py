@@ -367,8 +367,9 @@ def _levels(y, raw, weight, amount=None):
 
 
 def precision_recall_curve(y, raw, weight):
-    """recall (k,), precision (k,), threshold (k,): one point for each distinct score of a fraud,
-    descending.
+    """Return recall (k,), precision (k,), threshold (k,) of labels and raw scores (n,).
+
+    One point for each distinct score of a fraud, descending.
     """
     threshold, genuine, fraud, _ = _levels(y, raw, weight)
     caught = np.cumsum(fraud)
@@ -385,8 +386,9 @@ def average_precision(y, raw, weight):
 
 
 def money_curve(y, raw, weight, amount):
-    """share of transactions reviewed, share of fraud money caught: corners of a rising line, 0,0 to
-    1,1.
+    """Return which share of the fraud money is caught when a share of transactions is reviewed.
+
+    Of labels, raw scores, weights and amounts (n,): the corners of a rising line from 0, 0 to 1, 1.
     """
     _, genuine, fraud, money = _levels(y, raw, weight, amount)
     before = genuine + np.cumsum(fraud) - fraud
@@ -400,8 +402,9 @@ def money_curve(y, raw, weight, amount):
 def pick_threshold(  # noqa: PLR0913 - what a figure rests on, by name
     raw, weight, rule="alert_budget", *, budget=0.002, y=None, amount=None, alert_cost_eur=10.0
 ):
-    """Raw score at or above which a transaction is an alert.
+    """Return the raw score at or above which a transaction is an alert.
 
+    raw, weight, y, amount : (n,), of all validation transactions
     rule : 'alert_budget' alerts at most `budget` of the weight and needs no labels; 'max_f1' has
         the highest F1; 'min_cost' the lowest sum of `alert_cost_eur` an alert and the amounts of
         the frauds not alerted.
