@@ -30,8 +30,8 @@ N_SEEDS, N_REPLAYED, N_SCORED, N_PART = 20, 85_000, 5_000_000, 250_000
 def fitted(folder):
     """A single autoencoder as a calibrated bundle -> folder."""
     split = splits.open_split(splits.ensure())
-    detector, training, _ = candidates.fit(registry.make("autoencoder", members=1, epochs=5), split)
-    made = candidates.write(folder, "autoencoder", detector, split, training)
+    fitted = candidates.fit(registry.make("autoencoder", members=1, epochs=5), split)
+    made = candidates.write(folder, "autoencoder", fitted, split)
     sandbox.calibrate(made, split.arrays("validation"), 0.002, "benchmark")
     return made
 

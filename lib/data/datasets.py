@@ -11,14 +11,12 @@ import numpy as np
 import pandas as pd
 
 from lib.data import checks, description
-from lib.data.checks import check, iter_transactions, prepare, read_transactions  # noqa: F401 - this is their door
+from lib.data.checks import UNLABELLED, check, iter_transactions, prepare, read_transactions  # noqa: F401 - this is their door
 from lib.data.columns import free_name
 from lib.data.description import BUDGET, BUDGETS, ROOT, LabelWords, Raw
 from lib.data.download import fetch
 from lib.data.reading import Format
 from lib.errors import DataError, RawFileMissing, did_you_mean
-
-UNLABELLED = -1  # y of a transaction whose label is not known yet
 
 
 class Arrays(NamedTuple):

@@ -11,7 +11,7 @@ from lib import bundle, progress
 from lib.bundle.calibration import threshold_for_budget
 from lib.bundle.manifest import read
 from lib.errors import DataError, unknown
-from lib.evaluation import metrics
+from lib.evaluation import intervals
 from lib.production import drift, monitoring, replay, sandbox
 from lib.registry import tracking
 
@@ -94,7 +94,7 @@ class Deployment:
         self.steps, self.drifts, self.events, self.shadows = [], {}, [], []
         self.challenger, self.first_drift = None, None
         validation = history.data.take(history.slices["validation"])
-        self.block_s = options.block_s or metrics.block_length(validation.time_s)
+        self.block_s = options.block_s or intervals.block_length(validation.time_s)
         manifest, graphs = read(Path(start))
         bundle.write(self.folder / "start", graphs, manifest | {"name": self.name})
         fitted_on, validated_on = history.slices["reference"], history.slices["validation"]
@@ -178,7 +178,7 @@ class Deployment:
         self.estimator = monitoring.Estimator(
             score[unfitted], data.y[unfitted], data.weight[unfitted]
         )
-        apart_s = self.block_s / metrics.BLOCK_S * monitoring.APART_S
+        apart_s = self.block_s / intervals.BLOCK_S * monitoring.APART_S
         self.frauds = monitoring.Frauds(
             self.features, self.history.data.take(past), apart_s=apart_s
         )

@@ -16,9 +16,9 @@ from sklearn.isotonic import IsotonicRegression
 
 from lib.data import simulation
 from lib.data.columns import beside
+from lib.data.datasets import UNLABELLED
 from lib.detectors.sampling import effective_size
-from lib.evaluation import metrics
-from lib.evaluation.metrics import UNLABELLED
+from lib.evaluation import intervals, metrics
 from lib.production import replay
 
 LOGGED = (*replay.COLUMNS, "time_s")  # our columns of a prediction log
@@ -282,15 +282,14 @@ def realise(log, data, alert_budget, block_s=0.0, n_resamples=200, seed=0):
     alerts as they arrive until the budget of the rows is used up.
     """
     score = log["anomaly_score"].fillna(-1.0).to_numpy()
-    options = {
-        "headline_budget": alert_budget,
-        "budgets": (),
-        "block_s": block_s,
-        "n_resamples": n_resamples,
-    }
-    found = metrics.evaluate(
-        data.y, {"it": score}, data.weight, data.time_s, data.amount, seed=seed, **options
-    )["it"]
+    options = metrics.Options(
+        budgets=(),
+        headline_budget=alert_budget,
+        block_s=block_s,
+        n_resamples=n_resamples,
+        seed=seed,
+    )
+    found = metrics.evaluate(data, {"it": score}, options)["it"]
     fraud = data.weight * (data.y == 1)
     money = fraud * (0.0 if data.amount is None else np.maximum(data.amount, 0.0))
     alert = log["alert"].to_numpy(np.float64)
@@ -303,7 +302,7 @@ def realise(log, data, alert_budget, block_s=0.0, n_resamples=200, seed=0):
     caught, n_effective = float(fraud @ alert), effective_size(fraud)
     recall = {"value": None, "low": None, "high": None}
     if fraud.sum() > 0:
-        recall = metrics.clopper_pearson(caught / fraud.sum(), n_effective)
+        recall = intervals.clopper_pearson(caught / fraud.sum(), n_effective)
     return {metric: found[metric] for metric in SHOWN} | {
         "n_labelled": int(np.count_nonzero(data.y != UNLABELLED)),
         "recall": recall,

@@ -17,7 +17,7 @@ import pandas as pd
 from scipy.stats import spearmanr
 
 from lib import bundle
-from lib.bundle.calibration import threshold_for_budget
+from lib.bundle.calibration import Calibration, threshold_for_budget
 from lib.bundle.manifest import read
 from lib.data import cuts, splits
 from lib.data.datasets import ROOT
@@ -82,9 +82,9 @@ def start_bundle(split, bundle_dir, folder, alert_budget=0.002, seed=0):
             )
             return folder
     regime = candidates.regimes("both", split)[0]
-    detector, training, seconds = candidates.fit(IsolationForest(seed=seed), split, regime)
+    fitted = candidates.fit(IsolationForest(seed=seed), split, regime)
     name = candidates.variant("isolation_forest", regime)
-    made = candidates.write(folder, name, detector, split, training, regime, seconds)
+    made = candidates.write(folder, name, fitted, split)
     calibrate(made, split.arrays("validation"), alert_budget, "made for this simulation")
     return made
 
@@ -97,13 +97,9 @@ def calibrate(folder, data, alert_budget, name):
     threshold = threshold_for_budget(raw, data.weight, alert_budget)
     challengers.calibrate(
         folder,
-        raw,
-        data.weight,
-        threshold,
-        "alert_budget",
-        alert_budget,
-        {},
-        name,
+        Calibration.fit(raw, data.weight),
+        challengers.Threshold(threshold, "alert_budget", alert_budget),
+        name=name,
         card=cards.model,
     )
 
@@ -283,9 +279,7 @@ def judge(challenger, present, history, n_known, metric, **options):
         CHALLENGER: bundle.load(challenger.folder, features=features).raw_score(data.X)
     }
     scores |= comparison.score_champion(present, data.X, features)
-    compared = metrics.compare(
-        data.y, scores, data.weight, data.time_s, data.amount, budgets=(), **options
-    )
+    compared = metrics.compare(data, scores, metrics.Options(budgets=(), **options))
     terms = gate.Terms(metric=metric, alert_budget=options["headline_budget"])
     return comparison.judge(
         {CHALLENGER: challenger.folder}, compared, data, present=present, terms=terms

@@ -21,7 +21,7 @@ from lib.data import datasets, splits
 from lib.data.columns import beside
 from lib.data.datasets import ROOT, Arrays
 from lib.errors import BundleError, DataError
-from lib.evaluation import metrics
+from lib.evaluation import intervals
 from lib.files import whole, write_json
 from lib.production import drift
 
@@ -100,7 +100,10 @@ def _table(dataset, frame, first, score, alert):
 
 def _drift(dataset, sample, model, reference):
     data, score = sample.rows()
-    options = {"block_s": metrics.block_length(reference.time_s), "clock": dataset.time is not None}
+    options = {
+        "block_s": intervals.block_length(reference.time_s),
+        "clock": dataset.time is not None,
+    }
     known = drift.Reference(
         dataset.features, reference, model.anomaly_score(reference.X), **options
     )

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from lib import bundle
-from lib.bundle.calibration import threshold_for_budget
+from lib.bundle.calibration import Calibration, threshold_for_budget
 from lib.data import splits
 from lib.detectors.isolation_forest import IsolationForest
 from lib.errors import BundleError
@@ -137,21 +137,17 @@ def register_forest(run_dir, dataset, registered_name, *, card, seed=0):
     """
     split = splits.open_split(splits.ensure(dataset, seed=seed))
     regime = candidates.regimes("both", split)[0]
-    detector, training, seconds = candidates.fit(IsolationForest(seed=seed), split, regime)
+    fitted = candidates.fit(IsolationForest(seed=seed), split, regime)
     name = candidates.variant("isolation_forest", regime)
-    folder = candidates.write(run_dir, name, detector, split, training, regime, seconds)
+    folder = candidates.write(run_dir, name, fitted, split)
     data, alert_budget = split.arrays("validation"), split.dataset.alert_budget
     raw = bundle.load(folder).raw_score(data.X)
     threshold = threshold_for_budget(raw, data.weight, alert_budget)
     challengers.calibrate(
         folder,
-        raw,
-        data.weight,
-        threshold,
-        "alert_budget",
-        alert_budget,
-        {},
-        registered_name,
+        Calibration.fit(raw, data.weight),
+        challengers.Threshold(threshold, "alert_budget", alert_budget),
+        name=registered_name,
         card=card,
     )
     return tracking.register(folder, registered_name, ["first of its name, registered by hand"])
