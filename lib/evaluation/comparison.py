@@ -171,7 +171,11 @@ def champion_now(present: Any, metric: str) -> dict | None:
     }
 
 
-def figures_of(present: Any, folders: Mapping[str, Path], figures: Mapping[str, dict]) -> Any:
+def figures_of(
+    present: Any,
+    folders: Mapping[str, Path],
+    figures: Mapping[str, dict],
+) -> dict | None:
     """Return the figures of the candidate that is the champion itself; None where none is.
 
     It is the champion if its graph is the same to the byte.
@@ -240,7 +244,9 @@ def run_metrics(
         versions[package] = version(package)
     periods = {}
     for name, period in split.manifest["periods"].items():
-        periods[name] = {key.removesuffix("_s"): value for key, value in period.items()}
+        periods[name] = {}
+        for key, value in period.items():
+            periods[name][key.removesuffix("_s")] = value
     return {
         "run": run,
         "dataset": split.dataset.name,

@@ -263,7 +263,9 @@ def _nominated(eligible, reasons, nominee) -> tuple[Candidate | None, list[str]]
 
     The nominee, else by the order of NOMINEES.
     """
-    chosen = [c for c in eligible if nominee in ("", c.name)]
+    chosen = eligible
+    if nominee:
+        chosen = [c for c in eligible if c.name == nominee]
     if not chosen:
         return None, [*reasons, "there is no candidate that may be promoted"]
     best = min(chosen, key=_place)
@@ -309,7 +311,8 @@ def _beaten(best, naive, validation):
     ]
     if not at_budget:
         return ""
-    own = f"precision {best.at_budget.precision:.2f}, recall {best.at_budget.recall:.2f}"
+    at = best.at_budget
+    own = f"precision {at.precision:.2f}, recall {at.recall:.2f}"
     return (
         f"at the alert budget it has {own} and does not beat the naive rule {', '.join(at_budget)}"
     )
@@ -368,7 +371,8 @@ def _compared(best, reasons, champion, validation, terms) -> Verdict:
     reasons = [*reasons, f"it is better than the champion: {comparison}"]
     if not is_clear:
         why = "there is no interval" if low is None else "the interval spans 0"
-        reasons.append(f"{why}: this may be chance; {_frauds(validation.n_frauds)} decided")
+        few = _frauds(validation.n_frauds)
+        reasons.append(f"{why}: this may be chance; {few} decided")
     return _promote(best, reasons)
 
 

@@ -135,7 +135,11 @@ def clopper_pearson(share: float, n: float) -> dict:
     high = 1.0
     if hits < n:
         high = betaincinv(hits + 1, n - hits, 0.975)
-    return {"value": float(share), "low": float(low), "high": float(high)}
+    return {
+        "value": float(share),
+        "low": float(low),
+        "high": float(high),
+    }
 
 
 def duration(seconds: float) -> str:
@@ -160,7 +164,8 @@ def block_length(time_s: np.ndarray) -> float:
     time_s : (n,) float, seconds, in any order; of validation, so that all periods have blocks of
         one length
     """
-    instants = np.unique(np.asarray(time_s, np.float64))
+    time_s = np.asarray(time_s, np.float64)
+    instants = np.unique(time_s)
     wanted = min(ENOUGH_BLOCKS, instants.size)
     for length in _LENGTHS:
         held = np.unique(np.floor(instants / length))

@@ -127,8 +127,9 @@ class _Ranking:
         # np.unique ascends, the rows of the matrices descend
         n_lower = np.searchsorted(levels, raw[fraud])
         rank = k - 1 - n_lower
-        n_below = np.searchsorted(levels, raw[genuine], "left")
-        n_not_above = np.searchsorted(levels, raw[genuine], "right")
+        genuine_raw = raw[genuine]
+        n_below = np.searchsorted(levels, genuine_raw, "left")
+        n_not_above = np.searchsorted(levels, genuine_raw, "right")
         gap = 2 * k - (n_below + n_not_above)  # odd where a genuine row ties with a level
 
         def matrix(values, row, rows, n):
@@ -161,11 +162,12 @@ class _Ranking:
         """
         sums = self.sums(times)
         with np.errstate(divide="ignore", invalid="ignore"):
+            n_all = sums.n_fraud + sums.n_genuine
             found = {
                 "average_precision": _average_precision(sums),
                 "roc_auc": _roc_auc(sums),
                 RECALL_AT_FPR: _recall_at_fpr(sums),
-                "prevalence": sums.n_fraud / (sums.n_fraud + sums.n_genuine),
+                "prevalence": sums.n_fraud / n_all,
             }
             for suffix, budget in budgets.items():
                 found |= _at_budget(sums, budget, suffix)
@@ -176,21 +178,27 @@ def _average_precision(sums: _Sums) -> np.ndarray:
     caught = np.cumsum(sums.fraud, axis=0)
     reviewed = caught + sums.at_least
     precision = np.where(caught > 0, caught / reviewed, 0.0)
-    return (sums.fraud * precision).sum(axis=0) / sums.n_fraud
+    weighted = sums.fraud * precision
+    return weighted.sum(axis=0) / sums.n_fraud
 
 
 def _roc_auc(sums: _Sums) -> np.ndarray:
     # a genuine transaction that ties counts half, as in the Mann-Whitney statistic
-    lower = sums.n_genuine - (sums.above + sums.at_least) / 2
+    not_lower = (sums.above + sums.at_least) / 2
+    lower = sums.n_genuine - not_lower
     n_pairs = sums.n_fraud * sums.n_genuine
-    return (sums.fraud * lower).sum(axis=0) / n_pairs
+    n_won = (sums.fraud * lower).sum(axis=0)
+    return n_won / n_pairs
 
 
 def _recall_at_fpr(sums: _Sums) -> np.ndarray:
     most = FPR * (1 + ROUNDING) * sums.n_genuine
     allowed = sums.at_least <= most
-    known = np.where(sums.n_genuine > 0, allowed, np.nan)
-    return (sums.fraud * known).sum(axis=0) / sums.n_fraud
+    # without a genuine transaction there is no false positive rate
+    is_defined = sums.n_genuine > 0
+    counted = np.where(is_defined, allowed, np.nan)
+    caught = (sums.fraud * counted).sum(axis=0)
+    return caught / sums.n_fraud
 
 
 def _at_budget(sums: _Sums, budget: float, suffix: str) -> Values:
@@ -268,9 +276,9 @@ def compare(
         if "budget" in metric
     }
     return Comparison(
-        {name: figures[name] | ceiling for name in raw_scores},
-        {name: draws[name] for name in raw_scores},
-        basis,
+        metrics={name: figures[name] | ceiling for name in raw_scores},
+        draws={name: draws[name] for name in raw_scores},
+        basis=basis,
     )
 
 
@@ -456,7 +464,8 @@ def average_precision(y: np.ndarray, raw: np.ndarray, weight: np.ndarray) -> flo
     recall, precision, _ = precision_recall_curve(y, raw, weight)
     if not recall.size:
         return np.nan
-    return float(np.diff(recall, prepend=0.0) @ precision)
+    gained = np.diff(recall, prepend=0.0)
+    return float(gained @ precision)
 
 
 def money_curve(

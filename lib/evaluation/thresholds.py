@@ -72,8 +72,10 @@ def _max_f1(at: Levels) -> float:
     caught = np.cumsum(at.fraud)
     alerts = caught + at.genuine
     # F1 = 2 TP / (alerts + frauds); only at a fraud's score can it be highest
-    f1 = 2 * caught / (alerts + caught[-1])
-    return float(at.score[np.argmax(f1)])
+    n_frauds = caught[-1]
+    f1 = 2 * caught / (alerts + n_frauds)
+    best = np.argmax(f1)
+    return float(at.score[best])
 
 
 def _min_cost(at: Levels, highest: float, alert_cost_eur: float) -> float:
@@ -85,4 +87,5 @@ def _min_cost(at: Levels, highest: float, alert_cost_eur: float) -> float:
     nothing = np.nextafter(highest, np.inf)
     cost = np.r_[lost, cost_of_level]
     threshold = np.r_[nothing, at.score]
-    return float(threshold[np.argmin(cost)])
+    best = np.argmin(cost)
+    return float(threshold[best])
