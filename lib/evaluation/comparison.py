@@ -242,7 +242,7 @@ def run_metrics(
     versions = {"python": platform.python_version()}
     for package in VERSIONS:
         versions[package] = version(package)
-    periods = {}
+    periods: dict[str, dict] = {}
     for name, period in split.manifest["periods"].items():
         periods[name] = {}
         for key, value in period.items():
