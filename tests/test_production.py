@@ -9,13 +9,14 @@ import pytest
 from lib import bundle
 from lib.data import simulation, splits
 from lib.data.datasets import Arrays, load_description, prepare
+from lib.detectors.isolation_forest import IsolationForest
 from lib.errors import DataError
 from lib.evaluation import metrics
 from lib.evaluation.gate import Verdict
 from lib.production import challenger, deployment, monitoring, sandbox, scoring
 from lib.production.challenger import Challenger
 from lib.production.history import VALIDATING_FRAUDS, History
-from lib.registry import mlflow_store, tracking
+from lib.registry import candidates, mlflow_store, tracking
 from lib.reporting import dashboard
 
 N = 4_000
@@ -172,6 +173,27 @@ def test_a_written_window_is_a_split(history, tmp_path):
     folder = history.write(tmp_path / "split", parts)
     made = splits.open_split(folder)
     np.testing.assert_array_equal(made.arrays("validation").X, history.data.X[parts[1]])
+
+
+def test_a_retrained_model_is_the_one_that_its_notebook_would_make(history, tmp_path):
+    made_with = {"n_trees": 9, "max_samples": 64}
+    champion = {"model": "isolation_forest", "fit": {"train_on": "all", "parameters": made_with}}
+    periods = history.window(history.slices["batch_06"].stop)
+    made = challenger.retrain(champion, history, periods, tmp_path, seed=3)
+    assert (made.fitted_on, made.validated_on) == tuple(periods)
+    later = splits.open_split(tmp_path / "split")
+    fitted = candidates.fit(IsolationForest(**made_with, seed=3), later, "all")
+    expected = candidates.write(tmp_path / "by-hand", made.folder.name, fitted, later)
+    assert bundle.bundle_hash(made.folder) == bundle.bundle_hash(expected)
+    other = challenger.retrain(champion, history, periods, tmp_path / "other", seed=4)
+    assert bundle.bundle_hash(other.folder) != bundle.bundle_hash(expected)
+
+
+def test_a_model_that_cannot_be_retrained_is_named(history, tmp_path):
+    champion = {"model": "few_labels", "fit": {"train_on": "labels", "parameters": {}}}
+    periods = history.window(history.slices["batch_06"].stop)
+    with pytest.raises(DataError, match="few_labels .*frozen and threshold"):
+        challenger.retrain(champion, history, periods, tmp_path)
 
 
 def test_a_misspelt_policy_is_refused():

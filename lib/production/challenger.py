@@ -84,13 +84,22 @@ def retrain(
     return Challenger(made, *periods, fit_s=time.perf_counter() - start)
 
 
-def _fit(detector, name: str, regime: str, split: Split, folder: Path) -> None:
+def _fit(
+    detector,
+    name: str,
+    regime: str,
+    split: Split,
+    folder: Path,
+) -> None:
     fitted = candidates.fit(detector, split, regime)
     candidates.write(folder, candidates.variant(name, regime), fitted, split)
 
 
 def shadow(
-    challenger: Challenger, X: np.ndarray, weight: np.ndarray, log: pd.DataFrame
+    challenger: Challenger,
+    X: np.ndarray,
+    weight: np.ndarray,
+    log: pd.DataFrame,
 ) -> dict[str, Any]:
     """Let the challenger score what the champion has just answered; keep that as its `shadow`.
 

@@ -108,7 +108,12 @@ class Deployment:
     """
 
     def __init__(
-        self, policy: str, history: History, start: Path, folder: Path, options: Options
+        self,
+        policy: str,
+        history: History,
+        start: Path,
+        folder: Path,
+        options: Options,
     ) -> None:
         self.policy = policy
         self.history = history
@@ -170,7 +175,8 @@ class Deployment:
         )
         ids = None
         if self.history.split.dataset.ids:
-            ids = self.history.frame[list(self.history.split.dataset.ids)].iloc[rows]
+            names = list(self.history.split.dataset.ids)
+            ids = self.history.frame[names].iloc[rows]
         self.stream.keep(batch, log, data, ids)
         step, self.drifts[batch] = monitoring.look(
             self.stream, batch, self.reference, self.options.alert_budget
@@ -189,8 +195,9 @@ class Deployment:
             found.append("the score")
         if found:
             self.first_drift = self.first_drift or self.history.slices[batch]
+            names = ", ".join(found[:N_NAMED])
             more = " …" if len(found) > N_NAMED else ""
-            self._say(batch, f"drift: {', '.join(found[:N_NAMED])}{more}")
+            self._say(batch, f"drift: {names}{more}")
         known = slice(self.history.n_past, self.history.n_known(step["end_s"]))
         step["fraud_drifted"] = self.frauds.look(self.history.data.take(known))
         if step["fraud_drifted"]:
@@ -223,8 +230,10 @@ class Deployment:
     def _set_threshold(self, batch: str) -> None:
         """Alert the budget's share of the recent transactions that the model was not fitted on."""
         stop = self.history.slices[batch].stop
-        start = self.history.back(stop, self.options.recent * self.history.batch_weight)
-        recent = self.history.data.take(slice(max(start, self.fitted_on.stop), stop))
+        weight = self.options.recent * self.history.batch_weight
+        start = self.history.back(stop, weight)
+        start = max(start, self.fitted_on.stop)
+        recent = self.history.data.take(slice(start, stop))
         score = self.bundle.anomaly_score(recent.X)
         threshold = threshold_for_budget(score, recent.weight, self.options.alert_budget)
         manifest, graphs = read(self.live)
@@ -249,12 +258,17 @@ class Deployment:
         if i + 3 > len(self.history.split.batches):
             return False
         reference = self._periods().reference
-        if not self.history.can_fit(reference, self.bundle.manifest["fit"]["train_on"]):
+        train_on = self.bundle.manifest["fit"]["train_on"]
+        if not self.history.can_fit(reference, train_on):
             return False
         if self.policy == "retrain_on_drift":
             # a fit is worth while once it sees the batch that has drifted
-            return self.first_drift is not None and reference.stop >= self.first_drift.stop
-        return self.policy == "retrain_every" and (i + 1) % self.options.every == 0
+            if self.first_drift is None:
+                return False
+            return reference.stop >= self.first_drift.stop
+        if self.policy == "retrain_every":
+            return (i + 1) % self.options.every == 0
+        return False
 
     def _retrain(self, batch: str) -> None:
         self.challenger = challenger.retrain(
@@ -267,7 +281,8 @@ class Deployment:
         )
         self._calibrate(batch)
         self.steps[-1]["fit_s"] = self.challenger.fit_s
-        n = self.challenger.fitted_on.stop - self.challenger.fitted_on.start
+        fitted_on = self.challenger.fitted_on
+        n = fitted_on.stop - fitted_on.start
         self._say(batch, f"fitted on {n:,} later transactions; in shadow from now on")
 
     def _calibrate(self, batch: str) -> None:
@@ -284,7 +299,8 @@ class Deployment:
         self.shadows.append({"batch": batch} | seen)
         alike = seen["rank_correlation"]
         ranks = "the same score for all" if alike is None else f"rank correlation {alike:.3f}"
-        self._say(batch, f"shadow: {ranks}, alert overlap {seen['alert_overlap'] or 0:.0%}")
+        overlap = seen["alert_overlap"] or 0
+        self._say(batch, f"shadow: {ranks}, alert overlap {overlap:.0%}")
         self._calibrate(batch)
         verdict = challenger.judge(
             candidate,
@@ -319,11 +335,12 @@ class Deployment:
             )
             step["labels_known_after"] = self._known_after(rows.stop)
             for seen in self.shadows:
-                if seen["batch"] == step["batch"]:
-                    alert = seen.pop("alert")
-                    is_fraud = np.where(data.y == 1, data.weight, 0.0)
-                    seen["n_caught"] = float(is_fraud @ alert)
-                    seen["n_caught_by_champion"] = step["realised"]["n_caught"]
+                if seen["batch"] != step["batch"]:
+                    continue
+                alert = seen.pop("alert")
+                fraud = np.where(data.y == 1, data.weight, 0.0)
+                seen["n_caught"] = float(fraud @ alert)
+                seen["n_caught_by_champion"] = step["realised"]["n_caught"]
 
     def _known_after(self, n: int) -> str | None:
         """Return the batch at whose end the first n labels were known; None: after the stream."""

@@ -185,7 +185,13 @@ class Monitor:
         stratum = self.reference.hour[first_of_block]
         self._columns = [self._describe(j, stratum) for j in range(len(self.names))]
 
-    def _window(self, what: str, X, weight, time_s) -> Window:
+    def _window(
+        self,
+        what: str,
+        X,
+        weight,
+        time_s,
+    ) -> Window:
         """Return the arrays as a window; ValueError names it by `what`."""
         X = np.asarray(X, np.float64)
         time_s = np.asarray(time_s, np.float64)
@@ -245,7 +251,13 @@ class Monitor:
             missing_variance=missing_variance[0, 0],
         )
 
-    def _block_covariance(self, bins, weight, stratum, n_bins) -> np.ndarray:
+    def _block_covariance(
+        self,
+        bins,
+        weight,
+        stratum,
+        n_bins,
+    ) -> np.ndarray:
         return drift_statistics.block_covariance(
             bins, weight, self.reference.block, stratum, n_bins
         )

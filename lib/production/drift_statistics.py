@@ -51,7 +51,8 @@ class Sample:
     def shares(self, edges: np.ndarray) -> np.ndarray:
         """Return the share of the weight in each bin, (len(edges) + 1,)."""
         bins = np.searchsorted(edges, self.values)
-        return np.bincount(bins, self.weight, minlength=len(edges) + 1) / self.weight.sum()
+        in_bin = np.bincount(bins, self.weight, minlength=len(edges) + 1)
+        return in_bin / self.weight.sum()
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,12 @@ def psi(reference: ArrayLike, current: ArrayLike) -> float:
     return float(np.sum(difference * log_ratio))
 
 
-def psi_null(share: ArrayLike, n: float, m: float, extra: ArrayLike = 0.0) -> PSINull:
+def psi_null(
+    share: ArrayLike,
+    n: float,
+    m: float,
+    extra: ArrayLike = 0.0,
+) -> PSINull:
     """Return the distribution of PSI under no drift.
 
     For independent rows that is (1/n + 1/m) chi-squared(bins - 1) (Yurdakul and Naranjo, Journal of
@@ -122,7 +128,11 @@ def discoveries(p_values: ArrayLike, rate: float) -> np.ndarray:
 
 
 def block_covariance(
-    bins: np.ndarray, weight: np.ndarray, block: np.ndarray, stratum: np.ndarray, n_bins: int
+    bins: np.ndarray,
+    weight: np.ndarray,
+    block: np.ndarray,
+    stratum: np.ndarray,
+    n_bins: int,
 ) -> np.ndarray:
     """Return what blocks of time add to the covariance (n_bins, n_bins) of bin shares.
 
@@ -151,16 +161,23 @@ def block_covariance(
     share = stratum_counts / np.maximum(stratum_weight, 1e-300)
     residual = counts - block_weight[:, None] * share[stratum]
     # a sample's variance: over n - 1, in each stratum
-    correction = np.where(is_used, (in_stratum / np.maximum(in_stratum - 1, 1))[stratum], 0.0)
+    correction = in_stratum / np.maximum(in_stratum - 1, 1)
+    correction = np.where(is_used, correction[stratum], 0.0)
     between = (residual * correction[:, None]).T @ residual
     squared_weight = np.where(is_used[block], weight**2, 0.0)
     squared_weight = np.bincount(stratum[block], squared_weight, minlength=len(share))
     # multinomial: what the same rows would give if they fell into their blocks by chance
-    independent = np.diag(squared_weight @ share) - (share * squared_weight[:, None]).T @ share
-    return (between - independent) / np.sum(np.where(is_used, block_weight**2, 0.0))
+    variance = np.diag(squared_weight @ share)
+    independent = variance - (share * squared_weight[:, None]).T @ share
+    squared_blocks = np.where(is_used, block_weight**2, 0.0)
+    return (between - independent) / np.sum(squared_blocks)
 
 
-def missing_p_value(reference: Sample, current: Sample, extra: float) -> float:
+def missing_p_value(
+    reference: Sample,
+    current: Sample,
+    extra: float,
+) -> float:
     """Return how likely two windows differ by chance in what they miss (Fisher's exact test).
 
     extra : what blocks add to the variance of the difference of shares; both windows count as so
@@ -179,7 +196,12 @@ def missing_p_value(reference: Sample, current: Sample, extra: float) -> float:
     return float(stats.fisher_exact(table).pvalue)
 
 
-def ks_p_value(ks: float, share: np.ndarray, variance: float, extra: np.ndarray) -> float:
+def ks_p_value(
+    ks: float,
+    share: np.ndarray,
+    variance: float,
+    extra: np.ndarray,
+) -> float:
     """Return how likely a Kolmogorov-Smirnov distance of `ks` or more is by chance.
 
     Kolmogorov's limit, with the variance of the distribution functions' difference where blocks

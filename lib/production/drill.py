@@ -67,7 +67,11 @@ def drill(
     }
 
 
-def _acts(server: replay.Server, live: Path, n: int) -> dict:
+def _acts(
+    server: replay.Server,
+    live: Path,
+    n: int,
+) -> dict:
     """Return what happens after how many of n answered rows."""
 
     def take_up():
@@ -91,7 +95,11 @@ def _acts(server: replay.Server, live: Path, n: int) -> dict:
     }
 
 
-def _n_wrong(log: pd.DataFrame, folders: dict[str, Path], X: np.ndarray) -> int:
+def _n_wrong(
+    log: pd.DataFrame,
+    folders: dict[str, Path],
+    X: np.ndarray,
+) -> int:
     """Count the lines whose score is not that of the version that they name."""
     expected = {}
     for version, folder in folders.items():

@@ -56,23 +56,29 @@ class History:
         self.data = split.dataset.arrays(self.frame)
         self.n_past = self.slices["validation"].stop
         self.cumulated = np.cumsum(self.data.weight)
-        self.batch_weight = self.data.weight[self.n_past :].sum() / len(split.batches)
+        stream_weight = self.data.weight[self.n_past :].sum()
+        self.batch_weight = stream_weight / len(split.batches)
         self.clock = split.dataset.time is not None
         self.label_delay_s = label_delay_s
         if label_delay_s < 0:
-            span_s = self.data.time_s[-1] - self.data.time_s[self.n_past]
+            start_s = self.data.time_s[self.n_past]
+            end_s = self.data.time_s[-1]
+            span_s = end_s - start_s
             self.label_delay_s = span_s / len(split.batches)
 
     def n_known(self, now_s: float) -> int:
         """Return how many transactions, from the first on, have their label at an instant (s)."""
-        n = np.searchsorted(self.data.time_s, now_s - self.label_delay_s, side="right")
+        labelled_to_s = now_s - self.label_delay_s
+        n = np.searchsorted(self.data.time_s, labelled_to_s, side="right")
         # the stream begins with a past that has been labelled
         return max(self.n_past, int(n))
 
     def back(self, stop: int, weight: float) -> int:
         """Return the start of the stretch before `stop` that holds this much weight, a number."""
-        before = self.cumulated[stop - 1] - weight * (1 + ROUNDING)
-        return int(np.searchsorted(self.cumulated, before, side="right"))
+        at_stop = self.cumulated[stop - 1]
+        before = at_stop - weight * (1 + ROUNDING)
+        start = np.searchsorted(self.cumulated, before, side="right")
+        return int(start)
 
     def window(self, n_known: int, share: float = 1.0) -> Periods:
         """Return what could be fitted on and validated with now.
@@ -88,21 +94,29 @@ class History:
             enough frauds; reference lies right before it
         """
         start = self.back(n_known, self.batch_weight)
-        frauds = np.flatnonzero(self.data.y[:n_known] == 1)
+        is_fraud = self.data.y[:n_known] == 1
+        frauds = np.flatnonzero(is_fraud)
         if frauds.size:
             first_needed = int(frauds[-VALIDATING_FRAUDS:][0])
             # the other half is there to fit on
             first_needed = max(first_needed, n_known // 2)
             start = min(start, first_needed)
-        weight = share * self.cumulated[self.slices["reference"].stop - 1]
-        return Periods(slice(self.back(start, weight), start), slice(start, n_known))
+        end_of_reference = self.slices["reference"].stop - 1
+        weight = share * self.cumulated[end_of_reference]
+        return Periods(
+            reference=slice(self.back(start, weight), start),
+            validation=slice(start, n_known),
+        )
 
     def can_fit(self, part: slice, train_on: str) -> bool:
         """Return whether a slice holds what a regime fits on.
 
         For 'genuine' that is a transaction that is known to be genuine.
         """
-        return train_on == "all" or bool((self.data.y[part] == 0).any())
+        if train_on == "all":
+            return True
+        is_genuine = self.data.y[part] == 0
+        return bool(is_genuine.any())
 
     def write(self, folder: Path, periods: Periods) -> Path:
         """Write periods as a split that a model can be fitted to; return its folder."""

@@ -61,7 +61,11 @@ class Stream:
         self.features = list(features)
 
     def keep(
-        self, batch: str, log: pd.DataFrame, data: Arrays, ids: pd.DataFrame | None = None
+        self,
+        batch: str,
+        log: pd.DataFrame,
+        data: Arrays,
+        ids: pd.DataFrame | None = None,
     ) -> None:
         """Write one batch of n rows.
 
@@ -69,27 +73,36 @@ class Stream:
         """
         log = log.assign(time_s=data.time_s)
         if ids is not None:
-            theirs = ids.rename(columns=beside(LOGGED, ids.columns)).reset_index(drop=True)
-            log = pd.concat([log.reset_index(drop=True), theirs], axis="columns")
+            theirs = ids.rename(columns=beside(LOGGED, ids.columns))
+            theirs = theirs.reset_index(drop=True)
+            log = log.reset_index(drop=True)
+            log = pd.concat([log, theirs], axis="columns")
         columns = [pa.array(x) for x in data.X.T]
         asked = {
             "position": pa.array(log["position"].to_numpy()),
             "weight": pa.array(data.weight),
             "features": pa.StructArray.from_arrays(columns, names=self.features),
         }
-        replay.write(log, self.folder / "log" / f"{batch}.parquet")
-        replay.write(pa.table(asked), self.folder / "features" / f"{batch}.parquet")
+        replay.write(log, self._path("log", batch))
+        replay.write(pa.table(asked), self._path("features", batch))
+
+    def _path(self, what: str, batch: str) -> Path:
+        return self.folder / what / f"{batch}.parquet"
 
     def log(self, batch: str) -> pd.DataFrame:
         """Return the batch's prediction log, our columns only."""
-        return pd.read_parquet(self.folder / "log" / f"{batch}.parquet", columns=list(LOGGED))
+        path = self._path("log", batch)
+        return pd.read_parquet(path, columns=list(LOGGED))
 
     def asked(self, batch: str) -> tuple[np.ndarray, np.ndarray]:
         """Return what the server was asked: X (n, d) float32 and weight (n,) float64."""
-        table = pq.read_table(self.folder / "features" / f"{batch}.parquet")
+        table = pq.read_table(self._path("features", batch))
         columns = table["features"].combine_chunks().flatten()
-        X = np.column_stack([column.to_numpy(zero_copy_only=False) for column in columns])
-        return X.astype(np.float32), table["weight"].to_numpy()
+        # a column with missing values is copied
+        arrays = [column.to_numpy(zero_copy_only=False) for column in columns]
+        X = np.column_stack(arrays).astype(np.float32)
+        weight = table["weight"].to_numpy()
+        return X, weight
 
 
 def alert_band(budget: float, weight: np.ndarray) -> tuple[float, float]:
@@ -99,12 +112,16 @@ def alert_band(budget: float, weight: np.ndarray) -> tuple[float, float]:
     """
     n = effective_size(weight)
     tails = [(1 - BAND) / 2, (1 + BAND) / 2]
-    low, high = binom.ppf(tails, round(n), budget) / n
+    n_alerts = binom.ppf(tails, round(n), budget)
+    low, high = n_alerts / n
     return float(low), float(high)
 
 
 def look(
-    stream: Stream, batch: str, reference: Reference, alert_budget: float
+    stream: Stream,
+    batch: str,
+    reference: Reference,
+    alert_budget: float,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Look at one batch without labels.
 
@@ -169,7 +186,12 @@ class Estimator:
     y : (n,) int, 1 = fraud, 0 = genuine, -1 = not known
     """
 
-    def __init__(self, score: np.ndarray, y: np.ndarray, weight: np.ndarray) -> None:
+    def __init__(
+        self,
+        score: np.ndarray,
+        y: np.ndarray,
+        weight: np.ndarray,
+    ) -> None:
         self.model: IsotonicRegression | None = None
         is_used = (y != UNLABELLED) & (weight > 0)
         if is_used.any():
@@ -188,7 +210,8 @@ class Estimator:
         expected = likelihood * weight[is_scored]
         if not expected.sum() > 0:
             return None
-        return float(expected @ log["alert"][is_scored] / expected.sum())
+        caught = expected @ log["alert"][is_scored]
+        return float(caught / expected.sum())
 
 
 class Frauds:
@@ -210,7 +233,11 @@ class Frauds:
     """
 
     def __init__(
-        self, names: Sequence[str], past: Arrays, apart_s: float = APART_S, seed: int = 0
+        self,
+        names: Sequence[str],
+        past: Arrays,
+        apart_s: float = APART_S,
+        seed: int = 0,
     ) -> None:
         self.names = list(names)
         self.apart_s = apart_s
@@ -226,7 +253,8 @@ class Frauds:
         if self.is_coarse:
             return frauds.X
         attack = frauds.time_s // self.apart_s
-        return frauds.X[np.unique(attack, return_index=True)[1]]
+        _, first = np.unique(attack, return_index=True)
+        return frauds.X[first]
 
     def look(self, known: Arrays) -> list[str]:
         """Return the features in which the latest frauds differ most, if they differ.
@@ -236,14 +264,21 @@ class Frauds:
         new = self._first_of_each(known)[-N_RECENT:]
         if len(new) < N_NEEDED or not len(self.old):
             return []
-        distance = self._distances(np.concatenate([new, self.old]), len(new))
+        frauds = np.concatenate([new, self.old])
+        distance = self._distances(frauds, len(new))
         largest = np.sort(distance**2, axis=1)[:, -N_JOINT:]
         joint = largest.sum(axis=1)
-        if np.mean(joint >= joint[0]) > RATE:
+        p_value = np.mean(joint >= joint[0])
+        if p_value > RATE:
             return []
-        first, *others = np.argsort(-distance[0], kind="stable")[:N_JOINT]
-        clear = [j for j in others if np.mean(distance[:, j] >= distance[0, j]) <= RATE]
-        return [self.names[j] for j in (first, *clear)]
+        actual = distance[0]
+        p_values = np.mean(distance >= actual, axis=0)
+        most_first = np.argsort(-actual, kind="stable")
+        first, *others = most_first[:N_JOINT]
+        # the largest is part of what was found, even if it is not clear on its own
+        named = [first]
+        named += [j for j in others if p_values[j] <= RATE]
+        return [self.names[j] for j in named]
 
     def _distances(self, X: np.ndarray, n_new: int) -> np.ndarray:
         """Return distances (N_SHUFFLES, d) of the first `n_new` rows of X (n, d) to the rest.
@@ -321,7 +356,11 @@ def _first_told(told: Sequence[Sequence[str]], drift: simulation.Drift) -> int |
     return None
 
 
-def realise(log: pd.DataFrame, data: Arrays, options: metrics.Options) -> dict[str, Any]:
+def realise(
+    log: pd.DataFrame,
+    data: Arrays,
+    options: metrics.Options,
+) -> dict[str, Any]:
     """Return what labels say of a batch or several, once they are known.
 
     Parameters
@@ -338,21 +377,25 @@ def realise(log: pd.DataFrame, data: Arrays, options: metrics.Options) -> dict[s
         `n_frauds`, `n_caught`, `money` and `money_caught`; and what people catch of it,
         `…_in_time`, who review alerts as they arrive until the budget of the rows is used up.
     """
+    # a row without a score ranks last
     score = log["anomaly_score"].fillna(-1.0).to_numpy()
     found = metrics.evaluate(data, {"it": score}, options)["it"]
     fraud = np.where(data.y == 1, data.weight, 0.0)
-    amount = np.zeros(len(fraud)) if data.amount is None else np.maximum(data.amount, 0.0)
-    money = fraud * amount
+    money = np.zeros(len(fraud))
+    if data.amount is not None:
+        # a negative amount, a refund, is no loss
+        money = fraud * np.maximum(data.amount, 0.0)
     alert = log["alert"].to_numpy(np.float64)
     reviewed = _reviewed(alert, data.weight, options.headline_budget)
     n_caught = float(fraud @ alert)
     recall = {"value": None, "low": None, "high": None}
-    if fraud.sum() > 0:
-        recall = intervals.clopper_pearson(n_caught / fraud.sum(), effective_size(fraud))
+    n_frauds = float(fraud.sum())
+    if n_frauds > 0:
+        recall = intervals.clopper_pearson(n_caught / n_frauds, effective_size(fraud))
     return {metric: found[metric] for metric in SHOWN} | {
         "n_labelled": int(np.count_nonzero(data.y != UNLABELLED)),
         "recall": recall,
-        "n_frauds": float(fraud.sum()),
+        "n_frauds": n_frauds,
         "n_caught": n_caught,
         "money": float(money.sum()),
         "money_caught": float(money @ alert),
@@ -361,14 +404,19 @@ def realise(log: pd.DataFrame, data: Arrays, options: metrics.Options) -> dict[s
     }
 
 
-def _reviewed(alert: np.ndarray, weight: np.ndarray, alert_budget: float) -> np.ndarray:
+def _reviewed(
+    alert: np.ndarray,
+    weight: np.ndarray,
+    alert_budget: float,
+) -> np.ndarray:
     """Return which part of each alert (n,) is reviewed in time, 0 to 1.
 
     Alerts are reviewed as they arrive until the budget is used up, which may be within a row.
     """
     alerted = weight * alert
     before = np.cumsum(alerted) - alerted
-    left = np.maximum(alert_budget * weight.sum() - before, 0.0)
+    budget = alert_budget * weight.sum()
+    left = np.maximum(budget - before, 0.0)
     part = np.divide(left, weight, out=np.zeros_like(left), where=weight > 0)
     return alert * np.minimum(part, 1.0)
 

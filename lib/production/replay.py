@@ -216,9 +216,7 @@ def replay(
         If a request has had no answer for a minute.
     """
     n_connections = traffic.connections
-    limits = httpx.Limits(
-        max_connections=n_connections, max_keepalive_connections=n_connections
-    )
+    limits = httpx.Limits(max_connections=n_connections, max_keepalive_connections=n_connections)
     begin = time.monotonic()
     with (
         server.client(limits=limits, timeout=30) as client,
@@ -239,9 +237,7 @@ def replay(
     return log
 
 
-def _collect(
-    futures: list[Future], at: Mapping[int, Callable[[], object]]
-) -> list[pd.DataFrame]:
+def _collect(futures: list[Future], at: Mapping[int, Callable[[], object]]) -> list[pd.DataFrame]:
     """Return the answers as they arrive, and call each function of `at` when it is due."""
     due = sorted(at.items())
     parts = []
@@ -260,7 +256,11 @@ def _collect(
     return parts
 
 
-def _log(client: httpx.Client, X: np.ndarray, first: int) -> pd.DataFrame:
+def _log(
+    client: httpx.Client,
+    X: np.ndarray,
+    first: int,
+) -> pd.DataFrame:
     """Return the log lines of one request.
 
     One that is refused is halved until the rows at fault stand alone.
@@ -288,7 +288,11 @@ def _log(client: httpx.Client, X: np.ndarray, first: int) -> pd.DataFrame:
     )
 
 
-def _post(client: httpx.Client, body: bytes, first: int) -> tuple[httpx.Response, int]:
+def _post(
+    client: httpx.Client,
+    body: bytes,
+    first: int,
+) -> tuple[httpx.Response, int]:
     """Post until there is an answer that another attempt would not change -> it, and attempts."""
     end = time.monotonic() + PATIENCE_S
     headers = {"content-type": "application/json"}

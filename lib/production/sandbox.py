@@ -48,7 +48,11 @@ def store(folder: Path) -> Iterator[None]:
 
 
 def start_bundle(
-    split: Split, bundle_dir: Path | str, folder: Path, alert_budget: float = 0.002, seed: int = 0
+    split: Split,
+    bundle_dir: Path | str,
+    folder: Path,
+    alert_budget: float = 0.002,
+    seed: int = 0,
 ) -> Path:
     """Return the folder of the bundle to begin with, made in `folder`.
 
@@ -89,7 +93,12 @@ def _scores(manifest: dict, split: Split) -> bool:
     return manifest["features"] == list(split.dataset.features)
 
 
-def calibrate(folder: Path, data: Arrays, alert_budget: float, name: str) -> None:
+def calibrate(
+    folder: Path,
+    data: Arrays,
+    alert_budget: float,
+    name: str,
+) -> None:
     """Give a candidate its calibration and the budget's threshold on these Arrays.
 
     No label is used. `name` is what the candidate will be registered as.

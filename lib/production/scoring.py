@@ -122,7 +122,11 @@ def _chunks(dataset: Dataset, path: Path) -> Iterator[pd.DataFrame]:
 
 
 def _table(
-    dataset: Dataset, frame: pd.DataFrame, first: int, score: np.ndarray, alert: np.ndarray
+    dataset: Dataset,
+    frame: pd.DataFrame,
+    first: int,
+    score: np.ndarray,
+    alert: np.ndarray,
 ) -> pa.Table:
     """Return the scores of one chunk: our columns first and last, the user's in between.
 
@@ -142,7 +146,12 @@ def _table(
     return pa.table({name: pa.array(values) for name, values in columns.items()})
 
 
-def _drift(dataset: Dataset, sample: Sample, model: Bundle, reference: Arrays) -> dict[str, Any]:
+def _drift(
+    dataset: Dataset,
+    sample: Sample,
+    model: Bundle,
+    reference: Arrays,
+) -> dict[str, Any]:
     """Return the verdict on the sample, as JSON has it."""
     options = drift.MonitorOptions(
         block_s=intervals.block_length(reference.time_s),
