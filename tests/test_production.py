@@ -192,7 +192,7 @@ def test_a_retrained_model_is_the_one_that_its_notebook_would_make(history, tmp_
 def test_a_model_that_cannot_be_retrained_is_named(history, tmp_path):
     champion = {"model": "few_labels", "fit": {"train_on": "labels", "parameters": {}}}
     periods = history.window(history.slices["batch_06"].stop)
-    with pytest.raises(DataError, match="few_labels .*frozen and threshold"):
+    with pytest.raises(DataError, match=r"few_labels .*frozen and threshold"):
         challenger.retrain(champion, history, periods, tmp_path)
 
 

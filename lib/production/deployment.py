@@ -79,11 +79,14 @@ def chosen(names: str) -> list[str]:
     """
     if names == "all":
         return list(POLICIES)
-    stripped = [name.strip() for name in names.split(",")]
-    found = [name for name in stripped if name]
-    for name in found:
+    found = []
+    for entry in names.split(","):
+        name = entry.strip()
+        if not name:
+            continue
         if name not in POLICIES:
             raise DataError(unknown("policy", name, POLICIES))
+        found.append(name)
     return found
 
 
@@ -224,7 +227,9 @@ class Deployment:
             score[unfitted], data.y[unfitted], data.weight[unfitted]
         )
         past = self.history.data.take(slice(0, model.validated_on.stop))
-        apart_s = self.block_s / intervals.BLOCK_S * monitoring.APART_S
+        # in proportion to the blocks: within both, transactions depend on each other
+        blocks = self.block_s / intervals.BLOCK_S
+        apart_s = blocks * monitoring.APART_S
         self.frauds = monitoring.Frauds(self.features, past, apart_s=apart_s)
 
     def _set_threshold(self, batch: str) -> None:
@@ -287,9 +292,15 @@ class Deployment:
 
     def _calibrate(self, batch: str) -> None:
         """Calibrate the challenger on all that came after its fit, this batch included."""
-        after = slice(self.challenger.fitted_on.stop, self.history.slices[batch].stop)
-        later = self.history.data.take(after)
-        sandbox.calibrate(self.challenger.folder, later, self.options.alert_budget, self.name)
+        start = self.challenger.fitted_on.stop
+        stop = self.history.slices[batch].stop
+        later = self.history.data.take(slice(start, stop))
+        sandbox.calibrate(
+            self.challenger.folder,
+            later,
+            self.options.alert_budget,
+            self.name,
+        )
 
     def _decide(self, batch: str) -> None:
         """Judge the challenger after a batch in shadow, with the labels that have arrived."""

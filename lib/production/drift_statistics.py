@@ -105,13 +105,16 @@ def psi_null(
     n_bins = len(share)
     variance = 1 / n + 1 / m
     # the covariance, each row over its share
-    covariance = variance * (np.eye(n_bins) - share) + extra / share[:, None]
+    covariance = variance * (np.eye(n_bins) - share)
+    covariance = covariance + extra / share[:, None]
     eigenvalues = np.sort(np.linalg.eigvals(covariance).real)
     # the first is 0: shares sum to 1
     factors = np.maximum(eigenvalues[1:], 1e-6 / n)
     # blocks that differ less than by chance earn nothing
     factors *= max(1.0, (n_bins - 1) * variance / factors.sum())
-    first, second, third = (float(np.sum(factors**power)) for power in (1, 2, 3))
+    first = float(np.sum(factors))
+    second = float(np.sum(factors**2))
+    third = float(np.sum(factors**3))
     return PSINull(
         offset=first - second**2 / third,
         scale=third / second,
@@ -187,12 +190,15 @@ def missing_p_value(
     shares = (reference.missing_share, current.missing_share)
     # where the reference misses nothing, the share that one row would be
     of_one = max(shares[0] * (1 - shares[0]), 1 / sizes[0])
-    independent = (1 / sizes[0] + 1 / sizes[1]) * of_one
+    per_row = 1 / sizes[0] + 1 / sizes[1]
+    independent = per_row * of_one
     inflation = 1 + extra / independent
     table = []
     for share, size in zip(shares, sizes, strict=True):
         n = size / inflation
-        table.append([round(n * share), round(n * (1 - share))])
+        n_missing = round(n * share)
+        n_known = round(n * (1 - share))
+        table.append([n_missing, n_known])
     return float(stats.fisher_exact(table).pvalue)
 
 
@@ -214,8 +220,11 @@ def ks_p_value(
     extra : (bins, bins), what blocks add to the covariance of the shares' difference
     """
     below = np.cumsum(share)[:-1]
-    cumulated = np.cumsum(np.cumsum(extra, axis=0), axis=1)
-    added = np.diag(cumulated)[:-1] / (below * (1 - below))
+    cumulated = np.cumsum(extra, axis=0)
+    cumulated = np.cumsum(cumulated, axis=1)
+    # the last is the whole distribution: no variance is left
+    added = np.diag(cumulated)[:-1]
+    added = added / (below * (1 - below))
     variance += np.max(added, initial=0.0)
     return float(stats.kstwobign.sf(ks / np.sqrt(variance)))
 

@@ -206,7 +206,8 @@ class Estimator:
         if self.model is None:
             return None
         is_scored = log["anomaly_score"].notna().to_numpy()
-        likelihood = self.model.predict(log["anomaly_score"][is_scored])
+        score = log["anomaly_score"][is_scored]
+        likelihood = self.model.predict(score)
         expected = likelihood * weight[is_scored]
         if not expected.sum() > 0:
             return None
@@ -289,7 +290,8 @@ class Frauds:
         rng = np.random.default_rng(self.seed)
         n = len(X)
         orders = [np.arange(n)]
-        orders += [rng.permutation(n) for _ in range(N_SHUFFLES - 1)]
+        for _ in range(N_SHUFFLES - 1):
+            orders.append(rng.permutation(n))
         # steps of the difference of the two distribution functions, (N_SHUFFLES, n)
         step = np.where(np.array(orders) < n_new, 1 / n_new, -1 / (n - n_new))
         X = np.where(np.isfinite(X), X, -np.inf)
@@ -324,7 +326,7 @@ def scorecard(
     `n_false`: how often a feature was flagged in a batch although nothing had happened to it yet.
     """
     noticed = []
-    moved_from: dict[str, int] = {}
+    moved_from: dict[str, int] = {}  # feature -> the first batch in which it has drifted
     for d in drifts:
         if d.what == "fraud":
             told = [step["fraud_drifted"] for step in steps]
@@ -343,8 +345,10 @@ def scorecard(
         noticed.append(found)
     n_false = 0
     for number, step in enumerate(steps, 1):
-        too_early = [name for name in step["drifted"] if number < moved_from.get(name, np.inf)]
-        n_false += len(too_early)
+        for name in step["drifted"]:
+            first = moved_from.get(name, np.inf)
+            if number < first:
+                n_false += 1
     return {"noticed": noticed, "n_false": n_false}
 
 
