@@ -28,8 +28,8 @@ class Arrays(NamedTuple):
     time_s: np.ndarray  # (n,) float64, seconds; since 1970-01-01 UTC where time is a date
     amount: np.ndarray | None  # (n,) float64, 0 where missing; None if the dataset has no amount
 
-    def take(self, rows: np.ndarray) -> Arrays:
-        """Return the same arrays for some rows: a boolean mask or positions."""
+    def take(self, rows: np.ndarray | slice) -> Arrays:
+        """Return the same arrays for some rows: a boolean mask, positions or a slice."""
         return Arrays(*(None if values is None else values[rows] for values in self))
 
     def training(self, train_on: str) -> Arrays:

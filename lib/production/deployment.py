@@ -201,8 +201,9 @@ class Deployment:
             names = ", ".join(found[:N_NAMED])
             more = " …" if len(found) > N_NAMED else ""
             self._say(batch, f"drift: {names}{more}")
-        known = slice(self.history.n_past, self.history.n_known(step["end_s"]))
-        step["fraud_drifted"] = self.frauds.look(self.history.data.take(known))
+        n_known = self.history.n_known(step["end_s"])
+        known = self.history.data.take(slice(self.history.n_past, n_known))
+        step["fraud_drifted"] = self.frauds.look(known)
         if step["fraud_drifted"]:
             names = ", ".join(step["fraud_drifted"][:N_NAMED])
             self._say(batch, f"late labels: recent frauds are unlike those before in {names}")
@@ -254,7 +255,8 @@ class Deployment:
 
     def _periods(self) -> Periods:
         """Return what could be fitted and validated on now, by the labels that are known."""
-        n_known = self.history.n_known(self.steps[-1]["end_s"])
+        now_s = self.steps[-1]["end_s"]
+        n_known = self.history.n_known(now_s)
         return self.history.window(n_known, self.options.window)
 
     def _is_due(self, i: int) -> bool:
@@ -333,8 +335,9 @@ class Deployment:
     def _labels_arrive(self) -> None:
         """Note in each step what labels say of it, and when that was known."""
         last = self.steps[-1]
-        labelled = slice(self.history.n_past, None)
-        last["fraud_drifted_after"] = self.frauds.look(self.history.data.take(labelled))
+        stream = slice(self.history.n_past, None)
+        labelled = self.history.data.take(stream)
+        last["fraud_drifted_after"] = self.frauds.look(labelled)
         if last["fraud_drifted_after"] and not last["fraud_drifted"]:
             names = ", ".join(last["fraud_drifted_after"][:N_NAMED])
             self._say(last["batch"], f"last labels: recent frauds are unlike others in {names}")
@@ -356,7 +359,8 @@ class Deployment:
     def _known_after(self, n: int) -> str | None:
         """Return the batch at whose end the first n labels were known; None: after the stream."""
         for step in self.steps:
-            if self.history.n_known(step["end_s"]) >= n:
+            n_known = self.history.n_known(step["end_s"])
+            if n_known >= n:
                 return step["batch"]
         return None
 

@@ -202,7 +202,8 @@ class Monitor:
                 f"{len(weight)} weights and {len(self.names)} names of columns."
             )
         is_weighted = (weight >= 0).all() and 0 < weight.sum() < np.inf
-        if not (is_weighted and np.isfinite(time_s).all()):
+        is_timed = np.isfinite(time_s).all()
+        if not (is_weighted and is_timed):
             raise ValueError(
                 f"The {what} ({len(X)} rows) needs finite times, and weights >= 0 that are not "
                 "all 0."
@@ -237,7 +238,8 @@ class Monitor:
         high = known.values.max()
         edges = edges[edges < high]  # the highest value needs no bin of its own
         mean = np.average(known.values, weights=known.weight)
-        sd = np.sqrt(np.average((known.values - mean) ** 2, weights=known.weight))
+        variance = np.average((known.values - mean) ** 2, weights=known.weight)
+        sd = np.sqrt(variance)
         bins = np.searchsorted(edges, x)
         n_bins = len(edges) + 1
         return ReferenceColumn(
@@ -296,13 +298,14 @@ class Monitor:
         current = self._window("batch", X, weight, time_s)
         matched, hour_matched = self.match(current.hour, current.weight)
         rows = np.flatnonzero(matched)
+        n_blocks = self.reference.effective_blocks(matched)
+        current_blocks = current.effective_blocks(current.weight)
         pair = _Pair(
             reference=self.reference,
             rows=rows,
             reference_weight=matched[rows],
             current=current,
-            per_block=1 / self.reference.effective_blocks(matched)
-            + 1 / current.effective_blocks(current.weight),
+            per_block=1 / n_blocks + 1 / current_blocks,
         )
         found = [self._compare(j, pair) for j in range(len(self.names))]
         p_values = [column.p_value for column in found]

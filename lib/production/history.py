@@ -46,12 +46,14 @@ class History:
         self.split = split
         frames = []
         self.slices: dict[str, slice] = {}
+        # batches follow each other in time, so that a period is a slice
         n = 0
         for name in ("reference", "validation", *split.batches):
             frame = split.frame(name)
             frames.append(frame)
-            self.slices[name] = slice(n, n + len(frame))
+            start = n
             n += len(frame)
+            self.slices[name] = slice(start, n)
         self.frame = pd.concat(frames, ignore_index=True)
         self.data = split.dataset.arrays(self.frame)
         self.n_past = self.slices["validation"].stop
@@ -74,7 +76,10 @@ class History:
         return max(self.n_past, int(n))
 
     def back(self, stop: int, weight: float) -> int:
-        """Return the start of the stretch before `stop` that holds this much weight, a number."""
+        """Return the start of the stretch before `stop` that holds this much weight, a number.
+
+        See `data` for the weights of the transactions that add up to it.
+        """
         at_stop = self.cumulated[stop - 1]
         before = at_stop - weight * (1 + ROUNDING)
         start = np.searchsorted(self.cumulated, before, side="right")

@@ -140,7 +140,8 @@ def look(
     X, weight = stream.asked(batch)
     share = weight / weight.sum()
     low, high = alert_band(alert_budget, weight)
-    versions = set(log["model_version"]) - {""}
+    versions = set(log["model_version"])
+    versions.discard("")  # of a row that was refused
     figures = {
         "batch": batch,
         "n": len(log),
@@ -243,7 +244,8 @@ class Frauds:
         self.names = list(names)
         self.apart_s = apart_s
         self.seed = seed
-        steps = np.diff(np.unique(past.time_s))
+        instants = np.unique(past.time_s)
+        steps = np.diff(instants)
         # days, say: nobody knows what lies apart
         self.is_coarse = bool(steps.size) and np.median(steps) > apart_s
         self.old = self._first_of_each(past)
@@ -267,7 +269,8 @@ class Frauds:
             return []
         frauds = np.concatenate([new, self.old])
         distance = self._distances(frauds, len(new))
-        largest = np.sort(distance**2, axis=1)[:, -N_JOINT:]
+        ascending = np.sort(distance**2, axis=1)
+        largest = ascending[:, -N_JOINT:]
         joint = largest.sum(axis=1)
         p_value = np.mean(joint >= joint[0])
         if p_value > RATE:
@@ -303,7 +306,8 @@ class Frauds:
             order = np.argsort(x, kind="stable")
             ascending = x[order]
             is_last = np.append(ascending[1:] != ascending[:-1], True)  # of equal values
-            gap = step[:, order].cumsum(axis=1)[:, is_last]
+            gap = step[:, order].cumsum(axis=1)
+            gap = gap[:, is_last]
             distance[:, j] = np.abs(gap).max(axis=1)
         return distance
 
@@ -313,7 +317,9 @@ def injected(split: Split) -> list[simulation.Drift]:
     if split.source != "simulated":
         return []
     settings = split.dataset.simulation or {}
-    return list(simulation.DRIFTS) if settings.get("drift", True) else []
+    if not settings.get("drift", True):
+        return []
+    return list(simulation.DRIFTS)
 
 
 def scorecard(
@@ -418,7 +424,8 @@ def _reviewed(
     Alerts are reviewed as they arrive until the budget is used up, which may be within a row.
     """
     alerted = weight * alert
-    before = np.cumsum(alerted) - alerted
+    up_to_here = np.cumsum(alerted)
+    before = up_to_here - alerted
     budget = alert_budget * weight.sum()
     left = np.maximum(budget - before, 0.0)
     part = np.divide(left, weight, out=np.zeros_like(left), where=weight > 0)
