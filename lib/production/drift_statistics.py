@@ -36,7 +36,8 @@ class Sample:
     @property
     def missing_share(self) -> float:
         """Share of the weight whose value is missing, 0 to 1."""
-        return self.weight[~self.is_known].sum() / self.weight.sum()
+        is_missing = ~self.is_known
+        return self.weight[is_missing].sum() / self.weight.sum()
 
     @property
     def effective_size(self) -> float:
@@ -68,11 +69,13 @@ class PSINull:
 
     def p_value(self, psi: float) -> float:
         """Return how likely chance alone gets as far."""
-        return float(stats.chi2.sf((psi - self.offset) / self.scale, self.freedom))
+        chi2 = (psi - self.offset) / self.scale
+        return float(stats.chi2.sf(chi2, self.freedom))
 
     def threshold(self, p_value: float) -> float:
         """Return the index that chance alone exceeds with this probability."""
-        return float(self.offset + self.scale * stats.chi2.isf(p_value, self.freedom))
+        chi2 = stats.chi2.isf(p_value, self.freedom)
+        return float(self.offset + self.scale * chi2)
 
 
 def psi(reference: ArrayLike, current: ArrayLike) -> float:
@@ -226,7 +229,8 @@ def ks_p_value(
     added = np.diag(cumulated)[:-1]
     added = added / (below * (1 - below))
     variance += np.max(added, initial=0.0)
-    return float(stats.kstwobign.sf(ks / np.sqrt(variance)))
+    standardised = ks / np.sqrt(variance)
+    return float(stats.kstwobign.sf(standardised))
 
 
 def extremes_p_value(n_beyond: int, chance: float) -> float:
@@ -235,4 +239,5 @@ def extremes_p_value(n_beyond: int, chance: float) -> float:
     chance : that one row of both windows is of the current one; the extremes are those of two ends,
         which `n_beyond` + 1 ways of sharing them out allow for
     """
-    return min(1.0, (n_beyond + 1) * chance**n_beyond)
+    n_ways = n_beyond + 1
+    return min(1.0, n_ways * chance**n_beyond)
