@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from lib.data import datasets
 from lib.data.cuts import cut
 from lib.data.simulation import DRIFTS, simulate
-from lib.production import drift
+from lib.production import drift, drift_statistics
 
 RATES = (0.001, 0.01, 0.05)
 SCORE = "largest |z|"
@@ -102,7 +102,7 @@ def main():
         "effective reference rows"
     )
     for rate in RATES:
-        n = sum(drift.benjamini_hochberg(p, rate).any() for p in p_values)
+        n = sum(drift_statistics.discoveries(p, rate).any() for p in p_values)
         print(f"  at a rate of {rate:5}: {n} false alarms, {n / len(still):.2%} of the batches")
 
 

@@ -27,7 +27,8 @@ for name, (n, n_frauds, n_models, duration_s) in CASES.items():
     time_s, weight = np.sort(rng.uniform(0, duration_s, n)), rng.choice([1.0, 4.0, 7.0], n)
     scores = {f"model {i}": rng.normal(size=n) + y * i / 2 for i in range(n_models)}
     start = time.perf_counter()
-    metrics.evaluate(y, scores, weight, time_s, rng.lognormal(3, 1, n))
+    outcomes = metrics.Outcomes(y, weight, time_s, rng.lognormal(3, 1, n))
+    metrics.evaluate(outcomes, scores)
     seconds, peak = (
         time.perf_counter() - start,
         resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,

@@ -21,7 +21,9 @@ from lib.bundle.calibration import threshold_for_budget
 from lib.data import simulation, splits
 from lib.data.datasets import load_description, prepare
 from lib.detectors import registry
+from lib.evaluation import metrics
 from lib.production import drift, monitoring, replay, sandbox, scoring
+from lib.production.history import History
 from lib.registry import candidates
 
 N_SEEDS, N_REPLAYED, N_SCORED, N_PART = 20, 85_000, 5_000_000, 250_000
@@ -30,8 +32,8 @@ N_SEEDS, N_REPLAYED, N_SCORED, N_PART = 20, 85_000, 5_000_000, 250_000
 def fitted(folder):
     """A single autoencoder as a calibrated bundle -> folder."""
     split = splits.open_split(splits.ensure())
-    detector, training, _ = candidates.fit(registry.make("autoencoder", members=1, epochs=5), split)
-    made = candidates.write(folder, "autoencoder", detector, split, training)
+    fitted = candidates.fit(registry.make("autoencoder", members=1, epochs=5), split)
+    made = candidates.write(folder, "autoencoder", fitted, split)
     sandbox.calibrate(made, split.arrays("validation"), 0.002, "benchmark")
     return made
 
@@ -134,7 +136,7 @@ def policies(folder):
         split = splits.make(
             dataset, frame, folder / str(seed), source="simulated", raw_sha256="", seed=seed
         )
-        history, worth = sandbox.History(split), {}
+        history, worth = History(split), {}
         first = mixture(history, history.slices["reference"], history.slices["validation"])
         for policy in ("frozen", "threshold", "retrain_every"):
             worth[policy] = monitoring.totals(
@@ -172,7 +174,8 @@ def steps_of(  # noqa: PLR0913 - a study's options
         log = pd.DataFrame(
             {"anomaly_score": score[rows], "alert": (score[rows] >= threshold).astype(int)}
         )
-        told = monitoring.realise(log, data.take(rows), budget, n_resamples=0)
+        options = metrics.Options(budgets=(), headline_budget=budget, n_resamples=0)
+        told = monitoring.realise(log, data.take(rows), options)
         steps.append({"realised": told, "n_alerts": float(log["alert"].sum())})
         if challenger:
             (score, fitted_to), challenger = challenger, None

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lib.data.datasets import ROOT
 from lib.files import read_json, write_text
-from lib.reporting.names import LABELS_SEEN
+from lib.reporting.names import LABELS_SEEN_IN_SHORT
 from lib.reporting.plots import label
 from lib.reporting.tables import cell
 
@@ -43,7 +43,7 @@ def results(metrics, shown=METRICS):
     lines.append(_line(["*perfect ranking*", "", "1.00", *perfect]))
     for name in order:
         model = rows[name]
-        seen = LABELS_SEEN.get(model.get("train_on"), "none")
+        seen = LABELS_SEEN_IN_SHORT.get(model.get("train_on"), "none")
         cells = [cell(model[period][m], 2) for m in shown]
         decided = cell(model["validation"]["average_precision"], 2)
         lines.append(_line([label(name).replace("|", "\\|"), seen, decided, *cells]))
@@ -93,7 +93,9 @@ def stability(metrics):
             _worst_and_best(spread[f"{row}/{cut}"][m]) for cut in cuts for m in list(METRICS)[:2]
         ]
         lines.append(
-            f"| {label(model)} | {LABELS_SEEN.get(regime, 'none')} | " + " | ".join(cells) + " |"
+            f"| {label(model)} | {LABELS_SEEN_IN_SHORT.get(regime, 'none')} | "
+            + " | ".join(cells)
+            + " |"
         )
     return "\n".join(lines)
 

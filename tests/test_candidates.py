@@ -3,18 +3,20 @@ parity.
 """
 
 import shutil
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
 import pytest
 
 from lib import bundle
+from lib.bundle.calibration import Calibration
 from lib.data import splits
 from lib.data.datasets import load_description, prepare
 from lib.detectors import baselines, registry
 from lib.detectors.few_labels import known_labels
 from lib.errors import DataError
-from lib.evaluation import comparison, gate, metrics
+from lib.evaluation import comparison, gate, metrics, thresholds
 from lib.registry import candidates, challengers, export
 from lib.registry.mlflow_store import Champion
 from lib.reporting import cards
@@ -35,8 +37,7 @@ def fitted(split):
 
 @pytest.fixture
 def folder(tmp_path, split, fitted):
-    detector, training, seconds = fitted
-    return candidates.write(tmp_path, "isolation_forest", detector, split, training, fit_s=seconds)
+    return candidates.write(tmp_path, "isolation_forest", fitted, split)
 
 
 def test_regimes_and_names_of_variants():
@@ -49,8 +50,8 @@ def test_regimes_and_names_of_variants():
 
 def test_fit_leaves_known_frauds_out_unless_all_are_wanted(split, fitted):
     reference = split.arrays("reference")
-    assert len(fitted[1].X) == (reference.y == 0).sum()
-    everything = candidates.fit(registry.make("isolation_forest", n_trees=2), split, "all")[1]
+    assert len(fitted.training.X) == (reference.y == 0).sum()
+    everything = candidates.fit(registry.make("isolation_forest", n_trees=2), split, "all").training
     assert len(everything.X) == len(reference.X)
 
 
@@ -61,22 +62,20 @@ def test_manifest_says_what_was_fitted_and_the_graph_scores_alike(split, fitted,
     assert manifest["reference"]["low"] < manifest["reference"]["high"]
     trained_at = datetime.fromisoformat(manifest["provenance"]["trained_at"])
     assert 0 <= (datetime.now(UTC) - trained_at).total_seconds() < 3_600
-    np.testing.assert_allclose(bundle.load(folder).raw_score(X), fitted[0].raw_score(X), rtol=1e-5)
+    np.testing.assert_allclose(
+        bundle.load(folder).raw_score(X), fitted.detector.raw_score(X), rtol=1e-5
+    )
 
 
 def test_calibration_leaves_the_graph_as_it_is_and_meets_the_budget(split, folder):
     validation, before = split.arrays("validation"), (folder / "model.onnx").read_bytes()
     raw = bundle.load(folder).raw_score(validation.X)
-    threshold = metrics.pick_threshold(raw, validation.weight, budget=0.01)
+    threshold = thresholds.pick_threshold(raw, validation, thresholds.Rule(alert_budget=0.01))
     challengers.calibrate(
         folder,
-        raw,
-        validation.weight,
-        threshold,
-        "alert_budget",
-        0.01,
-        {},
-        "name",
+        Calibration.fit(raw, validation.weight),
+        challengers.Threshold(threshold, "alert_budget", 0.01),
+        name="name",
         card=cards.model,
     )
     alerts, scores = bundle.load(folder).predict(validation.X)
@@ -86,11 +85,9 @@ def test_calibration_leaves_the_graph_as_it_is_and_meets_the_budget(split, folde
 
 
 def test_same_fit_gives_the_same_hash_whatever_its_provenance(tmp_path, split, fitted, folder):
-    training = fitted[1]
-    again = candidates.fit(registry.make("isolation_forest", n_trees=30, seed=3), split)[0]
-    other = candidates.write(
-        tmp_path / "other", "isolation_forest", again, split, training, fit_s=123.0
-    )
+    again = candidates.fit(registry.make("isolation_forest", n_trees=30, seed=3), split)
+    slow = replace(again, seconds=123.0)
+    other = candidates.write(tmp_path / "other", "isolation_forest", slow, split)
     assert bundle.bundle_hash(folder) == bundle.bundle_hash(other)
 
 
@@ -106,10 +103,8 @@ def test_candidates_of_another_split_are_not_taken(tmp_path, split, folder):
 
 def test_parity_holds_for_the_estimator_and_refuses_another_model(tmp_path, split, folder):
     assert export.parity(bundle.load(folder), folder)["swapped"] == 0
-    other, training, _ = candidates.fit(
-        registry.make("isolation_forest", n_trees=30, seed=4), split
-    )
-    stranger = candidates.write(tmp_path / "stranger", "isolation_forest", other, split, training)
+    other = candidates.fit(registry.make("isolation_forest", n_trees=30, seed=4), split)
+    stranger = candidates.write(tmp_path / "stranger", "isolation_forest", other, split)
     with pytest.raises(bundle.BundleError, match="differs from its estimator"):
         export.parity(bundle.load(stranger), folder)
 
@@ -154,20 +149,16 @@ def test_without_labels_only_the_regime_all_is_fitted_and_a_line_says_so(
     assert candidates.regimes("both", split) == ("all",)
     assert "all" in capsys.readouterr().out
     fitted = candidates.fit(registry.make("isolation_forest", n_trees=2), split, "all")
-    folder = candidates.write(
-        tmp_path, "isolation_forest@train_on=all", fitted[0], split, fitted[1], "all"
-    )
-    unjudged = metrics.compare(np.array([-1]), {"m": [0.0]}, [1.0], [0.0]).metrics["m"]
-    raw = fitted[0].raw_score(fitted[1].X)
+    folder = candidates.write(tmp_path, "isolation_forest@train_on=all", fitted, split)
+    unlabelled = metrics.Outcomes(np.array([-1]), weight=[1.0], time_s=[0.0])
+    unjudged = metrics.evaluate(unlabelled, {"m": [0.0]})["m"]
+    raw = fitted.detector.raw_score(fitted.training.X)
     challengers.calibrate(
         folder,
-        raw,
-        fitted[1].weight,
-        raw.max(),
-        "alert_budget",
-        0.002,
-        unjudged,
-        "name",
+        Calibration.fit(raw, fitted.training.weight),
+        challengers.Threshold(raw.max(), "alert_budget", 0.002),
+        name="name",
+        metrics=unjudged,
         card=cards.model,
     )
     card = (folder / "model_card.md").read_text()
@@ -181,23 +172,18 @@ def test_unlabelled_rows_are_out_of_genuine_and_of_learning_and_inside_all(
     without(split, monkeypatch, labels=slice(0, 500))
     reference = split.arrays("reference")
     assert f"500 of {len(reference.y):,}" in " ".join(candidates.remarks(split))
-    detector, training, _ = candidates.fit(registry.make("isolation_forest", n_trees=2), split)
-    assert len(training.y) == (reference.y == 0).sum()
-    seen = bundle.verify(candidates.write(tmp_path, "isolation_forest", detector, split, training))[
-        "fit"
-    ]["labels_seen"]
-    assert "500 unlabelled" in seen
-    assert len(
-        candidates.fit(registry.make("isolation_forest", n_trees=2), split, "all")[1].y
-    ) == len(reference.y)
-    supervised = candidates.fit(
-        registry.make("supervised_boosting", n_trees=2), split, supervised=True
-    )[1]
+    fitted = candidates.fit(registry.make("isolation_forest", n_trees=2), split)
+    assert len(fitted.training.y) == (reference.y == 0).sum()
+    folder = candidates.write(tmp_path, "isolation_forest", fitted, split)
+    assert "500 unlabelled" in bundle.verify(folder)["fit"]["labels_seen"]
+    everything = candidates.fit(registry.make("isolation_forest", n_trees=2), split, "all")
+    assert len(everything.training.y) == len(reference.y)
+    boosting = registry.make("supervised_boosting", n_trees=2)
+    supervised = candidates.fit(boosting, split, supervised=True).training
     assert len(supervised.y) == len(reference.y) - 500
     known = known_labels(reference)
-    few = candidates.fit(
-        registry.make("supervised_boosting", n_trees=2), split, supervised=True, labels=known
-    )[1]
+    boosting = registry.make("supervised_boosting", n_trees=2)
+    few = candidates.fit(boosting, split, supervised=True, labels=known).training
     assert len(few.y) == len(reference.y) - 500
 
 
@@ -205,14 +191,19 @@ def test_an_empty_feature_is_named_and_has_a_range_of_numbers(split, monkeypatch
     feature = split.dataset.features[2]
     without(split, monkeypatch, feature=feature)
     assert repr(feature) in " ".join(candidates.remarks(split))
-    detector, training, _ = candidates.fit(registry.make("isolation_forest", n_trees=5), split)
-    folder = candidates.write(tmp_path, "isolation_forest", detector, split, training)
+    fitted = candidates.fit(registry.make("isolation_forest", n_trees=5), split)
+    detector, training = fitted.detector, fitted.training
+    folder = candidates.write(tmp_path, "isolation_forest", fitted, split)
     manifest = bundle.verify(folder)
     assert manifest["empty_features"] == [feature]
     assert [manifest["reference"][key][2] for key in ("low", "median", "high")] == [0, 0, 0]
     raw = detector.raw_score(training.X)
     challengers.calibrate(
-        folder, raw, training.weight, raw.max(), "alert_budget", 0.002, {}, "name", card=cards.model
+        folder,
+        Calibration.fit(raw, training.weight),
+        challengers.Threshold(raw.max(), "alert_budget", 0.002),
+        name="name",
+        card=cards.model,
     )
     assert f"`{feature}`" in (folder / "model_card.md").read_text()
     assert "empty_features" not in bundle.verify(
@@ -222,8 +213,7 @@ def test_an_empty_feature_is_named_and_has_a_range_of_numbers(split, monkeypatch
 
 def whole(split, monkeypatch):
     monkeypatch.undo()
-    detector, training, _ = candidates.fit(registry.make("isolation_forest", n_trees=2), split)
-    return detector, split, training
+    return candidates.fit(registry.make("isolation_forest", n_trees=2), split), split
 
 
 def held(split, folder, present=None, data=None, **terms):
@@ -234,9 +224,7 @@ def held(split, folder, present=None, data=None, **terms):
     scores = baselines.naive_scores(data, split.arrays("reference"))
     scores["isolation_forest"] = bundle.load(folder).raw_score(data.X)
     scores |= comparison.score_champion(present, data.X, split.dataset.features)
-    compared = metrics.compare(
-        data.y, scores, data.weight, data.time_s, data.amount, n_resamples=50
-    )
+    compared = metrics.compare(data, scores, metrics.Options(n_resamples=50))
     folders = {"isolation_forest": folder}
     return comparison.judge(folders, compared, data, present=present, terms=gate.Terms(**terms))
 

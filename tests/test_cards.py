@@ -3,11 +3,13 @@ travels in the bundle.
 """
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from lib import bundle
+from lib.bundle.calibration import Calibration
 from lib.bundle.manifest import read
 from lib.data import splits
 from lib.detectors import registry
@@ -23,22 +25,19 @@ def split():
 @pytest.fixture
 def folder(tmp_path, split):
     """A candidate that has been calibrated, with figures at two budgets."""
-    detector, training, _ = candidates.fit(registry.make("isolation_forest", n_trees=10), split)
-    folder = candidates.write(tmp_path, "isolation_forest", detector, split, training, fit_s=12.25)
+    fitted = candidates.fit(registry.make("isolation_forest", n_trees=10), split)
+    folder = candidates.write(tmp_path, "isolation_forest", replace(fitted, seconds=12.25), split)
     raw, figure = (
-        detector.raw_score(split.arrays("validation").X),
+        fitted.detector.raw_score(split.arrays("validation").X),
         {"value": 0.8123, "low": 0.7, "high": 0.9},
     )
     figures = {name: figure for name in names.HEADLINE} | {"recall_at_budget_0.01": figure}
     challengers.calibrate(
         folder,
-        raw,
-        np.ones(len(raw)),
-        np.sort(raw)[-9],
-        "alert_budget",
-        0.002,
-        figures,
-        "detector",
+        Calibration.fit(raw, np.ones(len(raw))),
+        challengers.Threshold(np.sort(raw)[-9], "alert_budget", 0.002),
+        name="detector",
+        metrics=figures,
         card=cards.model,
     )
     return folder

@@ -9,8 +9,10 @@ from scipy import stats
 
 from lib.data.datasets import load_description
 from lib.data.simulation import DRIFTS, simulate
+from lib.detectors.sampling import effective_size
 from lib.evaluation.distances import distances, ks
-from lib.production import drift
+from lib.production import drift, drift_statistics
+from lib.production.drift import MonitorOptions
 
 DAY_S = 86_400
 
@@ -35,22 +37,23 @@ def watch(X, weight, time_s, **options):
     """A monitor of the first half, and the batches of the last 30 %."""
     reference, batches = parts(len(X))
     names = [f"f{j}" for j in range(X.shape[1])]
-    return drift.Monitor(
-        X[reference], weight[reference], time_s[reference], names, **options
-    ), batches
+    monitor = drift.Monitor(
+        X[reference], weight[reference], time_s[reference], names, MonitorOptions(**options)
+    )
+    return monitor, batches
 
 
 def test_psi_by_hand():
-    assert drift.psi([0.5, 0.5], [0.25, 0.75]) == pytest.approx(
+    assert drift_statistics.psi([0.5, 0.5], [0.25, 0.75]) == pytest.approx(
         0.25 * np.log(2) + 0.25 * np.log(1.5)
     )
-    assert drift.psi([0.2, 0.8], [0.2, 0.8]) == 0
+    assert drift_statistics.psi([0.2, 0.8], [0.2, 0.8]) == 0
 
 
 def test_effective_size_by_hand():
-    assert drift.effective_size(np.ones(7)) == 7
-    assert drift.effective_size([3.0, 1.0]) == pytest.approx(16 / 10)
-    assert drift.effective_size([0.0, 0.0]) == 0
+    assert effective_size(np.ones(7)) == 7
+    assert effective_size([3.0, 1.0]) == pytest.approx(16 / 10)
+    assert effective_size([0.0, 0.0]) == 0
 
 
 def test_distances_by_hand():
@@ -75,30 +78,32 @@ def test_ks_leaves_missing_values_out():
     assert np.isnan(ks([np.nan], [5.0], [1], [1]))
 
 
-def test_benjamini_hochberg_by_hand():
+def test_discoveries_by_hand():
     # thresholds at 0.1: 0.025, 0.05, 0.075, 0.1; the third falls, and takes the second along
-    assert drift.benjamini_hochberg([0.9, 0.07, 0.06, 0.01], 0.1).tolist() == [
+    assert drift_statistics.discoveries([0.9, 0.07, 0.06, 0.01], 0.1).tolist() == [
         False,
         True,
         True,
         True,
     ]
-    assert not drift.benjamini_hochberg([0.5, 0.03], 0.01).any()
+    assert not drift_statistics.discoveries([0.5, 0.03], 0.01).any()
 
 
 def test_psi_of_independent_rows_is_chi_squared():
-    offset, scale, freedom = drift.psi_null(np.full(10, 0.1), 1000, 500)
-    assert (offset, scale, freedom) == pytest.approx((0, 1 / 1000 + 1 / 500, 9), abs=1e-12)
+    null = drift_statistics.psi_null(np.full(10, 0.1), 1000, 500)
+    found = (null.offset, null.scale, null.freedom)
+    assert found == pytest.approx((0, 1 / 1000 + 1 / 500, 9), abs=1e-12)
+    assert null.p_value(null.threshold(0.01)) == pytest.approx(0.01)
     rng = np.random.default_rng(0)
     a, b = (rng.multinomial(n, np.full(10, 0.1), 20_000) / n for n in (1000, 500))
-    passed = ((b - a) * np.log(b / a)).sum(1) > scale * stats.chi2.isf(0.01, freedom)
+    passed = ((b - a) * np.log(b / a)).sum(axis=1) > null.threshold(0.01)
     assert passed.mean() == pytest.approx(0.01, abs=0.004)
 
 
 def test_block_covariance_by_hand():
     # two blocks of two rows, all of one bin each: shares 1 and 0, variance 1/2 between; rows alone
     # would give 1/8 each
-    found = drift.block_covariance(
+    found = drift_statistics.block_covariance(
         np.tile([0, 0, 1, 1], 10), np.ones(40), np.repeat(np.arange(20), 2), np.zeros(20, int), 2
     )
     between, within = 20 / 19 * 20 * 1, 40 * 0.25  # sums of squared residuals of counts
@@ -110,7 +115,7 @@ def test_blocks_that_differ_by_chance_add_nothing():
     rng = np.random.default_rng(0)
     bins, block = rng.integers(0, 5, 50_000), np.sort(rng.integers(0, 200, 50_000))
     weight = rng.choice([1.0, 4.0, 7.0], 50_000)
-    found = drift.block_covariance(bins, weight, block, np.arange(200) // 10, 5)
+    found = drift_statistics.block_covariance(bins, weight, block, np.arange(200) // 10, 5)
     # a quarter of the variance that 250 rows of a block make
     assert abs(np.diag(found)).max() < 0.25 * 0.16 / 250
 
@@ -198,7 +203,7 @@ def test_matching_takes_the_rhythm_of_the_day_out():
     assert [monitor.check(X[b], weight[b], time_s[b]).level for b in batches] == [drift.QUIET] * 10
     matched, possible = monitor.match(np.array([3, 3, 3, 4]), np.ones(4))
     assert possible
-    assert np.bincount(monitor.hour, matched, minlength=24)[[3, 4, 5]] == pytest.approx(
+    assert np.bincount(monitor.reference.hour, matched, minlength=24)[[3, 4, 5]] == pytest.approx(
         [0.75, 0.25, 0]
     )
 
@@ -275,7 +280,7 @@ def test_a_reference_watches_scores_and_remembers_the_last_batch():
     ]:
         now = data.take(batch)
         found.append(
-            watched.compare(now.X, now.weight, now.time_s, score[batch] + moved, scored).loc[
+            watched.compare(now.X, now.weight, now.time_s, score[batch] + moved, scored=scored).loc[
                 drift.SCORE
             ]
         )

@@ -111,8 +111,8 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     split = splits.open_split(splits.ensure("simulated", rows=3_000, seed=0))
     for name, params in (("autoencoder", {}), ("gaussian_mixture", {"trim": 0.1})):
-        detector, training, _ = candidates.fit(registry.make("robust_covariance", **params), split)
-        candidates.write(folder, name, detector, split, training)
+        fitted = candidates.fit(registry.make("robust_covariance", **params), split)
+        candidates.write(folder, name, fitted, split)
     return folder, split
 
 
@@ -123,7 +123,7 @@ def test_a_run_fuses_what_it_has(finished):
     assert list(made) == ["fusion"]
     manifest = bundle.verify(made["fusion"])
     assert list(manifest["fit"]["parameters"]["of"]) == list(FUSED)
-    assert manifest["fit"]["labels_seen"] == candidates.LABELS_SEEN["genuine"]
+    assert manifest["fit"]["labels_seen"] == candidates.LABELS_SEEN_IN_FULL["genuine"]
     X, served = split.arrays("validation").X, bundle.load(made["fusion"])
     members = [Exported(folders[name]) for name in FUSED]
     by_hand = Fusion().fit(X, weight=split.arrays("validation").weight, fitted=members).raw_score(X)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-from lib.evaluation import metrics
+from lib.evaluation import intervals, metrics, thresholds
 from lib.pipeline import console
 from lib.registry.serving import Now
 
@@ -24,19 +24,28 @@ TIME = np.arange(10) * 600.0
 AMOUNT = np.array([30.0, 5, 70, 5, 5, 5, 5, 5, 5, 5])
 
 
+def compare(y, scores, weight, time_s, amount=None, **options):
+    """metrics.compare of arrays, its options by name."""
+    outcomes = metrics.Outcomes(y, weight, time_s, amount)
+    return metrics.compare(outcomes, scores, metrics.Options(**options))
+
+
+def evaluate(*arrays, **options):
+    return compare(*arrays, **options).metrics
+
+
+def pick_threshold(raw, weight, name="alert_budget", y=None, amount=None, **rule):
+    """thresholds.pick_threshold of arrays, its rule by name."""
+    outcomes = metrics.Outcomes(y, weight, np.zeros(len(raw)), amount)
+    return thresholds.pick_threshold(raw, outcomes, thresholds.Rule(name, **rule))
+
+
 def values(y, raw, weight=None, amount=None, budgets=(0.1, 0.2, 0.25, 0.5), headline=0.2):
     """Point values of one model."""
     weight = np.ones(len(y)) if weight is None else weight
-    table = metrics.evaluate(
-        y,
-        {"m": raw},
-        weight,
-        np.arange(len(y)) * 60.0,
-        amount,
-        budgets=budgets,
-        headline_budget=headline,
-        n_resamples=0,
-    )
+    time_s = np.arange(len(y)) * 60.0
+    options = {"budgets": budgets, "headline_budget": headline, "n_resamples": 0}
+    table = evaluate(y, {"m": raw}, weight, time_s, amount, **options)
     return {name: figure["value"] for name, figure in table["m"].items()}
 
 
@@ -84,7 +93,7 @@ def test_ties_are_pessimistic():
 
 
 def test_no_fraud_and_no_amount_are_null_and_json():
-    table = metrics.evaluate(np.zeros(10, int), {"m": RAW}, ONE, TIME, n_resamples=20)
+    table = evaluate(np.zeros(10, int), {"m": RAW}, ONE, TIME, n_resamples=20)
     m = table["m"]
     for name in (
         "average_precision",
@@ -97,7 +106,7 @@ def test_no_fraud_and_no_amount_are_null_and_json():
     assert m["prevalence"]["value"] == 0
     assert m["ceiling_recall_at_budget"]["value"] is None
     json.dumps(table, allow_nan=False)
-    json.dumps(metrics.evaluate(np.ones(10, int), {"m": RAW}, ONE, TIME, AMOUNT), allow_nan=False)
+    json.dumps(evaluate(np.ones(10, int), {"m": RAW}, ONE, TIME, AMOUNT), allow_nan=False)
 
 
 def random_case(seed, n=400, ties=False, fraud=0.1):
@@ -159,7 +168,7 @@ def test_bootstrap_agrees_with_drawing_rows(ties):
     y, raw, weight, time_s, amount = random_case(3, ties=ties)
     models = {"a": raw, "b": raw[::-1].copy()}
     n, budget = 60, 0.05
-    got = metrics.compare(
+    got = compare(
         y,
         models,
         weight,
@@ -192,7 +201,7 @@ def test_bootstrap_agrees_with_drawing_rows(ties):
 def test_paired_difference_is_narrower_than_the_models():
     y, raw, weight, time_s, _ = random_case(5, n=3000)
     nearly = raw + np.random.default_rng(0).normal(0, 0.01, raw.size)
-    got = metrics.compare(y, {"a": raw, "b": nearly}, weight, time_s)
+    got = compare(y, {"a": raw, "b": nearly}, weight, time_s)
     itself, close = (got.difference("a", other, "average_precision") for other in ("a", "b"))
     own = got.metrics["a"]["average_precision"]
     assert itself == {"value": 0.0, "low": 0.0, "high": 0.0}
@@ -203,36 +212,34 @@ def test_paired_difference_is_narrower_than_the_models():
 
 def test_same_seed_same_intervals_and_models_do_not_disturb_each_other():
     y, raw, weight, time_s, amount = random_case(6)
-    both = metrics.evaluate(y, {"a": raw, "b": -raw}, weight, time_s, amount, n_resamples=50)
-    alone = metrics.evaluate(y, {"b": -raw}, weight, time_s, amount, n_resamples=50)
+    both = evaluate(y, {"a": raw, "b": -raw}, weight, time_s, amount, n_resamples=50)
+    alone = evaluate(y, {"b": -raw}, weight, time_s, amount, n_resamples=50)
     assert both["b"] == alone["b"]
 
 
 def test_chunks_of_resamples_do_not_change_them(monkeypatch):
     y, raw, weight, time_s, amount = random_case(6)
-    whole = metrics.compare(y, {"a": raw}, weight, time_s, amount, n_resamples=50)
-    monkeypatch.setattr(metrics, "CHUNK", 1000)
+    whole = compare(y, {"a": raw}, weight, time_s, amount, n_resamples=50)
+    monkeypatch.setattr(intervals, "CHUNK", 1000)
     for metric, draws in (
-        metrics.compare(y, {"a": raw}, weight, time_s, amount, n_resamples=50).draws["a"].items()
+        compare(y, {"a": raw}, weight, time_s, amount, n_resamples=50).draws["a"].items()
     ):
         assert draws == pytest.approx(whole.draws["a"][metric])
 
 
 def test_few_blocks_or_frauds_get_exact_binomial_intervals():
     """Ten blocks, two frauds: recall 1 of 2; Clopper-Pearson from the textbook's table."""
-    m = metrics.evaluate(Y, {"m": RAW}, ONE, TIME, AMOUNT, budgets=(0.1, 0.2), headline_budget=0.2)[
-        "m"
-    ]
+    m = evaluate(Y, {"m": RAW}, ONE, TIME, AMOUNT, budgets=(0.1, 0.2), headline_budget=0.2)["m"]
     assert (m["recall_at_budget"]["low"], m["recall_at_budget"]["high"]) == pytest.approx(
         (0.0126, 0.9874), abs=1e-4
     )
     assert m["average_precision"]["low"] is None
     assert m["amount_recall_at_budget"]["low"] is None
-    exact = metrics.clopper_pearson(0.3, 10)
+    exact = intervals.clopper_pearson(0.3, 10)
     assert (exact["low"], exact["high"]) == pytest.approx((0.0667, 0.6525), abs=1e-4)
-    assert metrics.clopper_pearson(0.0, 10)["low"] == 0
-    assert metrics.clopper_pearson(0.0, 10)["high"] == pytest.approx(0.3085, abs=1e-4)
-    assert metrics.clopper_pearson(1.0, 10)["high"] == 1
+    assert intervals.clopper_pearson(0.0, 10)["low"] == 0
+    assert intervals.clopper_pearson(0.0, 10)["high"] == pytest.approx(0.3085, abs=1e-4)
+    assert intervals.clopper_pearson(1.0, 10)["high"] == 1
 
 
 @pytest.mark.parametrize(
@@ -248,7 +255,7 @@ def test_few_blocks_or_frauds_get_exact_binomial_intervals():
 def test_bad_input_is_named(change, message):
     case = {"y": Y, "raw": RAW, "weight": ONE, "time_s": TIME} | change
     with pytest.raises(ValueError, match=message):
-        metrics.evaluate(case["y"], {"m": case["raw"]}, case["weight"], case["time_s"])
+        evaluate(case["y"], {"m": case["raw"]}, case["weight"], case["time_s"])
 
 
 def cases(max_size=40):
@@ -306,8 +313,8 @@ def test_weight_is_a_number_of_rows(case):
 def test_order_of_rows_does_not_matter():
     y, raw, weight, time_s, amount = random_case(9, ties=True)
     p = np.random.default_rng(1).permutation(y.size)
-    a = metrics.evaluate(y, {"m": raw}, weight, time_s, amount, n_resamples=30)["m"]
-    b = metrics.evaluate(y[p], {"m": raw[p]}, weight[p], time_s[p], amount[p], n_resamples=30)["m"]
+    a = evaluate(y, {"m": raw}, weight, time_s, amount, n_resamples=30)["m"]
+    b = evaluate(y[p], {"m": raw[p]}, weight[p], time_s[p], amount[p], n_resamples=30)["m"]
     assert {k: v["low"] for k, v in a.items()} == pytest.approx({k: v["low"] for k, v in b.items()})
 
 
@@ -332,14 +339,12 @@ def test_money_curve_passes_through_the_budget_metrics():
 
 
 def test_thresholds_by_hand():
-    assert metrics.pick_threshold(RAW, ONE, budget=0.2) == 9
-    assert metrics.pick_threshold(RAW, ONE, "max_f1", y=Y) == 8
-    cost = {"rule": "min_cost", "y": Y, "amount": AMOUNT}
-    assert metrics.pick_threshold(RAW, ONE, alert_cost_eur=1, **cost) == 8
-    assert metrics.pick_threshold(RAW, ONE, alert_cost_eur=29, **cost) == 8, (
-        "2 alerts for 70 euro pay off"
-    )
-    assert metrics.pick_threshold(RAW, ONE, alert_cost_eur=36, **cost) > 10, "no alert pays off"
+    assert pick_threshold(RAW, ONE, alert_budget=0.2) == 9
+    assert pick_threshold(RAW, ONE, "max_f1", y=Y) == 8
+    cost = {"name": "min_cost", "y": Y, "amount": AMOUNT}
+    assert pick_threshold(RAW, ONE, alert_cost_eur=1, **cost) == 8
+    assert pick_threshold(RAW, ONE, alert_cost_eur=29, **cost) == 8, "2 alerts for 70 euro pay off"
+    assert pick_threshold(RAW, ONE, alert_cost_eur=36, **cost) > 10, "no alert pays off"
 
 
 @settings(deadline=None)
@@ -351,17 +356,17 @@ def test_min_cost_is_no_dearer_than_any_observed_threshold(case, price):
         alert = raw >= threshold
         return price * weight[alert].sum() + (weight * amount)[~alert & (y == 1)].sum()
 
-    best = metrics.pick_threshold(raw, weight, "min_cost", y=y, amount=amount, alert_cost_eur=price)
+    best = pick_threshold(raw, weight, "min_cost", y=y, amount=amount, alert_cost_eur=price)
     assert cost(best) <= min(cost(t) for t in [*raw, np.inf]) + 1e-9
 
 
 def test_threshold_rules_say_what_they_miss():
     with pytest.raises(ValueError, match="unknown threshold rule 'f1'; known: alert_budget"):
-        metrics.pick_threshold(RAW, ONE, "f1", y=Y)
+        pick_threshold(RAW, ONE, "f1", y=Y)
     with pytest.raises(ValueError, match="needs labels with at least one fraud"):
-        metrics.pick_threshold(RAW, ONE, "max_f1", y=0 * Y)
+        pick_threshold(RAW, ONE, "max_f1", y=0 * Y)
     with pytest.raises(ValueError, match="needs amounts"):
-        metrics.pick_threshold(RAW, ONE, "min_cost", y=Y)
+        pick_threshold(RAW, ONE, "min_cost", y=Y)
 
 
 def test_unlabelled_rows_take_no_part():
@@ -369,9 +374,9 @@ def test_unlabelled_rows_take_no_part():
     unknown = np.random.default_rng(0).random(800) < 0.4
     labelled = np.where(unknown, -1, y)
     strange = np.where(unknown, raw.max() + 1, raw)  # ranked above everything else
-    with_them = metrics.compare(labelled, {"m": strange}, weight, time_s, amount, n_resamples=30)
+    with_them = compare(labelled, {"m": strange}, weight, time_s, amount, n_resamples=30)
     known = ~unknown
-    without = metrics.compare(
+    without = compare(
         y[known], {"m": raw[known]}, weight[known], time_s[known], amount[known], n_resamples=30
     )
     assert with_them.metrics == without.metrics
@@ -383,14 +388,14 @@ def test_unlabelled_rows_take_no_part():
         expected = curve(y[known], raw[known], weight[known], *few)
         assert all(np.allclose(a, b) for a, b in zip(got, expected, strict=True))
     rule = {"amount": amount, "alert_cost_eur": 3.0}
-    assert metrics.pick_threshold(strange, weight, "max_f1", y=labelled) == metrics.pick_threshold(
+    assert pick_threshold(strange, weight, "max_f1", y=labelled) == pick_threshold(
         raw[known], weight[known], "max_f1", y=y[known]
     )
-    assert metrics.pick_threshold(strange, weight, "min_cost", y=labelled, **rule) <= raw.max()
+    assert pick_threshold(strange, weight, "min_cost", y=labelled, **rule) <= raw.max()
 
 
 def test_without_any_label_every_figure_is_null():
-    got = metrics.compare(np.full(10, -1), {"m": RAW}, ONE, TIME, AMOUNT)
+    got = compare(np.full(10, -1), {"m": RAW}, ONE, TIME, AMOUNT)
     assert got.metrics["m"]["average_precision"] == {"value": None, "low": None, "high": None}
     assert {figure["value"] for figure in got.metrics["m"].values()} == {None}
     assert got.difference("m", "m", "average_precision")["value"] is None
@@ -414,26 +419,26 @@ def test_without_any_label_every_figure_is_null():
     ],
 )
 def test_blocks_are_chosen_so_that_there_are_enough(time_s, expected):
-    assert metrics.block_length(time_s) == expected
+    assert intervals.block_length(time_s) == expected
     n_blocks = len(np.unique(np.floor(time_s / expected)))
-    assert n_blocks >= min(metrics.ENOUGH_BLOCKS, len(np.unique(time_s)))
+    assert n_blocks >= min(intervals.ENOUGH_BLOCKS, len(np.unique(time_s)))
 
 
 @pytest.mark.parametrize("step_s", [0.001, 1.0, 3_600.0])
 def test_intervals_whatever_the_step_of_time(step_s):
     y, raw, weight, _, amount = random_case(12, n=2_000)
     time_s = np.sort(np.random.default_rng(1).integers(0, 150, 2_000)) * step_s
-    got = metrics.compare(y, {"m": raw}, weight, time_s, amount, n_resamples=50)
+    got = compare(y, {"m": raw}, weight, time_s, amount, n_resamples=50)
     assert got.metrics["m"]["average_precision"]["low"] is not None
     assert not got.basis.no_interval
 
 
 def test_reason_for_no_interval_is_told():
-    few = metrics.compare(Y, {"m": RAW}, ONE, TIME, AMOUNT).basis
+    few = compare(Y, {"m": RAW}, ONE, TIME, AMOUNT).basis
     assert "2 labelled frauds" in few.no_interval
     assert few.no_interval in str(few)
     y, raw, weight, _, _ = random_case(1)
-    instants = metrics.compare(y, {"m": raw}, weight, np.repeat(np.arange(10.0), 40)).basis
+    instants = compare(y, {"m": raw}, weight, np.repeat(np.arange(10.0), 40)).basis
     assert "10 blocks" in instants.no_interval
 
 
@@ -466,7 +471,7 @@ def test_average_precision_agrees_with_scikit_learn_and_leaves_unlabelled_rows_o
     [(0.02, "0.02 s"), (600, "600 s"), (5_265.3, "1.46 h"), (86_400, "24 h"), (2_592_000, "30 d")],
 )
 def test_lengths_of_time_are_written_as_people_do(seconds, said):
-    assert metrics.duration(seconds) == said
+    assert intervals.duration(seconds) == said
 
 
 def test_a_champion_that_nobody_judged_gets_one_line_and_no_dashes():

@@ -125,7 +125,7 @@ def reference():
     X = np.c_[rng.normal(size=(600, 2)), np.full(600, np.nan)].astype(np.float32)
     data = Arrays(X, np.full(600, -1, np.int8), np.ones(600), np.arange(600) * 60.0, None)
     features = [drift.SCORE, "$\\frac$ $x", "is_score"]
-    return drift.Reference(features, data, rng.random(600), clock=False)
+    return drift.Reference(features, data, rng.random(600), drift.MonitorOptions(clock=False))
 
 
 def test_drift_of_a_feature_called_like_the_score_is_not_drift_of_the_score(reference):

@@ -9,10 +9,14 @@ import pytest
 from lib import bundle
 from lib.data import simulation, splits
 from lib.data.datasets import Arrays, load_description, prepare
+from lib.detectors.isolation_forest import IsolationForest
 from lib.errors import DataError
+from lib.evaluation import metrics
 from lib.evaluation.gate import Verdict
-from lib.production import deployment, monitoring, sandbox, scoring
-from lib.registry import mlflow_store, tracking
+from lib.production import challenger, deployment, monitoring, sandbox, scoring
+from lib.production.challenger import Challenger
+from lib.production.history import VALIDATING_FRAUDS, History
+from lib.registry import candidates, mlflow_store, tracking
 from lib.reporting import dashboard
 
 N = 4_000
@@ -28,7 +32,7 @@ def split(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def history(split):
-    return sandbox.History(split)
+    return History(split)
 
 
 def arrays(n, y=None, seed=0, shift=0.0):
@@ -45,6 +49,10 @@ def log(alert, score=None):
     return pd.DataFrame({"alert": alert, "anomaly_score": score})
 
 
+def at_budget(budget):
+    return metrics.Options(budgets=(), headline_budget=budget, n_resamples=0)
+
+
 def test_the_alert_band_is_the_binomial_one():
     # mean 2: P(0) is 0.135, P(at most 5) 0.983
     low, high = monitoring.alert_band(0.002, np.ones(1_000))
@@ -54,7 +62,7 @@ def test_the_alert_band_is_the_binomial_one():
 
 def test_labels_say_what_alerts_were_worth():
     data = arrays(10, y=[0, 0, 0, 0, 0, 0, 1, 0, 1, 1])
-    told = monitoring.realise(log([0] * 8 + [1, 1]), data, 0.2, n_resamples=0)
+    told = monitoring.realise(log([0] * 8 + [1, 1]), data, at_budget(0.2))
     assert (told["n_frauds"], told["n_caught"], told["money"], told["money_caught"]) == (
         3,
         2,
@@ -70,7 +78,7 @@ def test_labels_say_what_alerts_were_worth():
 def test_reviewers_take_alerts_as_they_arrive_until_their_time_is_over():
     data = arrays(10, y=[0, 1, 1, 0, 0, 0, 0, 0, 0, 1])
     # two and a half reviews
-    told = monitoring.realise(log([1, 1, 1, 0, 0, 0, 0, 0, 0, 1]), data, 0.25, n_resamples=0)
+    told = monitoring.realise(log([1, 1, 1, 0, 0, 0, 0, 0, 0, 1]), data, at_budget(0.25))
     assert (told["n_caught"], told["n_caught_in_time"], told["money_caught_in_time"]) == (
         3,
         1.5,
@@ -80,7 +88,7 @@ def test_reviewers_take_alerts_as_they_arrive_until_their_time_is_over():
 
 def test_refused_rows_are_ranked_last():
     data = arrays(4, y=[1, 0, 0, 1])
-    told = monitoring.realise(log([0, 0, 0, 1], [np.nan, 0.1, 0.2, 0.9]), data, 0.25, n_resamples=0)
+    told = monitoring.realise(log([0, 0, 0, 1], [np.nan, 0.1, 0.2, 0.9]), data, at_budget(0.25))
     assert told["average_precision"]["value"] == pytest.approx((1 + 2 / 4) / 2)
 
 
@@ -112,7 +120,7 @@ def test_a_feature_that_is_recorded_only_since_is_no_new_kind_of_fraud():
 
 def test_without_labels_nothing_is_realised_and_nothing_estimated():
     data = arrays(10, y=np.full(10, -1))
-    told = monitoring.realise(log([0] * 8 + [1, 1]), data, 0.2, n_resamples=0)
+    told = monitoring.realise(log([0] * 8 + [1, 1]), data, at_budget(0.2))
     assert (told["n_labelled"], told["n_frauds"], told["n_caught"], told["recall"]["value"]) == (
         0,
         0,
@@ -127,8 +135,8 @@ def test_unlabelled_rows_are_in_no_figure_of_a_batch():
     known = arrays(10, y=[0, 0, 0, 0, 0, 0, 1, 0, 1, 1])
     more = arrays(12, y=[0, 0, 0, 0, 0, 0, 1, 0, 1, 1, -1, -1])
     scores = np.linspace(0, 1, 12)
-    told = monitoring.realise(log([0] * 8 + [1] * 4, scores), more, 0.2, n_resamples=0)
-    expected = monitoring.realise(log([0] * 8 + [1] * 2, scores[:10]), known, 0.2, n_resamples=0)
+    told = monitoring.realise(log([0] * 8 + [1] * 4, scores), more, at_budget(0.2))
+    expected = monitoring.realise(log([0] * 8 + [1] * 2, scores[:10]), known, at_budget(0.2))
     for key in ("n_labelled", "n_frauds", "n_caught", "recall", "average_precision"):
         assert told[key] == expected[key]
 
@@ -156,17 +164,36 @@ def test_a_window_ends_where_labels_end(history):
     fit, validation = history.window(known)
     assert fit.stop == validation.start
     assert validation.stop == known
-    assert history.data.y[validation].sum() >= sandbox.VALIDATING_FRAUDS
+    assert history.data.y[validation].sum() >= VALIDATING_FRAUDS
     assert fit.stop - fit.start == pytest.approx(N / 2, abs=2)
 
 
 def test_a_written_window_is_a_split(history, tmp_path):
     parts = history.window(history.slices["batch_04"].stop)
-    folder = history.write(
-        tmp_path / "split", dict(zip(("reference", "validation"), parts, strict=True))
-    )
+    folder = history.write(tmp_path / "split", parts)
     made = splits.open_split(folder)
     np.testing.assert_array_equal(made.arrays("validation").X, history.data.X[parts[1]])
+
+
+def test_a_retrained_model_is_the_one_that_its_notebook_would_make(history, tmp_path):
+    made_with = {"n_trees": 9, "max_samples": 64}
+    champion = {"model": "isolation_forest", "fit": {"train_on": "all", "parameters": made_with}}
+    periods = history.window(history.slices["batch_06"].stop)
+    made = challenger.retrain(champion, history, periods, tmp_path, seed=3)
+    assert (made.fitted_on, made.validated_on) == tuple(periods)
+    later = splits.open_split(tmp_path / "split")
+    fitted = candidates.fit(IsolationForest(**made_with, seed=3), later, "all")
+    expected = candidates.write(tmp_path / "by-hand", made.folder.name, fitted, later)
+    assert bundle.bundle_hash(made.folder) == bundle.bundle_hash(expected)
+    other = challenger.retrain(champion, history, periods, tmp_path / "other", seed=4)
+    assert bundle.bundle_hash(other.folder) != bundle.bundle_hash(expected)
+
+
+def test_a_model_that_cannot_be_retrained_is_named(history, tmp_path):
+    champion = {"model": "few_labels", "fit": {"train_on": "labels", "parameters": {}}}
+    periods = history.window(history.slices["batch_06"].stop)
+    with pytest.raises(DataError, match=r"few_labels .*frozen and threshold"):
+        challenger.retrain(champion, history, periods, tmp_path)
 
 
 def test_a_misspelt_policy_is_refused():
@@ -194,14 +221,14 @@ def test_the_sandbox_gives_the_store_back(monkeypatch, tmp_path):
 
 
 def test_a_challenger_is_shadowed_promoted_and_watched(history, split, monkeypatch, tmp_path):
-    """Only the execution of the model's notebook and the gate's verdict are stood in for."""
+    """Only the fit of the model and the gate's verdict are stood in for."""
 
     def retrain(champion, history, parts, folder, seed, threads):
         made = bundles.write(
             folder / "made", "forest", features=split.dataset.features, seed=len(asked)
         )
         asked.append(parts)
-        return sandbox.Challenger(made, *parts, 1.5)
+        return Challenger(made, *parts, 1.5)
 
     def judge(challenger, *_, **options):
         return (
@@ -211,8 +238,8 @@ def test_a_challenger_is_shadowed_promoted_and_watched(history, split, monkeypat
         )
 
     asked = []
-    monkeypatch.setattr(sandbox, "retrain", retrain)
-    monkeypatch.setattr(sandbox, "judge", judge)
+    monkeypatch.setattr(challenger, "retrain", retrain)
+    monkeypatch.setattr(challenger, "judge", judge)
     monkeypatch.setattr(sandbox, "calibrate", lambda *_: None)
     start = bundles.write(tmp_path / "start", "forest", features=split.dataset.features, seed=9)
     options = deployment.Options(every=3, n_resamples=0)
@@ -239,7 +266,7 @@ def test_a_challenger_is_shadowed_promoted_and_watched(history, split, monkeypat
 
 
 def test_a_stream_without_labels_is_watched_without_recall_and_money(split, tmp_path):
-    history = sandbox.History(split)
+    history = History(split)
     history.data = history.data._replace(y=np.full(len(history.data.y), -1, np.int8))
     fit, validation = history.window(history.n_known(history.data.time_s[-1]))
     assert fit.stop - fit.start > 0

@@ -10,6 +10,7 @@ import pytest
 
 from lib import bundle
 from lib.production import replay
+from lib.production.replay import Traffic
 
 
 class Counting(BaseHTTPRequestHandler):
@@ -60,7 +61,7 @@ def rows(n):
 
 
 def test_every_row_has_one_line_in_order(counting):
-    log = replay.replay(counting, rows(250), first=1_000, rows_per_request=100)
+    log = replay.replay(counting, rows(250), first=1_000, traffic=Traffic(rows_per_request=100))
     assert log["position"].tolist() == list(range(1_000, 1_250))
     assert log["anomaly_score"].tolist() == [2.0 * i for i in range(250)]
     assert sorted(counting.bodies) == [50, 100, 100]
@@ -70,7 +71,7 @@ def test_every_row_has_one_line_in_order(counting):
 
 def test_a_request_that_gets_no_answer_is_sent_again(counting):
     counting.failures = 3
-    log = replay.replay(counting, rows(100), rows_per_request=10, connections=1)
+    log = replay.replay(counting, rows(100), traffic=Traffic(rows_per_request=10, connections=1))
     assert replay.count(log, 100) == {
         "n_lines": 100,
         "n_lost": 0,
@@ -83,7 +84,7 @@ def test_a_request_that_gets_no_answer_is_sent_again(counting):
 
 def test_a_refused_row_stands_alone_in_the_log(counting):
     counting.refuse = 26.0
-    log = replay.replay(counting, rows(40), rows_per_request=40)
+    log = replay.replay(counting, rows(40), traffic=Traffic(rows_per_request=40))
     assert log.index[log["status"] == 422].tolist() == [13]
     assert np.isnan(log["anomaly_score"][13])
     assert log["alert"][13] == 0
@@ -100,7 +101,8 @@ def test_nobody_there_is_told_in_a_sentence(monkeypatch, tmp_path):
 
 def test_real_time_is_kept(counting):
     time_s = np.repeat([0.0, 10.0, 20.0], 5)
-    log = replay.replay(counting, rows(15), time_s=time_s, rows_per_request=5, speed=50.0)
+    traffic = Traffic(rows_per_request=5, speed=50.0)
+    log = replay.replay(counting, rows(15), time_s=time_s, traffic=traffic)
     assert 0.4 <= log.attrs["seconds"] < 5
 
 
@@ -123,7 +125,8 @@ def test_reloads_and_a_kill_lose_nothing(tmp_path):
     with replay.Server(tmp_path / "bundle", tmp_path / "log") as server:
         acts = {500: server.reload, 1_000: server.reload, 1_500: server.reload, 2_000: power_cut}
         time_s = np.linspace(0, 2, len(X))
-        log = replay.replay(server, X, time_s=time_s, speed=1.0, rows_per_request=20, at=acts)
+        traffic = Traffic(rows_per_request=20, speed=1.0)
+        log = replay.replay(server, X, time_s=time_s, traffic=traffic, at=acts)
     counted = replay.count(log, len(X))
     assert (counted["n_lines"], counted["n_lost"], counted["n_duplicated"]) == (3_000, 0, 0)
     assert counted["n_retries"] > 0

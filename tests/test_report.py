@@ -128,9 +128,9 @@ def test_the_champions_figures_are_found_by_what_the_gate_did():
 
     def name(validation, action="keep"):
         verdict = SimpleNamespace(action=action, promote="autoencoder", reasons=[], remarks=[])
-        found = comparison.run_metrics(
-            "run", split, 0, {}, validation, {}, champion, verdict, 0.002
-        )
+        results = comparison.Results(validation)
+        decision = comparison.Decision(champion, verdict, 0.002)
+        found = comparison.run_metrics("run", split, 0, {}, results, decision)
         return found["champion"]["figures"]
 
     assert name({"autoencoder": new, comparison.PRESENT: own}, "promote") == "autoencoder"

@@ -26,7 +26,7 @@ ZONE_NAME = r"\s+(?:UTC|GMT|Z)$"  # as BigQuery writes it
 SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9, "min": 60.0, "h": 3600.0, "d": 86_400.0}
 FIFTY_YEARS_S = 50 * 365.25 * 86_400
 LABELS = {"1": 1, "true": 1, "t": 1, "yes": 1, "y": 1, "0": 0, "false": 0, "f": 0, "no": 0, "n": 0}
-UNLABELLED = -1  # as in lib.data.datasets, which imports this module
+UNLABELLED = -1  # y of a transaction whose label is not known yet
 A_LABEL = (
     "is not a valid label; expected 1 or 0, true or false, yes or no, or an empty cell; for other "
     "words write `label: {column: …, fraud: […], genuine: […]}`"

@@ -11,14 +11,12 @@ import numpy as np
 import pandas as pd
 
 from lib.data import checks, description
-from lib.data.checks import check, iter_transactions, prepare, read_transactions  # noqa: F401 - this is their door
+from lib.data.checks import UNLABELLED, check, iter_transactions, prepare, read_transactions  # noqa: F401 - this is their door
 from lib.data.columns import free_name
 from lib.data.description import BUDGET, BUDGETS, ROOT, LabelWords, Raw
 from lib.data.download import fetch
 from lib.data.reading import Format
 from lib.errors import DataError, RawFileMissing, did_you_mean
-
-UNLABELLED = -1  # y of a transaction whose label is not known yet
 
 
 class Arrays(NamedTuple):
@@ -30,8 +28,8 @@ class Arrays(NamedTuple):
     time_s: np.ndarray  # (n,) float64, seconds; since 1970-01-01 UTC where time is a date
     amount: np.ndarray | None  # (n,) float64, 0 where missing; None if the dataset has no amount
 
-    def take(self, rows: np.ndarray) -> Arrays:
-        """Return the same arrays for some rows: a boolean mask or positions."""
+    def take(self, rows: np.ndarray | slice) -> Arrays:
+        """Return the same arrays for some rows: a boolean mask, positions or a slice."""
         return Arrays(*(None if values is None else values[rows] for values in self))
 
     def training(self, train_on: str) -> Arrays:

@@ -1,20 +1,36 @@
-"""What the comparison hands to the gate, and the run's `metrics.json`."""
+"""Hold a run's candidates against naive rules and champion, and write down what came of it."""
+
+from __future__ import annotations
 
 import math
 import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from lib import bundle
+from lib.data.datasets import Arrays
+from lib.data.splits import Split
 from lib.errors import BundleError, DataError
 from lib.evaluation import gate
+from lib.evaluation.intervals import Basis, Comparison
 
 PRESENT = "present_champion"  # its name among the scores of a comparison
 VERSIONS = ("numpy", "pandas", "scikit-learn", "torch", "onnxruntime", "mlflow")
 
 
-def score_champion(present, X, features, threads=1):
-    """Raw scores (n,) of the registry's champion under the name `present_champion`; {} where it
-    can't score these.
+def score_champion(
+    present: Any, X: np.ndarray, features: Sequence[str], threads: int = 1
+) -> dict[str, np.ndarray]:
+    """Return the champion's raw scores (n,) under the name `present_champion`.
+
+    {} where there is no champion, or it cannot score these transactions; a line then says why.
+
+    present : `lib.registry.mlflow_store.Champion` or None; X : (n, d) float32 of these features
     """
     if present is None:
         return {}
@@ -22,92 +38,126 @@ def score_champion(present, X, features, threads=1):
         print(present.lost)
         return {}
     try:
-        return {
-            PRESENT: bundle.load(present.folder, threads=threads, features=features).raw_score(X)
-        }
+        champion = bundle.load(present.folder, threads=threads, features=features)
+        return {PRESENT: champion.raw_score(X)}
     except BundleError as error:
         print(f"The champion, version {present.version}, can't score these transactions: {error}")
         return {}
 
 
-def judge(folders, compared, data, *, present=None, withdrawn=None, terms=None):
-    """Hold the candidates against naive rules and champion -> gate.Verdict.
+def judge(
+    folders: Mapping[str, Path],
+    compared: Comparison,
+    data: Arrays,
+    *,
+    present: Any = None,
+    withdrawn: Mapping[str, str] | None = None,
+    terms: gate.Terms | None = None,
+) -> gate.Verdict:
+    """Hold the candidates against naive rules and champion.
 
     Parameters
     ----------
     folders : {candidate: folder}, calibrated
-    compared : metrics.Comparison of all of them, of the naive rules and, where it could be scored,
-        of the champion; whoever is neither candidate nor champion is a naive rule
-    data : Arrays of the transactions that decide, in time order; where none of them is a labelled
-        fraud, nobody can judge and the nominee is taken
-    present : store.Champion or None
-    withdrawn : {bundle hash: clause}, see `tracking.withdrawn`
-    terms : gate.Terms, its defaults by default
+    compared : all of them, the naive rules and, where it could be scored, the champion; whoever is
+        neither candidate nor champion is a naive rule
+    data : the transactions that decide, in time order; where none of them is a labelled fraud,
+        nobody can judge and the nominee is taken
+    present : `lib.registry.mlflow_store.Champion` or None
+    withdrawn : {bundle hash: clause}, see `lib.registry.tracking.withdrawn`
 
     Raises
     ------
     DataError
         For a nominee that is no candidate, or an unknown rule of promotion.
     """
-    figures, terms = compared.metrics, terms or gate.Terms()
-    champion = _champion(present, figures.get(PRESENT), terms.metric)
-    entrants = [
-        _candidate(name, folder, compared, terms.metric) for name, folder in folders.items()
-    ]
-    naive = {
-        name: gate.Naive(entry[terms.metric]["value"], _at_budget(entry))
-        for name, entry in figures.items()
-        if name not in folders and name != PRESENT
-    }
-    validation = _validation(data, figures)
+    terms = terms or gate.Terms()
+    figures = compared.metrics
+    naive = {}
+    for name, entry in figures.items():
+        if name not in folders and name != PRESENT:
+            value = entry[terms.metric]["value"]
+            naive[name] = gate.Naive(value, _at_budget(entry))
+    entrants = []
+    for name, folder in folders.items():
+        entrants.append(_candidate(name, folder, compared, terms.metric))
     try:
         return gate.decide(
-            entrants, champion, validation, naive=naive, withdrawn=withdrawn, terms=terms
+            entrants,
+            _champion(present, figures.get(PRESENT), terms.metric),
+            _validation(data, figures),
+            naive=naive,
+            withdrawn=withdrawn,
+            terms=terms,
         )
     except ValueError as error:
         raise DataError(str(error)) from error
 
 
-def _champion(present, figures, metric):
-    """The registry's champion as the gate sees it; of files that are gone nothing is known."""
+def _champion(present: Any, figures: dict | None, metric: str) -> gate.Champion | None:
+    """Return the registry's champion as the gate sees it."""
     if present is None:
         return None
     if present.lost:
-        return gate.Champion(present.version, "", math.inf, -math.inf, None, present.lost)
-    fit, figure = present.manifest["fit"], figures and figures[metric]
-    own = bundle.bundle_hash(present.folder)
-    return gate.Champion(present.version, own, fit["start_s"], fit["end_s"], figure)
+        # nothing is known of its fit, so that no validation can be said to overlap it
+        return gate.Champion(
+            version=present.version,
+            bundle_hash="",
+            fit_start_s=math.inf,
+            fit_end_s=-math.inf,
+            lost=present.lost,
+        )
+    fit = present.manifest["fit"]
+    return gate.Champion(
+        version=present.version,
+        bundle_hash=bundle.bundle_hash(present.folder),
+        fit_start_s=fit["start_s"],
+        fit_end_s=fit["end_s"],
+        figure=figures and figures[metric],
+    )
 
 
-def _candidate(name, folder, compared, metric):
-    manifest, figures = bundle.verify(folder), compared.metrics
+def _candidate(name: str, folder: Path, compared: Comparison, metric: str) -> gate.Candidate:
+    manifest = bundle.verify(folder)
+    figures = compared.metrics
+    difference = None
+    if PRESENT in figures:
+        difference = compared.difference(name, PRESENT, metric)
     return gate.Candidate(
         name,
         figures[name][metric],
         supervised=manifest["supervised"],
         bundle_hash=bundle.bundle_hash(folder),
-        difference=compared.difference(name, PRESENT, metric) if PRESENT in figures else None,
+        difference=difference,
         at_budget=_at_budget(figures[name]),
         label_free=manifest["fit"]["train_on"] == "all",
     )
 
 
-def _at_budget(figures):
+def _at_budget(figures: dict) -> gate.AtBudget:
     return gate.AtBudget(
-        figures["precision_at_budget"]["value"], figures["recall_at_budget"]["value"]
+        figures["precision_at_budget"]["value"],
+        figures["recall_at_budget"]["value"],
     )
 
 
-def _validation(data, figures):
-    n_frauds = 0 if data.y is None else int(((data.y == 1) & (data.weight > 0)).sum())
-    prevalence = next((entry["prevalence"]["value"] for entry in figures.values()), None)
-    return gate.Validation(float(data.time_s[0]), float(data.time_s[-1]), n_frauds, prevalence)
+def _validation(data: Arrays, figures: Mapping[str, dict]) -> gate.Validation:
+    n_frauds = 0
+    if data.y is not None:
+        is_fraud = (data.y == 1) & (data.weight > 0)
+        n_frauds = int(is_fraud.sum())
+    # a property of the transactions, and so the same in every model's figures
+    prevalences = [entry["prevalence"]["value"] for entry in figures.values()]
+    return gate.Validation(
+        start_s=float(data.time_s[0]),
+        end_s=float(data.time_s[-1]),
+        n_frauds=n_frauds,
+        prevalence=prevalences[0] if prevalences else None,
+    )
 
 
-def champion_now(present, metric):
-    """What a run's `metrics.json` says of the champion -> dict, see `run_metrics`; None without
-    one.
-    """
+def champion_now(present: Any, metric: str) -> dict | None:
+    """Return what a run's `metrics.json` says of the champion; None without one."""
     if present is None:
         return None
     threshold = present.manifest.get("threshold", {})
@@ -121,62 +171,92 @@ def champion_now(present, metric):
     }
 
 
-def figures_of(present, folders, figures):
-    """Figures of the candidate that is the champion itself, to the byte of its graph; None where
-    none is.
+def figures_of(
+    present: Any,
+    folders: Mapping[str, Path],
+    figures: Mapping[str, dict],
+) -> dict | None:
+    """Return the figures of the candidate that is the champion itself; None where none is.
+
+    It is the champion if its graph is the same to the byte.
     """
     graph = present.manifest["files"]["model.onnx"]
-    same = (
-        name
-        for name, folder in folders.items()
-        if bundle.verify(folder)["files"]["model.onnx"] == graph
-    )
-    return figures.get(next(same, None))
+    for name, folder in folders.items():
+        if bundle.verify(folder)["files"]["model.onnx"] == graph:
+            return figures.get(name)
+    return None
 
 
-def run_metrics(  # noqa: PLR0913 - the parts of metrics.json
-    run, split, seed, folders, validation, untouched, champion, verdict, alert_budget, basis=None
-):
-    """The run's `metrics.json` -> dict; `start` and `end` of its `splits` are seconds.
+@dataclass(frozen=True)
+class Results:
+    """Figures of a run's models in its two later periods.
 
+    Parameters
+    ----------
     validation, untouched : {model: {metric: {"value", "low", "high"}}}; `untouched` is empty
         without a final table
-    champion : {"model", "name", "version", "metric", "threshold"} or None; gets `figures`, the name
-        among the models of its own figures, None where it could not be scored
-    basis : metrics.Basis of the figures on validation: blocks of time, and why there are no
-        intervals
+    basis : of the figures on validation: blocks of time, and why there are no intervals
     """
-    models, others = {}, [figures for name, figures in validation.items() if name != PRESENT]
-    for name, figures in validation.items():
-        if name == PRESENT and figures in others:
-            continue  # the champion is one of the candidates
-        models[name] = {"validation": figures}
-        if name in untouched:
-            models[name]["untouched"] = untouched[name]
-        if name in folders:
-            fit = bundle.verify(folders[name])["fit"]
-            models[name] |= {"train_on": fit["train_on"], "labels_seen": fit["labels_seen"]}
-    if champion is not None and verdict.action == "promote":
-        champion = champion | {"figures": verdict.promote}
-    elif champion is not None:
-        own = validation.get(PRESENT)
-        champion = champion | {
-            "figures": next((name for name in models if validation[name] == own), None)
-        }
+
+    validation: Mapping[str, dict]
+    untouched: Mapping[str, dict] = field(default_factory=dict)
+    basis: Basis | None = None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What was decided in a run.
+
+    Parameters
+    ----------
+    champion : of the registry, after the decision, see `champion_now`; None without one
+    verdict : of the gate
+    alert_budget : share of the transactions that people review
+    """
+
+    champion: dict | None
+    verdict: gate.Verdict
+    alert_budget: float
+
+
+def run_metrics(
+    run: str,
+    split: Split,
+    seed: int,
+    folders: Mapping[str, Path],
+    results: Results,
+    decision: Decision,
+) -> dict:
+    """Return the run's `metrics.json`; `start` and `end` of its `splits` are seconds.
+
+    The champion in it gets `figures`, the name among the models of its own figures, None where it
+    could not be scored.
+
+    folders : {candidate: folder}; other models are naive rules or the champion
+    """
+    models = _models(results, folders)
+    verdict = decision.verdict
+    champion = decision.champion
+    if champion is not None:
+        champion = champion | {"figures": _champion_entry(models, results, verdict)}
+    versions = {"python": platform.python_version()}
+    for package in VERSIONS:
+        versions[package] = version(package)
+    periods: dict[str, dict] = {}
+    for name, period in split.manifest["periods"].items():
+        periods[name] = {}
+        for key, value in period.items():
+            periods[name][key.removesuffix("_s")] = value
     return {
         "run": run,
         "dataset": split.dataset.name,
         "source": split.source,
         "seed": seed,
-        "versions": {"python": platform.python_version()}
-        | {package: version(package) for package in VERSIONS},
-        "splits": {
-            name: {key.removesuffix("_s"): value for key, value in period.items()}
-            for name, period in split.manifest["periods"].items()
-        },
-        "alert_budget": alert_budget,
+        "versions": versions,
+        "splits": periods,
+        "alert_budget": decision.alert_budget,
         "alert_budgets": list(split.dataset.alert_budgets),
-        "intervals": basis and basis.to_dict(),
+        "intervals": results.basis and results.basis.to_dict(),
         "models": models,
         "champion": champion,
         "verdict": {
@@ -186,3 +266,32 @@ def run_metrics(  # noqa: PLR0913 - the parts of metrics.json
         },
         "remarks": verdict.remarks,
     }
+
+
+def _models(results: Results, folders: Mapping[str, Path]) -> dict[str, dict]:
+    """Return what is known of each model, under its name."""
+    others = [figures for name, figures in results.validation.items() if name != PRESENT]
+    models = {}
+    for name, figures in results.validation.items():
+        # equal in every digit: the champion is one of the candidates, and is there already
+        if name == PRESENT and figures in others:
+            continue
+        models[name] = {"validation": figures}
+        if name in results.untouched:
+            models[name]["untouched"] = results.untouched[name]
+        if name in folders:
+            fit = bundle.verify(folders[name])["fit"]
+            models[name]["train_on"] = fit["train_on"]
+            models[name]["labels_seen"] = fit["labels_seen"]
+    return models
+
+
+def _champion_entry(models: dict, results: Results, verdict: gate.Verdict) -> str | None:
+    """Return under which name the models hold the champion's figures; None if they do not."""
+    if verdict.action == "promote":
+        return verdict.promote
+    own = results.validation.get(PRESENT)
+    for name in models:
+        if results.validation[name] == own:
+            return name
+    return None

@@ -1,5 +1,4 @@
-"""The rule that lets a model through: which candidate, if any, becomes champion. Pure; nothing is
-read or written.
+"""Decide which candidate, if any, becomes champion; nothing is read or written.
 
 The champion stays unless the challenger is better. A person's `accept` lifts what stands in the way
 of a comparison (few frauds, a fit that overlaps validation, files that are gone, a model that was
@@ -14,21 +13,20 @@ from dataclasses import dataclass, field, replace
 # of every metric in lib.evaluation.metrics, and so of the one that selects
 DIRECTION = "higher is better"
 PROMOTE = ("better", "clearly_better")
+# in this order where nobody can judge
 NOMINEES = (
     "fusion",
     "autoencoder",
     "gaussian_mixture",
     "isolation_forest",
-)  # in this order where nobody can judge
+)
 MIN_FRAUDS = 10  # labelled frauds that it takes to replace a champion
 TINY = 1e-12  # what adding the same weights in another order can make of a tie
 
 
 @dataclass(frozen=True)
 class AtBudget:
-    """Precision and recall at the alert budget that decides, shares from 0 to 1; None where they
-    are unknown.
-    """
+    """Precision and recall at the alert budget, shares from 0 to 1; None where unknown."""
 
     precision: float | None = None
     recall: float | None = None
@@ -41,8 +39,9 @@ class AtBudget:
 
 @dataclass(frozen=True)
 class Naive:
-    """A rule that anybody could write into a query: `value` of the selecting metric, and what it
-    finds.
+    """A rule that anybody could write into a query.
+
+    value : of the selecting metric; at_budget : what it finds at the alert budget.
     """
 
     value: float | None
@@ -90,8 +89,7 @@ class Champion:
 
 @dataclass(frozen=True)
 class Validation:
-    """What decides: the first and the last instant, the labelled frauds, and their share of the
-    labelled weight.
+    """What decides: first and last instant (s), labelled frauds, their share of the weight.
 
     A champion fitted on any of it has seen its answers, so that comparing it would favour the
     champion.
@@ -129,9 +127,10 @@ class Terms:
 
 @dataclass(frozen=True)
 class Verdict:
-    """promote : the candidate to register, or None; reasons : sentences, in the order of the
-    decision.
+    """What was decided, and why.
 
+    promote : the candidate to register, or None.
+    reasons : sentences, in the order of the decision.
     action : 'promote'; 'keep', the champion stays; 'none', there is no champion and none is made.
     remarks : sentences that must not be overlooked, whatever was decided.
     """
@@ -172,91 +171,130 @@ def decide(
         raise ValueError(
             f"nominee is {terms.nominee!r}; the candidates are {', '.join(names) or 'none'}."
         )
+    given = _Given(
+        champion=champion,
+        validation=validation,
+        naive=naive or {},
+        withdrawn=withdrawn or {},
+        terms=terms,
+    )
     best, reasons = _best(candidates, validation, terms)
-    verdict = _rule(best, reasons, champion, validation, (naive or {}, withdrawn or {}, terms))
+    verdict = _rule(best, reasons, given)
     return replace(verdict, remarks=_remarks(verdict, champion, validation, terms))
 
 
-def _rule(best, reasons, champion, validation, given):
-    """The decision on the best candidate, None if there is none -> Verdict without remarks."""
-    naive, withdrawn, terms = given
-    stays = "none" if champion is None else "keep"
+@dataclass(frozen=True)
+class _Given:
+    """What a decision rests on, besides the candidates; see `decide`."""
+
+    champion: Champion | None
+    validation: Validation
+    naive: Mapping[str, Naive]
+    withdrawn: Mapping[str, str]
+    terms: Terms
+
+
+def _stay(champion: Champion | None, reasons: list[str]) -> Verdict:
+    """Return the verdict that promotes nobody."""
+    return Verdict(None, reasons, "none" if champion is None else "keep")
+
+
+def _promote(best: Candidate, reasons: list[str]) -> Verdict:
+    return Verdict(best.name, reasons, "promote")
+
+
+def _rule(best: Candidate | None, reasons: list[str], given: _Given) -> Verdict:
+    """Return the decision on the best candidate, without remarks.
+
+    First the naive rules, which anybody could use instead; then whether the champion can be
+    compared at all, which a person may overrule; last the comparison, which nobody may.
+    """
+    champion = given.champion
     if best is None:
-        return Verdict(None, reasons, stays)
-    if beaten := _beaten(best, naive, validation):
-        return Verdict(None, [*reasons, beaten], stays)
-    if validation.n_frauds:
-        reasons.append(
-            f"it beats the naive rules {', '.join(naive)}"
-            if naive
-            else "there is no naive rule to beat"
-        )
-    if champion and not champion.lost and champion.bundle_hash == best.bundle_hash:
-        return Verdict(
-            None, [*reasons, f"it is identical to the champion, version {champion.version}"], "keep"
-        )
+        return _stay(champion, reasons)
+    beaten = _beaten(best, given.naive, given.validation)
+    if beaten:
+        return _stay(champion, [*reasons, beaten])
+    if given.validation.n_frauds:
+        reasons = [*reasons, _beats(given.naive)]
+    is_known = champion is not None and not champion.lost
+    if is_known and champion.bundle_hash == best.bundle_hash:
+        same = f"it is identical to the champion, version {champion.version}"
+        return _stay(champion, [*reasons, same])
 
-    obstacle = withdrawn.get(best.bundle_hash) or _incomparable(best, champion, validation, terms)
-    if obstacle and not terms.accept:
-        return Verdict(
-            None,
-            [*reasons, f"{obstacle}; pass --accept to promote {best.name} all the same"],
-            stays,
-        )
+    obstacle = given.withdrawn.get(best.bundle_hash)
+    if not obstacle:
+        obstacle = _incomparable(best, champion, given.validation, given.terms)
+    if obstacle and not given.terms.accept:
+        way_out = f"{obstacle}; pass --accept to promote {best.name} all the same"
+        return _stay(champion, [*reasons, way_out])
     if obstacle:
-        return Verdict(
-            best.name, [*reasons, f"{obstacle}; {best.name} was accepted all the same"], "promote"
-        )
+        accepted = f"{obstacle}; {best.name} was accepted all the same"
+        return _promote(best, [*reasons, accepted])
     if champion is None:
-        return Verdict(best.name, [*reasons, "there was no champion before it"], "promote")
-    return _compared(best, reasons, champion, validation, terms)
+        return _promote(best, [*reasons, "there was no champion before it"])
+    return _compared(best, reasons, champion, given.validation, given.terms)
 
 
-def _best(candidates, validation, terms):
-    """The candidate to decide on, or None, and the reasons so far."""
-    eligible = [c for c in candidates if terms.allow_supervised or not c.supervised]
-    reasons = [
-        f"{c.name} was fitted with labels and takes no part"
-        for c in candidates
-        if c not in eligible
-    ]
+def _best(candidates, validation, terms) -> tuple[Candidate | None, list[str]]:
+    """Return the candidate to decide on, or None, and the reasons so far."""
+    eligible = []
+    reasons = []
+    for candidate in candidates:
+        if candidate.supervised and not terms.allow_supervised:
+            reasons.append(f"{candidate.name} was fitted with labels and takes no part")
+        else:
+            eligible.append(candidate)
     if not validation.n_frauds:
         return _nominated(eligible, reasons, terms.nominee)
     known = [c for c in eligible if c.figure["value"] is not None]
     if not known:
         return None, [*reasons, f"no candidate has a value of {terms.metric}"]
     best = max(known, key=lambda c: c.figure["value"])
-    figure, of = _text(best.figure), f"{len(known)} candidate{'s' * (len(known) != 1)}"
-    return best, [
-        *reasons,
-        f"{best.name} has the best {terms.metric} of {of}: {figure}, {DIRECTION}",
-    ]
+    plural = "" if len(known) == 1 else "s"
+    of = f"{len(known)} candidate{plural}"
+    figure = _text(best.figure)
+    won = f"{best.name} has the best {terms.metric} of {of}: {figure}, {DIRECTION}"
+    return best, [*reasons, won]
 
 
-def _nominated(eligible, reasons, nominee):
-    """The same where validation holds no labelled fraud: the nominee, else by the order of
-    NOMINEES.
+def _nominated(eligible, reasons, nominee) -> tuple[Candidate | None, list[str]]:
+    """Return the same where validation holds no labelled fraud.
+
+    The nominee, else by the order of NOMINEES.
     """
-
-    def rank(candidate):
-        family = candidate.name.partition("@")[0]
-        place = NOMINEES.index(family) if family in NOMINEES else len(NOMINEES)
-        is_fusion = place == 0
-        return not is_fusion, not is_fusion and not candidate.label_free, place
-
-    chosen = [c for c in eligible if nominee in ("", c.name)]
+    chosen = eligible
+    if nominee:
+        chosen = [c for c in eligible if c.name == nominee]
     if not chosen:
         return None, [*reasons, "there is no candidate that may be promoted"]
-    best = min(chosen, key=rank)
+    best = min(chosen, key=_place)
     how = "it is the nominee" if nominee else "none was named by the parameter nominee"
-    return best, [
-        *reasons,
-        f"validation holds no labelled fraud, so that nobody can judge {best.name}; {how}",
-    ]
+    unjudged = f"validation holds no labelled fraud, so that nobody can judge {best.name}; {how}"
+    return best, [*reasons, unjudged]
+
+
+def _place(candidate: Candidate) -> tuple[bool, bool, int]:
+    """Return a sort key where nobody can judge: the smallest is taken.
+
+    The fusion first; then those that used no label, as the labels there are may say little.
+    """
+    family = candidate.name.partition("@")[0]
+    is_fusion = family == NOMINEES[0]
+    place = len(NOMINEES)
+    if family in NOMINEES:
+        place = NOMINEES.index(family)
+    return not is_fusion, not is_fusion and not candidate.label_free, place
+
+
+def _beats(naive: Mapping[str, Naive]) -> str:
+    if not naive:
+        return "there is no naive rule to beat"
+    return f"it beats the naive rules {', '.join(naive)}"
 
 
 def _beaten(best, naive, validation):
-    """The naive rules that the candidate does not beat, as a clause; empty if it beats them all."""
+    """Return the naive rules that the candidate does not beat, as a clause; empty if none."""
     if not validation.n_frauds:
         return ""
     by_metric = [
@@ -273,28 +311,28 @@ def _beaten(best, naive, validation):
     ]
     if not at_budget:
         return ""
-    own = f"precision {best.at_budget.precision:.2f}, recall {best.at_budget.recall:.2f}"
+    at = best.at_budget
+    own = f"precision {at.precision:.2f}, recall {at.recall:.2f}"
     return (
         f"at the alert budget it has {own} and does not beat the naive rule {', '.join(at_budget)}"
     )
 
 
 def _finds_more(rule, own):
-    """Whether a rule is better at the budget, where precision and recall count the same frauds; a
-    draw is not.
+    """Return whether a rule finds more at the budget; a draw is not more.
+
+    At one budget precision and recall count the same frauds, so that recall alone decides.
     """
     return rule.is_known and own.is_known and rule.recall > own.recall + TINY
 
 
 def _incomparable(best, champion, validation, terms):
-    """Why challenger and champion cannot be compared on this validation, or None."""
+    """Return why challenger and champion cannot be compared here; None if they can."""
     if champion is None:
         return None
-    name, start, end = (
-        f"the champion, version {champion.version},",
-        validation.start_s,
-        validation.end_s,
-    )
+    name = f"the champion, version {champion.version},"
+    start = validation.start_s
+    end = validation.end_s
     if champion.lost:
         return f"{name} can't be read ({champion.lost.rstrip('.')})"
     if champion.fit_start_s <= end and champion.fit_end_s >= start:
@@ -303,54 +341,54 @@ def _incomparable(best, champion, validation, terms):
         return f"{name} was fitted on transactions from {fitted}, {overlap}"
     if not validation.n_frauds:
         return f"{name} stays where validation holds no labelled fraud"
-    if champion.figure is None or champion.figure["value"] is None or best.difference is None:
+    is_scored = champion.figure is not None and champion.figure["value"] is not None
+    if not is_scored or best.difference is None:
         return f"{name} could not be scored on this validation"
     if validation.n_frauds < terms.min_frauds:
         few = (
             f"only {_frauds(validation.n_frauds)} in validation, fewer than min_frauds "
             f"({terms.min_frauds})"
         )
-        return (
-            f"there {'is' if validation.n_frauds == 1 else 'are'} {few}; "
-            f"{_comparison(best, champion)}"
-        )
+        verb = "is" if validation.n_frauds == 1 else "are"
+        return f"there {verb} {few}; {_comparison(best, champion)}"
     return None
 
 
-def _compared(best, reasons, champion, validation, terms):
-    """The decision between challenger and champion by their paired difference."""
-    comparison, difference = _comparison(best, champion), best.difference["value"]
+def _compared(best, reasons, champion, validation, terms) -> Verdict:
+    """Return the decision between challenger and champion by their paired difference."""
+    comparison = _comparison(best, champion)
+    difference = best.difference["value"]
     if abs(difference) <= TINY:
-        if terms.accept:
-            return Verdict(
-                best.name,
-                [*reasons, f"it scores as the champion does; accepted: {comparison}"],
-                "promote",
-            )
-        tie = (
-            "it is not better than the champion but scores as well; pass --accept to promote it "
-            "all the same"
-        )
-        return Verdict(None, [*reasons, f"{tie}: {comparison}"], "keep")
+        return _tie(best, reasons, champion, comparison, terms)
     if difference < 0:
-        return Verdict(
-            None, [*reasons, f"it is not better than the champion: {comparison}"], "keep"
-        )
+        worse = f"it is not better than the champion: {comparison}"
+        return _stay(champion, [*reasons, worse])
     low = best.difference["low"]
     is_clear = low is not None and low > 0
     if terms.promote == "clearly_better" and not is_clear:
-        return Verdict(
-            None, [*reasons, f"it is not clearly better than the champion: {comparison}"], "keep"
-        )
+        unclear = f"it is not clearly better than the champion: {comparison}"
+        return _stay(champion, [*reasons, unclear])
     reasons = [*reasons, f"it is better than the champion: {comparison}"]
     if not is_clear:
         why = "there is no interval" if low is None else "the interval spans 0"
-        reasons.append(f"{why}: this may be chance; {_frauds(validation.n_frauds)} decided")
-    return Verdict(best.name, reasons, "promote")
+        few = _frauds(validation.n_frauds)
+        reasons.append(f"{why}: this may be chance; {few} decided")
+    return _promote(best, reasons)
+
+
+def _tie(best, reasons, champion, comparison, terms) -> Verdict:
+    if terms.accept:
+        accepted = f"it scores as the champion does; accepted: {comparison}"
+        return _promote(best, [*reasons, accepted])
+    tie = (
+        "it is not better than the champion but scores as well; pass --accept to promote it all "
+        "the same"
+    )
+    return _stay(champion, [*reasons, f"{tie}: {comparison}"])
 
 
 def _remarks(verdict, champion, validation, terms):
-    """What must not be overlooked, whatever was decided."""
+    """Return what must not be overlooked, whatever was decided."""
     remarks = []
     if verdict.promote and not validation.n_frauds:
         remarks.append(f"Nobody has judged {verdict.promote}: validation holds no labelled fraud.")
@@ -361,12 +399,12 @@ def _remarks(verdict, champion, validation, terms):
         )
     if champion and champion.lost and not verdict.promote:
         remarks.append(f"{champion.lost} --accept lets a candidate replace it.")
-    prevalence, budget = validation.prevalence, terms.alert_budget
+    prevalence = validation.prevalence
+    budget = terms.alert_budget
     if validation.n_frauds and prevalence and budget < prevalence:
         remarks.append(
             f"The alert budget {budget:g} is below the prevalence {prevalence:.4g}: no model can "
-            "have a recall above "
-            f"{budget / prevalence:.2g} (budget / prevalence) at it."
+            f"have a recall above {budget / prevalence:.2g} (budget / prevalence) at it."
         )
     return remarks
 

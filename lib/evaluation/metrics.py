@@ -1,37 +1,107 @@
-"""What a detector is worth: weighted metrics, alert budgets, money, and 95 % intervals by a block
-bootstrap.
+"""What a ranking of transactions is worth: weighted metrics, alert budgets, money.
 
 Every score is a raw score, higher = more anomalous. Every figure counts weight, not rows: a
 transaction of weight 2 is the same as two rows. Where fraud and genuine transactions tie, the
 genuine ones are reviewed first. Transactions whose label is not known (y = -1) take no part in any
-figure here.
+figure here. The intervals of the figures are in `lib.evaluation.intervals`.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import sparse
-from scipy.special import betaincinv
 
-from lib.bundle.calibration import threshold_for_budget
+from lib.data.datasets import UNLABELLED, Arrays
 from lib.detectors.sampling import effective_size
+from lib.evaluation import intervals
+from lib.evaluation.intervals import Basis, Comparison
 
 BUDGETS = (0.001, 0.002, 0.005, 0.01)
-FPR = 0.01  # of recall_at_fpr_0.01
-# with fewer, a bootstrap interval would pretend to a precision it lacks
-MIN_BLOCKS, MIN_FRAUDS = 20, 10
-BLOCK_S = 600.0  # length of a block of time, where that leaves enough of them
-ENOUGH_BLOCKS = 30  # that a chosen length leaves at least, where there are so many instants
-UNLABELLED = -1  # y of a transaction whose label is not known; lib.data.datasets has the same
-CHUNK = 4_000_000  # numbers held at once per array while resampling
-_LENGTHS = (BLOCK_S, 300.0, 120.0, 60.0, 30.0, 20.0)
-_LENGTHS += tuple(
-    round(step * 10.0**power, 9) for power in range(1, -7, -1) for step in (1.0, 0.5, 0.2)
-)
+FPR = 0.01
+RECALL_AT_FPR = f"recall_at_fpr_{FPR:g}"
+ROUNDING = 1e-12  # relative; a share that is exactly FPR must not be lost to the last bit
+# shorthands of the types below
+Budgets = Mapping[str, float]  # suffix of a metric's name -> alert budget
+Values = dict[str, np.ndarray]  # model or metric -> (n,) or (r,) float64
 # internal name of the perfect ranking: frauds first, the dearest before the others
 CEILING = "ceiling"
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What n transactions turned out to be; `lib.data.datasets.Arrays` has the same and more.
+
+    Parameters
+    ----------
+    y : (n,) int, 1 = fraud, 0 = genuine, -1 = not known: such a row takes no part
+    weight : (n,) float, inverse sampling probability
+    time_s : (n,) float, seconds
+    amount : (n,) float or None: money figures are then None. A negative amount is no loss and
+        counts as 0.
+    """
+
+    y: np.ndarray
+    weight: np.ndarray
+    time_s: np.ndarray
+    amount: np.ndarray | None = None
+
+    def take(self, rows: np.ndarray) -> Outcomes:
+        """Return the same of some rows: a boolean mask or positions."""
+        return Outcomes(
+            y=self.y[rows],
+            weight=self.weight[rows],
+            time_s=self.time_s[rows],
+            amount=None if self.amount is None else self.amount[rows],
+        )
+
+    def money(self) -> np.ndarray:
+        """Return what each transaction would lose (n,), NaN where there are no amounts."""
+        if self.amount is None:
+            return np.full(len(self.y), np.nan)
+        return np.maximum(self.amount, 0.0)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is computed of a ranking, and how its intervals are.
+
+    Parameters
+    ----------
+    budgets : alert budgets, shares of the weight; their metrics end in `_0.001` and so on
+    headline_budget : the one whose metrics carry no suffix
+    block_s : length of a block of time (s); 0: `intervals.block_length` of the transactions
+    n_resamples : of the blocks; 0: no intervals
+    seed : of the resamples
+    """
+
+    budgets: Iterable[float] = BUDGETS
+    headline_budget: float = 0.002
+    block_s: float = 0.0
+    n_resamples: int = 1000
+    seed: int = 0
+
+    def suffixes(self) -> dict[str, float]:
+        """Return {suffix of a metric's name: alert budget}, the smallest budget first."""
+        named = {}
+        for budget in sorted({*self.budgets, self.headline_budget}):
+            suffix = "" if budget == self.headline_budget else f"_{budget:g}"
+            named[suffix] = budget
+        return named
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """Weights down a ranking in r resamples; level j of k is the j-th highest score of a fraud."""
+
+    above: np.ndarray  # (k, r) genuine weight that scores higher than the level
+    at_least: np.ndarray  # (k, r) genuine weight that scores as high, or higher
+    fraud: np.ndarray  # (k, r) weight of the frauds of the level
+    money: np.ndarray  # (k, r) weighted amount of the frauds of the level
+    n_genuine: np.ndarray  # (r,)
+    n_fraud: np.ndarray  # (r,)
 
 
 class _Ranking:
@@ -43,387 +113,384 @@ class _Ranking:
     product with its multiplicities.
     """
 
-    def __init__(self, y, raw, weight, amount, block, n_blocks):
-        fraud, genuine = (y == 1) & (weight > 0), y == 0
+    def __init__(
+        self,
+        data: Outcomes,
+        raw: np.ndarray,
+        block: np.ndarray,
+        n_blocks: int,
+    ) -> None:
+        fraud = (data.y == 1) & (data.weight > 0)
+        genuine = data.y == 0
         levels = np.unique(raw[fraud])
         k = levels.size
-        rank = k - 1 - np.searchsorted(levels, raw[fraud])
-        gap = 2 * k - sum(np.searchsorted(levels, raw[genuine], side) for side in ("left", "right"))
-        money = weight * (np.nan if amount is None else np.maximum(amount, 0.0))
+        # np.unique ascends, the rows of the matrices descend
+        n_lower = np.searchsorted(levels, raw[fraud])
+        rank = k - 1 - n_lower
+        genuine_raw = raw[genuine]
+        n_below = np.searchsorted(levels, genuine_raw, "left")
+        n_not_above = np.searchsorted(levels, genuine_raw, "right")
+        gap = 2 * k - (n_below + n_not_above)  # odd where a genuine row ties with a level
 
         def matrix(values, row, rows, n):
-            return sparse.coo_array((values[rows], (row, block[rows])), shape=(n, n_blocks)).tocsr()
+            entries = (values[rows], (row, block[rows]))
+            return sparse.coo_array(entries, shape=(n, n_blocks)).tocsr()
 
         self.levels = levels[::-1]
-        self.genuine = matrix(weight, gap, genuine, 2 * k + 1)
-        self.fraud, self.money = matrix(weight, rank, fraud, k), matrix(money, rank, fraud, k)
+        self.genuine = matrix(data.weight, gap, genuine, 2 * k + 1)
+        self.fraud = matrix(data.weight, rank, fraud, k)
+        money = data.weight * data.money()
+        self.money = matrix(money, rank, fraud, k)
 
-    def evaluate(self, times, budgets):
-        """Metrics (r,), NaN if undefined, for times (n_blocks, r), how often each block is
-        drawn.
-        """
+    def sums(self, times: np.ndarray) -> _Sums:
+        """Add up the ranking for times (n_blocks, r), how often each block is drawn."""
         reviewed = np.cumsum(self.genuine @ times, axis=0)
-        n_genuine = reviewed[-1]
-        # genuine weight above, and at or above, each f_j
-        above, at_least = reviewed[:-1:2], reviewed[1::2]
         fraud = self.fraud @ times
-        caught = np.cumsum(fraud, axis=0)
-        n_fraud = fraud.sum(axis=0)
-        money = self.money @ times
-        with np.errstate(divide="ignore", invalid="ignore"):
-            precision = np.where(caught > 0, caught / (caught + at_least), 0.0)
-            allowed = np.where(n_genuine > 0, at_least <= FPR * (1 + 1e-12) * n_genuine, np.nan)
-            out = {
-                "average_precision": (fraud * precision).sum(axis=0) / n_fraud,
-                "roc_auc": (fraud * (n_genuine - (above + at_least) / 2)).sum(axis=0)
-                / (n_fraud * n_genuine),
-                f"recall_at_fpr_{FPR:g}": (fraud * allowed).sum(axis=0) / n_fraud,
-                "prevalence": n_fraud / (n_fraud + n_genuine),
-            }
-            before = at_least + caught - fraud  # weight reviewed before the frauds of this level
-            for end, budget in budgets.items():
-                size = budget * (n_fraud + n_genuine)
-                # the last transaction counts fractionally
-                found = np.clip(size - before, 0.0, fraud)
-                saved = money * np.where(fraud > 0, found / fraud, 0.0)
-                out[f"recall_at_budget{end}"] = found.sum(axis=0) / n_fraud
-                out[f"precision_at_budget{end}"] = found.sum(axis=0) / size
-                out[f"amount_recall_at_budget{end}"] = saved.sum(axis=0) / money.sum(axis=0)
-        return out
-
-
-@dataclass(frozen=True)
-class Basis:
-    """What figures and intervals rest on: labelled transactions with weight, and blocks of time
-    that hold them.
-    """
-
-    block_s: float
-    n_blocks: int
-    n_labelled: int
-    n_frauds: int
-
-    @property
-    def no_interval(self) -> str:
-        """Why average precision and the like have no interval; empty where they have one."""
-        if not self.n_labelled:
-            return "no transaction has a label"
-        if self.n_frauds < MIN_FRAUDS:
-            return f"{self.n_frauds} labelled frauds, {MIN_FRAUDS} are needed"
-        if self.n_blocks < MIN_BLOCKS:
-            return f"{self.n_blocks} blocks of time, {MIN_BLOCKS} are needed"
-        return ""
-
-    def __str__(self) -> str:
-        if not self.n_labelled:
-            return "No transaction has a label: there are no metrics."
-        rows = f"{self.n_labelled:,} labelled transactions with {self.n_frauds:,} frauds"
-        if self.no_interval:
-            return f"{rows}. No intervals from resampled blocks of time: {self.no_interval}."
-        return (
-            f"{rows}. Intervals: {self.n_blocks:,} blocks of {duration(self.block_s)}, resampled."
+        return _Sums(
+            above=reviewed[:-1:2],
+            at_least=reviewed[1::2],
+            fraud=fraud,
+            money=self.money @ times,
+            n_genuine=reviewed[-1],
+            n_fraud=fraud.sum(axis=0),
         )
 
-    def to_dict(self) -> dict:
-        """Return what json.dumps takes."""
-        return asdict(self) | {"no_interval": self.no_interval}
+    def evaluate(self, times: np.ndarray, budgets: Budgets) -> Values:
+        """Return metrics (r,) for times (n_blocks, r), how often each block is drawn.
 
-
-@dataclass(frozen=True)
-class Comparison:
-    """Metrics of several models on the same transactions, and on the same resamples of their
-    blocks.
-
-    `metrics[model][metric]` is {"value", "low", "high"}: floats, or None where a figure is
-    undefined; `draws[model][metric]` (n_resamples,) holds the resampled values, empty where they
-    carry no interval; `basis` says what they rest on.
-    """
-
-    metrics: dict
-    draws: dict
-    basis: Basis = Basis(BLOCK_S, 0, 0, 0)
-
-    def difference(self, first, second, metric):
-        """metric of `first` minus metric of `second`, with the 95 % interval of the paired
-        resamples.
+        Undefined ones are NaN: without any fraud there is no recall.
         """
-        values = [self.metrics[model][metric]["value"] for model in (first, second)]
-        value = np.nan if None in values else values[0] - values[1]
-        return _figure(value, self.draws[first][metric] - self.draws[second][metric])
+        sums = self.sums(times)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            n_all = sums.n_fraud + sums.n_genuine
+            found = {
+                "average_precision": _average_precision(sums),
+                "roc_auc": _roc_auc(sums),
+                RECALL_AT_FPR: _recall_at_fpr(sums),
+                "prevalence": sums.n_fraud / n_all,
+            }
+            for suffix, budget in budgets.items():
+                found |= _at_budget(sums, budget, suffix)
+        return found
 
 
-def _figure(value, draws=()):
-    draws = np.asarray(draws)[np.isfinite(draws)]  # a resample without any fraud has no recall
-    low, high = np.percentile(draws, [2.5, 97.5]).tolist() if draws.size else (None, None)
-    known = np.isfinite(value)
+def _average_precision(sums: _Sums) -> np.ndarray:
+    caught = np.cumsum(sums.fraud, axis=0)
+    reviewed = caught + sums.at_least
+    precision = np.where(caught > 0, caught / reviewed, 0.0)
+    weighted = sums.fraud * precision
+    return weighted.sum(axis=0) / sums.n_fraud
+
+
+def _roc_auc(sums: _Sums) -> np.ndarray:
+    # a genuine transaction that ties counts half, as in the Mann-Whitney statistic
+    not_lower = (sums.above + sums.at_least) / 2
+    lower = sums.n_genuine - not_lower
+    n_pairs = sums.n_fraud * sums.n_genuine
+    n_won = (sums.fraud * lower).sum(axis=0)
+    return n_won / n_pairs
+
+
+def _recall_at_fpr(sums: _Sums) -> np.ndarray:
+    most = FPR * (1 + ROUNDING) * sums.n_genuine
+    allowed = sums.at_least <= most
+    # without a genuine transaction there is no false positive rate
+    is_defined = sums.n_genuine > 0
+    counted = np.where(is_defined, allowed, np.nan)
+    caught = (sums.fraud * counted).sum(axis=0)
+    return caught / sums.n_fraud
+
+
+def _at_budget(sums: _Sums, budget: float, suffix: str) -> Values:
+    """Return the three metrics of an alert budget, under names that end in `suffix`."""
+    size = budget * (sums.n_fraud + sums.n_genuine)
+    caught = np.cumsum(sums.fraud, axis=0)
+    # weight reviewed before the frauds of each level: with ties the genuine ones come first
+    before = sums.at_least + caught - sums.fraud
+    # the last transaction counts fractionally
+    found = np.clip(size - before, 0.0, sums.fraud)
+    share = np.where(sums.fraud > 0, found / sums.fraud, 0.0)
+    n_found = found.sum(axis=0)
+    money_found = (sums.money * share).sum(axis=0)
     return {
-        "value": float(value) if known else None,
-        "low": low if known else None,
-        "high": high if known else None,
+        f"recall_at_budget{suffix}": n_found / sums.n_fraud,
+        f"precision_at_budget{suffix}": n_found / size,
+        f"amount_recall_at_budget{suffix}": money_found / sums.money.sum(axis=0),
     }
 
 
-def duration(seconds: float) -> str:
-    """Write a length of time as people do: `600 s`, `2.5 h`, `30 d`."""
-    if seconds >= 2 * 86_400:
-        return f"{seconds / 86_400:.3g} d"
-    if seconds >= 3_600:
-        return f"{seconds / 3_600:.3g} h"
-    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
+def compare(
+    data: Arrays | Outcomes,
+    raw_scores: Mapping[str, np.ndarray],
+    options: Options = Options(),
+) -> Comparison:
+    """Score every model on the same transactions, with 95 % intervals from the same resamples.
 
+    Metrics, all "higher is better": average_precision, recall_at_budget, precision_at_budget,
+    amount_recall_at_budget (others with _0.001 …), recall_at_fpr_0.01, roc_auc; and as yardsticks
+    the prevalence (average precision of a random ranking) and ceiling_… of the three budget
+    metrics: what the perfect ranking reaches at that budget, the dearest frauds first.
 
-def block_length(time_s) -> float:
-    """Choose the length of the blocks of time (s) that intervals are resampled in.
-
-    600 s, within which the data set of cards is dependent, where that leaves 30 blocks with
-    transactions; else the longest of 300, 120, 60, 30, 20, 10, 5, 2, 1, 0.5, … that does. Where
-    there are fewer instants than that, as in a table of days, each instant ends up in a block of
-    its own: no rows of one instant are ever parted.
-
-    time_s : (n,) float, seconds, in any order; of validation, so that all periods have blocks of
-        one length
-    """
-    instants = np.unique(np.asarray(time_s, np.float64))
-    wanted = min(ENOUGH_BLOCKS, instants.size)
-    for length in _LENGTHS:
-        if np.unique(np.floor(instants / length)).size >= wanted:
-            return length
-    return _LENGTHS[-1]
-
-
-def clopper_pearson(share, n):
-    """Exact binomial 95 % interval of an observed share of n trials (Clopper and Pearson,
-    Biometrika 1934).
-
-    n may be an effective number of rows, not a whole one. Returns {"value", "low", "high"}.
-    """
-    hits = min(share, 1.0) * n
-    low = betaincinv(hits, n - hits + 1, 0.025) if hits > 0 else 0.0
-    high = betaincinv(hits + 1, n - hits, 0.975) if hits < n else 1.0
-    return {"value": float(share), "low": float(low), "high": float(high)}
-
-
-def compare(  # noqa: PLR0913 - what a figure rests on, by name
-    y,
-    raw_scores,
-    weight,
-    time_s,
-    amount=None,
-    *,
-    budgets=BUDGETS,
-    headline_budget=0.002,
-    block_s=0.0,
-    n_resamples=1000,
-    seed=0,
-):
-    """Score every model on the same transactions; 95 % percentile intervals from resampled blocks
-    of time.
+    With fewer than 20 blocks or 10 frauds the intervals are exact binomial for the shares (recall
+    over the frauds, precision and prevalence over the transactions, both as Kish's effective
+    numbers) and None else. Where no row has a label every figure is None.
 
     Parameters
     ----------
-    y : (n,) int, 1 = fraud, 0 = genuine, -1 = not known: such a row takes no part.
-    raw_scores : dict of model -> (n,) float, higher = more anomalous.
-    weight : (n,) float, inverse sampling probability.
-    time_s : (n,) float, seconds; blocks are [i block_s, (i + 1) block_s), those with transactions
-        are drawn.
-    amount : (n,) float or None: money figures are then None. A negative amount is no loss and
-        counts as 0.
-    budgets : alert budgets, shares of the weight; metrics at `headline_budget` carry no suffix.
-    block_s : length of a block (s); 0: :func:`block_length` of these transactions.
+    data : n transactions
+    raw_scores : {model: (n,) float}, higher = more anomalous
 
-    Returns
-    -------
-    Comparison. Metrics, all "higher is better": average_precision, recall_at_budget,
-    precision_at_budget, amount_recall_at_budget (others with _0.001 …), recall_at_fpr_0.01,
-    roc_auc; and as yardsticks the prevalence (average precision of a random ranking) and ceiling_…
-    of the three budget metrics: what the perfect ranking reaches at that budget, the dearest frauds
-    first. With fewer than 20 blocks or 10 frauds the intervals are exact binomial for the shares
-    (recall over the frauds, precision and prevalence over the transactions, both as Kish's
-    effective numbers) and None else. Where no row has a label every figure is None.
-
-    Raises ValueError: no weight at all, other lengths, a number that is not finite, a label besides
-    0, 1 and -1.
+    Raises
+    ------
+    ValueError
+        No weight at all, other lengths, a number that is not finite, a label besides 0, 1 and -1.
     """
-    y, weight, time_s = (
-        np.asarray(y),
-        np.asarray(weight, np.float64),
-        np.asarray(time_s, np.float64),
+    outcomes, scores = _labelled(*_checked(data, raw_scores))
+    budgets = options.suffixes()
+    block_s = options.block_s or intervals.block_length(outcomes.time_s)
+    block = intervals.blocks(outcomes.time_s, block_s)
+    of_frauds = outcomes.weight[outcomes.y == 1]
+    basis = Basis(
+        block_s=float(block_s),
+        n_blocks=int(block.max()) + 1,
+        n_labelled=int(np.count_nonzero(outcomes.weight)),
+        n_frauds=int(np.count_nonzero(of_frauds)),
     )
-    amount = None if amount is None else np.asarray(amount, np.float64)
-    scores = {name: np.asarray(raw, np.float64) for name, raw in raw_scores.items()}
-    _check(y, scores, weight, time_s, amount)
-    y, scores, weight, time_s, amount = _labelled(y, scores, weight, time_s, amount)
-    budgets = {
-        "" if b == headline_budget else f"_{b:g}": b for b in sorted({*budgets, headline_budget})
-    }
-    block_s = block_s or block_length(time_s)
-    block = np.unique(np.floor(time_s / block_s), return_inverse=True)[1]
-    n_frauds = int(np.count_nonzero(weight[y == 1]))
-    basis = Basis(float(block_s), int(block.max()) + 1, int(np.count_nonzero(weight)), n_frauds)
-    scores[CEILING] = np.where(y == 1, 0.0 if amount is None else np.maximum(amount, 0.0), -1.0)
-    rankings = {
-        name: _Ranking(y, raw, weight, amount, block, basis.n_blocks)
-        for name, raw in scores.items()
-    }
-    point = {
-        name: r.evaluate(np.ones((basis.n_blocks, 1)), budgets) for name, r in rankings.items()
-    }
-    draws = _resample(rankings, budgets, basis, 0 if basis.no_interval else n_resamples, seed)
-    exact = _trials(weight, y, budgets) if basis.no_interval and n_resamples else {}
+    scores[CEILING] = _perfect_scores(outcomes)
+    rankings = {}
+    for name, raw in scores.items():
+        rankings[name] = _Ranking(outcomes, raw, block, basis.n_blocks)
+    draws = _resample(rankings, budgets, basis, options)
+    trials = {}
+    if basis.no_interval and options.n_resamples:
+        trials = _trials(outcomes, budgets)
 
-    def figure(name, metric):
-        value = float(point[name][metric][0])
-        if metric in exact and np.isfinite(value):
-            return clopper_pearson(value, exact[metric])
-        return _figure(value, draws[name][metric])
-
+    each_once = np.ones((basis.n_blocks, 1))
+    figures = {}
+    for name, ranking in rankings.items():
+        found = ranking.evaluate(each_once, budgets)
+        figures[name] = _with_intervals(found, draws[name], trials)
     ceiling = {
-        f"ceiling_{metric}": figure(CEILING, metric)
-        for metric in point[CEILING]
+        f"ceiling_{metric}": figure
+        for metric, figure in figures[CEILING].items()
         if "budget" in metric
     }
-    metrics = {name: {m: figure(name, m) for m in point[name]} | ceiling for name in raw_scores}
-    return Comparison(metrics, {name: draws[name] for name in raw_scores}, basis)
-
-
-def _labelled(y, scores, weight, time_s, amount):
-    """The same arrays for the rows with a label; where there is none, one genuine row without
-    weight.
-    """
-    rows = np.flatnonzero(y != UNLABELLED)
-    if not rows.size:
-        rows, y, weight = np.array([0]), np.zeros_like(y), np.zeros_like(weight)
-    amount = None if amount is None else amount[rows]
-    return (
-        y[rows],
-        {name: raw[rows] for name, raw in scores.items()},
-        weight[rows],
-        time_s[rows],
-        amount,
+    return Comparison(
+        metrics={name: figures[name] | ceiling for name in raw_scores},
+        draws={name: draws[name] for name in raw_scores},
+        basis=basis,
     )
 
 
-def _resample(rankings, budgets, basis, n_resamples, seed):
-    """Values (n_resamples,) of every model and metric on the same resamples of the blocks."""
-    n_blocks, rng = basis.n_blocks, np.random.default_rng(seed)
-    metrics = next(iter(rankings.values())).evaluate(np.ones((n_blocks, 1)), budgets)
-    draws = {name: {metric: np.empty(n_resamples) for metric in metrics} for name in rankings}
-    step = max(1, CHUNK // max(n_blocks, 2 * basis.n_frauds + 1))
-    for start in range(0, n_resamples, step):
-        drawn = (
-            rng.integers(n_blocks, size=n_blocks) for _ in range(min(step, n_resamples - start))
-        )
-        times = np.column_stack([np.bincount(d, minlength=n_blocks) for d in drawn]).astype(
-            np.float64
-        )
-        for name, ranking in rankings.items():
+def evaluate(
+    data: Arrays | Outcomes,
+    raw_scores: Mapping[str, np.ndarray],
+    options: Options = Options(),
+) -> dict:
+    """Return only the metrics of `compare`: {model: {metric: {"value", "low", "high"}}}."""
+    return compare(data, raw_scores, options).metrics
+
+
+def _checked(data, raw_scores) -> tuple[Outcomes, Values]:
+    """Return outcomes and scores as arrays of numbers; ValueError for what cannot be evaluated."""
+    amount = data.amount
+    if amount is not None:
+        amount = np.asarray(amount, np.float64)
+    outcomes = Outcomes(
+        y=np.asarray(data.y),
+        weight=np.asarray(data.weight, np.float64),
+        time_s=np.asarray(data.time_s, np.float64),
+        amount=amount,
+    )
+    if not outcomes.weight.sum() > 0:
+        raise ValueError("there is no transaction with weight to evaluate")
+    if not np.isin(outcomes.y, (0, 1, UNLABELLED)).all():
+        raise ValueError("labels must be 0 (genuine), 1 (fraud) or -1 (not known)")
+    shape = outcomes.y.shape
+    scores = {}
+    for name, raw in raw_scores.items():
+        scores[name] = np.asarray(raw, np.float64)
+        _check_column(f"raw score of {name}", scores[name], shape)
+    _check_column("weight", outcomes.weight, shape)
+    _check_column("time_s", outcomes.time_s, shape)
+    if outcomes.amount is not None:
+        _check_column("amount", outcomes.amount, shape)
+    return outcomes, scores
+
+
+def _check_column(what: str, values: np.ndarray, shape: tuple) -> None:
+    if values.shape != shape:
+        raise ValueError(f"{what} has shape {values.shape}, the labels have {shape}")
+    odd = np.flatnonzero(~np.isfinite(values))
+    if odd.size:
+        row = odd[0]
+        raise ValueError(f"{what} of row {row} is {values[row]}; a finite number is needed")
+
+
+def _labelled(outcomes: Outcomes, scores: Values) -> tuple[Outcomes, Values]:
+    """Return the rows with a label.
+
+    Where there is none, it is one genuine row without weight: all figures are then undefined, and
+    nothing has to ask whether there are any rows.
+    """
+    rows = np.flatnonzero(outcomes.y != UNLABELLED)
+    if not rows.size:
+        rows = np.array([0])
+        nothing = np.zeros_like(outcomes.weight)
+        genuine = np.zeros_like(outcomes.y)
+        outcomes = Outcomes(genuine, nothing, outcomes.time_s, outcomes.amount)
+    known = {}
+    for name, raw in scores.items():
+        known[name] = raw[rows]
+    return outcomes.take(rows), known
+
+
+def _perfect_scores(outcomes: Outcomes) -> np.ndarray:
+    """Return scores (n,) that rank all frauds first, the dearest before the others."""
+    worth = np.zeros(len(outcomes.y))
+    if outcomes.amount is not None:
+        worth = outcomes.money()
+    return np.where(outcomes.y == 1, worth, -1.0)
+
+
+def _resample(rankings, budgets, basis: Basis, options: Options) -> dict:
+    """Return values (n_resamples,) of every model and metric on the same resamples of blocks."""
+    n_resamples = 0 if basis.no_interval else options.n_resamples
+    each_once = np.ones((basis.n_blocks, 1))
+    # every model has the same metrics
+    some_model = next(iter(rankings.values()))
+    names = some_model.evaluate(each_once, budgets)
+    draws = {}
+    for model in rankings:
+        draws[model] = {metric: np.empty(n_resamples) for metric in names}
+    # a ranking has up to 2 n_frauds + 1 rows of genuine weight, its multiplicities n_blocks
+    rows = max(basis.n_blocks, 2 * basis.n_frauds + 1)
+    chunk = max(1, intervals.CHUNK // rows)
+    chunks = intervals.resamples(basis.n_blocks, n_resamples, chunk, options.seed)
+    for where, times in chunks:
+        for model, ranking in rankings.items():
             for metric, values in ranking.evaluate(times, budgets).items():
-                draws[name][metric][start : start + step] = values
+                draws[model][metric][where] = values
     return draws
 
 
-def _trials(weight, y, budgets):
-    """Number of trials behind each share: Kish's effective rows, (sum w)^2 / sum w^2."""
-    every, frauds = (effective_size(w) for w in (weight, weight[y == 1]))
-    trials = {"prevalence": every, f"recall_at_fpr_{FPR:g}": frauds}
-    trials |= {f"recall_at_budget{end}": frauds for end in budgets}
-    return trials | {f"precision_at_budget{end}": budget * every for end, budget in budgets.items()}
+def _trials(outcomes: Outcomes, budgets: Budgets) -> dict[str, float]:
+    """Return the number of trials behind each share: Kish's effective rows, (Σ w)² / Σ w²."""
+    n_rows = effective_size(outcomes.weight)
+    n_frauds = effective_size(outcomes.weight[outcomes.y == 1])
+    trials = {"prevalence": n_rows, RECALL_AT_FPR: n_frauds}
+    for suffix, budget in budgets.items():
+        trials[f"recall_at_budget{suffix}"] = n_frauds
+        trials[f"precision_at_budget{suffix}"] = budget * n_rows
+    return trials
 
 
-def evaluate(y, raw_scores, weight, time_s, amount=None, **options):
-    """Return only the metrics of `compare`, see there.
+def _with_intervals(found: Values, draws: Values, trials: Mapping) -> dict[str, dict]:
+    """Return the figure of each metric: exact binomial where `trials` has it, else resampled."""
+    figures = {}
+    for metric, values in found.items():
+        value = float(values[0])
+        if metric in trials and np.isfinite(value):
+            figures[metric] = intervals.clopper_pearson(value, trials[metric])
+        else:
+            figures[metric] = intervals.figure(value, draws[metric])
+    return figures
 
-    {model: {metric: {"value", "low", "high"}}}
+
+@dataclass(frozen=True)
+class Levels:
+    """A ranking at each of the k distinct scores of its frauds, the highest first.
+
+    Parameters
+    ----------
+    score : (k,)
+    genuine : (k,) genuine weight that scores as high, or higher
+    fraud, money : (k,) weight and weighted amount of the frauds with this score
     """
-    return compare(y, raw_scores, weight, time_s, amount, **options).metrics
+
+    score: np.ndarray
+    genuine: np.ndarray
+    fraud: np.ndarray
+    money: np.ndarray
 
 
-def _check(y, scores, weight, time_s, amount):
-    if not weight.sum() > 0:
-        raise ValueError("there is no transaction with weight to evaluate")
-    if not np.isin(y, (0, 1, UNLABELLED)).all():
-        raise ValueError("labels must be 0 (genuine), 1 (fraud) or -1 (not known)")
-    named = {f"raw score of {name}": raw for name, raw in scores.items()} | {
-        "weight": weight,
-        "time_s": time_s,
-    }
-    for what, values in (named if amount is None else named | {"amount": amount}).items():
-        if values.shape != y.shape:
-            raise ValueError(f"{what} has shape {values.shape}, the labels have {y.shape}")
-        for row in np.flatnonzero(~np.isfinite(values)):
-            raise ValueError(f"{what} of row {row} is {values[row]}; a finite number is needed")
-
-
-def _levels(y, raw, weight, amount=None):
-    """At each distinct fraud score, descending: genuine weight at or above, fraud weight, fraud
-    money.
-    """
-    arrays = [np.asarray(values, np.float64) for values in (y, raw, weight)]
+def levels(
+    y: np.ndarray,
+    raw: np.ndarray,
+    weight: np.ndarray,
+    amount: np.ndarray | None = None,
+) -> Levels:
+    """Return a ranking of raw scores (n,) at the scores of its frauds; y and weight are (n,)."""
+    n = len(y)
+    outcomes = Outcomes(
+        y=np.asarray(y, np.float64),
+        weight=np.asarray(weight, np.float64),
+        time_s=np.zeros(n),
+        amount=None if amount is None else np.asarray(amount),
+    )
     ranking = _Ranking(
-        *arrays, None if amount is None else np.asarray(amount), np.zeros(len(y), dtype=int), 1
+        outcomes,
+        np.asarray(raw, np.float64),
+        block=np.zeros(n, dtype=int),
+        n_blocks=1,
     )
-    at_least = np.cumsum(ranking.genuine.sum(axis=1))
-    return ranking.levels, at_least[1::2], ranking.fraud.sum(axis=1), ranking.money.sum(axis=1)
+    reviewed = np.cumsum(ranking.genuine.sum(axis=1))
+    return Levels(
+        score=ranking.levels,
+        genuine=reviewed[1::2],
+        fraud=ranking.fraud.sum(axis=1),
+        money=ranking.money.sum(axis=1),
+    )
 
 
-def precision_recall_curve(y, raw, weight):
-    """Return recall (k,), precision (k,), threshold (k,) of labels and raw scores (n,).
+def precision_recall_curve(
+    y: np.ndarray,
+    raw: np.ndarray,
+    weight: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return recall, precision and threshold, each (k,), of y, raw and weight, each (n,).
 
-    One point for each distinct score of a fraud, descending.
+    One point for each distinct score of a fraud, the highest first.
     """
-    threshold, genuine, fraud, _ = _levels(y, raw, weight)
-    caught = np.cumsum(fraud)
-    return caught / caught[-1:], caught / (caught + genuine), threshold
+    at = levels(y, raw, weight)
+    caught = np.cumsum(at.fraud)
+    recall = caught / caught[-1:]
+    precision = caught / (caught + at.genuine)
+    return recall, precision, at.score
 
 
-def average_precision(y, raw, weight):
-    """Return the average precision of raw scores (n,), of labelled rows only.
-
-    NaN where no fraud is known.
-    """
+def average_precision(y: np.ndarray, raw: np.ndarray, weight: np.ndarray) -> float:
+    """Return the average precision of y, raw and weight, each (n,); NaN without a known fraud."""
     recall, precision, _ = precision_recall_curve(y, raw, weight)
-    return float(np.diff(recall, prepend=0.0) @ precision) if recall.size else np.nan
+    if not recall.size:
+        return np.nan
+    gained = np.diff(recall, prepend=0.0)
+    return float(gained @ precision)
 
 
-def money_curve(y, raw, weight, amount):
-    """Return which share of the fraud money is caught when a share of transactions is reviewed.
+def money_curve(
+    y: np.ndarray,
+    raw: np.ndarray,
+    weight: np.ndarray,
+    amount: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return shares of transactions reviewed and of fraud money caught, for arrays of shape (n,).
 
-    Of labels, raw scores, weights and amounts (n,): the corners of a rising line from 0, 0 to 1, 1.
+    They are the corners of a rising line from 0, 0 to 1, 1.
     """
-    _, genuine, fraud, money = _levels(y, raw, weight, amount)
-    before = genuine + np.cumsum(fraud) - fraud
-    x = np.column_stack([before, before + fraud]).ravel() / np.sum(
-        np.where(np.equal(y, UNLABELLED), 0.0, weight)
-    )
-    gain = np.column_stack([np.cumsum(money) - money, np.cumsum(money)]).ravel()
-    return np.r_[0.0, x, 1.0], np.r_[0.0, gain, money.sum()] / (money.sum() or 1.0)
-
-
-def pick_threshold(  # noqa: PLR0913 - what a figure rests on, by name
-    raw, weight, rule="alert_budget", *, budget=0.002, y=None, amount=None, alert_cost_eur=10.0
-):
-    """Return the raw score at or above which a transaction is an alert.
-
-    raw, weight, y, amount : (n,), of all validation transactions
-    rule : 'alert_budget' alerts at most `budget` of the weight and needs no labels; 'max_f1' has
-        the highest F1; 'min_cost' the lowest sum of `alert_cost_eur` an alert and the amounts of
-        the frauds not alerted.
-    Ties go to the higher threshold, fewer alerts. Where no alert at all is best, the float above
-    the maximum.
-    """
-    if rule == "alert_budget":
-        return threshold_for_budget(raw, weight, budget)
-    if rule not in ("max_f1", "min_cost"):
-        raise ValueError(f"unknown threshold rule '{rule}'; known: alert_budget, max_f1, min_cost")
-    if y is None or not np.any(np.asarray(y) == 1):
-        raise ValueError(f"the threshold rule '{rule}' needs labels with at least one fraud")
-    level, genuine, fraud, money = _levels(y, raw, weight, amount)
-    caught = np.cumsum(fraud)
-    if rule == "max_f1":
-        return float(level[np.argmax(2 * caught / (caught + genuine + caught[-1]))])
-    if amount is None:
-        raise ValueError(
-            "the threshold rule 'min_cost' needs amounts; the dataset's description names none"
-        )
-    cost = np.r_[money.sum(), alert_cost_eur * (caught + genuine) + money.sum() - np.cumsum(money)]
-    return float(np.r_[np.nextafter(np.max(raw), np.inf), level][np.argmin(cost)])
+    at = levels(y, raw, weight, amount)
+    is_unlabelled = np.equal(y, UNLABELLED)
+    n_labelled = np.sum(np.where(is_unlabelled, 0.0, weight))
+    # money rises only while frauds are reviewed: two corners a level, before and after them
+    frauds = np.cumsum(at.fraud)
+    before = at.genuine + frauds - at.fraud
+    after = before + at.fraud
+    reviewed = np.column_stack([before, after]).ravel()
+    money = np.cumsum(at.money)
+    money_before = money - at.money
+    caught = np.column_stack([money_before, money]).ravel()
+    total = at.money.sum()
+    share_reviewed = np.r_[0.0, reviewed / n_labelled, 1.0]
+    # frauds of no amount: the line stays at 0
+    share_caught = np.r_[0.0, caught, total] / (total or 1.0)
+    return share_reviewed, share_caught

@@ -68,7 +68,7 @@ STAGES = (
         "08_production",
         reads=("splits", "serve/model", "run/bundle"),
         writes=("run/production",),
-        starts=("serve/*.py", "notebooks/0[345]_*.ipynb"),
+        starts=("serve/*.py",),
     ),
     Stage("09_stability", reads=("raw",), on_demand=True),
     Stage("10_few_labels", reads=("splits",), on_demand=True),

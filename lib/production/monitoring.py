@@ -1,11 +1,14 @@
-"""What can be seen of a deployed model: at once, from the prediction log and the features; later,
-with the labels.
+"""See how a deployed model does: at once without labels, and later with them.
 
-Shares and rates count weight. Where the log has no score, because the server refused the row, the
-row has been no alert and is ranked last.
+At once there are the prediction log and the features. Shares and rates count weight. Where the log
+has no score, because the server refused the row, the row has been no alert and is ranked last.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,74 +19,115 @@ from sklearn.isotonic import IsotonicRegression
 
 from lib.data import simulation
 from lib.data.columns import beside
+from lib.data.datasets import UNLABELLED, Arrays
+from lib.data.splits import Split
 from lib.detectors.sampling import effective_size
-from lib.evaluation import metrics
-from lib.evaluation.metrics import UNLABELLED
+from lib.evaluation import intervals, metrics
 from lib.production import replay
+from lib.production.drift import Reference
 
 LOGGED = (*replay.COLUMNS, "time_s")  # our columns of a prediction log
 APART_S = 60.0  # frauds nearer than that are often one attack, where blocks are of 600 s
 BAND = 0.95  # of the alert rate that a budget makes likely
 SHOWN = ("average_precision", "recall_at_budget", "precision_at_budget", "amount_recall_at_budget")
+SUMS = (  # of weight and of money, that batches add up to
+    "n_frauds",
+    "money",
+    "n_caught",
+    "money_caught",
+    "n_caught_in_time",
+    "money_caught_in_time",
+)
+
+# how frauds are watched: with these figures, streams without a new kind are seldom disturbed
+N_RECENT = 12  # latest frauds, held against those of the past
+N_NEEDED = 5  # with fewer, nothing is said
+N_JOINT = 5  # features in which a new kind shows at once
+N_SHUFFLES = 1000
+RATE = 0.03  # of looks at unchanged frauds that may still name something
 
 
 class Stream:
-    """The folder in which a deployment leaves its log and, beside it, what it was asked; nothing
-    here has labels.
+    """The folder in which a deployment leaves its log and, beside it, what it was asked.
 
-    A log is for people, too: it has the identifiers under their own names, as far as none of ours
-    is called like that (see :func:`lib.reporting.names.beside`). What is read back are our columns
-    only. In the files of features those of the user lie in a struct of their own.
+    Nothing here has labels. A log is for people, too: it has the identifiers under their own names,
+    as far as none of ours is called like that (see :func:`lib.data.columns.beside`). What is read
+    back are our columns only. In the files of features those of the user lie in a struct of their
+    own.
     """
 
-    def __init__(self, folder, features):
-        self.folder, self.features = Path(folder), list(features)
+    def __init__(self, folder: Path | str, features: Sequence[str]) -> None:
+        self.folder = Path(folder)
+        self.features = list(features)
 
-    def keep(self, batch, log, data, ids=None):
-        """Write one batch: `log` as `replay` gives it, `data` the batch's Arrays, `ids` a frame of
-        identifiers.
+    def keep(
+        self,
+        batch: str,
+        log: pd.DataFrame,
+        data: Arrays,
+        ids: pd.DataFrame | None = None,
+    ) -> None:
+        """Write one batch of n rows.
+
+        log : as `replay` gives it; data : the batch's Arrays; ids : identifiers, n rows
         """
         log = log.assign(time_s=data.time_s)
         if ids is not None:
-            theirs = ids.rename(columns=beside(LOGGED, ids.columns)).reset_index(drop=True)
-            log = pd.concat([log.reset_index(drop=True), theirs], axis="columns")
-        features = pa.StructArray.from_arrays([pa.array(x) for x in data.X.T], names=self.features)
-        position = pa.array(log["position"].to_numpy())
-        asked = pa.table(
-            {"position": position, "weight": pa.array(data.weight), "features": features}
-        )
-        replay.write(log, self.folder / "log" / f"{batch}.parquet")
-        replay.write(asked, self.folder / "features" / f"{batch}.parquet")
+            theirs = ids.rename(columns=beside(LOGGED, ids.columns))
+            theirs = theirs.reset_index(drop=True)
+            log = log.reset_index(drop=True)
+            log = pd.concat([log, theirs], axis="columns")
+        columns = [pa.array(x) for x in data.X.T]
+        asked = {
+            "position": pa.array(log["position"].to_numpy()),
+            "weight": pa.array(data.weight),
+            "features": pa.StructArray.from_arrays(columns, names=self.features),
+        }
+        replay.write(log, self._path("log", batch))
+        replay.write(pa.table(asked), self._path("features", batch))
 
-    def log(self, batch):
-        """The batch's prediction log -> DataFrame of our columns."""
-        return pd.read_parquet(self.folder / "log" / f"{batch}.parquet", columns=list(LOGGED))
+    def _path(self, what: str, batch: str) -> Path:
+        return self.folder / what / f"{batch}.parquet"
 
-    def asked(self, batch):
-        """What the server was asked -> X (n, d) float32, weight (n,) float64."""
-        table = pq.read_table(self.folder / "features" / f"{batch}.parquet")
+    def log(self, batch: str) -> pd.DataFrame:
+        """Return the batch's prediction log, our columns only."""
+        path = self._path("log", batch)
+        return pd.read_parquet(path, columns=list(LOGGED))
+
+    def asked(self, batch: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return what the server was asked: X (n, d) float32 and weight (n,) float64."""
+        table = pq.read_table(self._path("features", batch))
         columns = table["features"].combine_chunks().flatten()
-        X = np.column_stack([column.to_numpy(zero_copy_only=False) for column in columns])
-        return X.astype(np.float32), table["weight"].to_numpy()
+        # a column with missing values is copied
+        arrays = [column.to_numpy(zero_copy_only=False) for column in columns]
+        X = np.column_stack(arrays).astype(np.float32)
+        weight = table["weight"].to_numpy()
+        return X, weight
 
 
-def alert_band(budget, weight):
-    """The alert rates, low and high, that 95 % of batches with this budget have; `weight` (n,)
-    makes n effective.
+def alert_band(budget: float, weight: np.ndarray) -> tuple[float, float]:
+    """Return the alert rates, low and high, between which 95 % of batches with this budget lie.
+
+    `weight` (n,) makes n effective.
     """
     n = effective_size(weight)
-    low, high = binom.ppf([(1 - BAND) / 2, (1 + BAND) / 2], round(n), budget) / n
+    tails = [(1 - BAND) / 2, (1 + BAND) / 2]
+    n_alerts = binom.ppf(tails, round(n), budget)
+    low, high = n_alerts / n
     return float(low), float(high)
 
 
-def look(stream, batch, reference, alert_budget):
+def look(
+    stream: Stream,
+    batch: str,
+    reference: Reference,
+    alert_budget: float,
+) -> tuple[dict[str, Any], pd.DataFrame]:
     """Look at one batch without labels.
 
     Parameters
     ----------
-    stream : Stream
-    reference : drift.Reference of the transactions that the champion was made from, with their
-        scores
+    reference : the transactions that the champion was made from, with their scores
     alert_budget : share of transactions that people can review
 
     Returns
@@ -92,17 +136,19 @@ def look(stream, batch, reference, alert_budget):
         missing
     table : DataFrame, a row a feature and one for the score; see `drift.Reference.compare`
     """
-    log, (X, weight) = stream.log(batch), stream.asked(batch)
+    log = stream.log(batch)
+    X, weight = stream.asked(batch)
     share = weight / weight.sum()
-    scored = log["status"].to_numpy() == 200
     low, high = alert_band(alert_budget, weight)
+    versions = set(log["model_version"])
+    versions.discard("")  # of a row that was refused
     figures = {
         "batch": batch,
         "n": len(log),
         "weight": float(weight.sum()),
         "start_s": float(log["time_s"].iloc[0]),
         "end_s": float(log["time_s"].iloc[-1]),
-        "model_version": ", ".join(sorted(set(log["model_version"]) - {""})),
+        "model_version": ", ".join(sorted(versions)),
         "n_alerts": float(weight @ log["alert"]),
         "alert_rate": float(share @ log["alert"]),
         "alert_low": low,
@@ -110,20 +156,21 @@ def look(stream, batch, reference, alert_budget):
         "latency_p50_ms": float(log["latency_ms"].median()),
         "latency_p99_ms": float(log["latency_ms"].quantile(0.99)),
         "share_missing": float(share @ np.isnan(X).mean(axis=1)),
-    } | replay.count(log, len(log))
+    }
+    figures |= replay.count(log, len(log))
     table = reference.compare(
-        X, weight, log["time_s"].to_numpy(), log["anomaly_score"].to_numpy(), scored
+        X,
+        weight,
+        log["time_s"].to_numpy(),
+        log["anomaly_score"].to_numpy(),
+        scored=log["status"].to_numpy() == 200,
     )
     flagged = list(table.index[table["flagged"]])
-    figures |= {
-        "level": reference.verdict.level,
-        "note": reference.verdict.note,
-        "score_drifted": reference.score in flagged,
-    }
-    figures |= {
-        "drifted": [name for name in flagged if name != reference.score],
-        "persistent": list(table.index[table["loud"]]),
-    }
+    figures["level"] = reference.verdict.level
+    figures["note"] = reference.verdict.note
+    figures["score_drifted"] = reference.score in flagged
+    figures["drifted"] = [name for name in flagged if name != reference.score]
+    figures["persistent"] = list(table.index[table["loud"]])
     return figures, table
 
 
@@ -133,182 +180,233 @@ class Estimator:
     On older, labelled transactions an isotonic regression learns how likely fraud is at each score;
     sums of these likelihoods over alerts and over all rows stand for frauds. It knows only the
     frauds of the past: a new kind that scores low is not in the guess.
+
+    Parameters
+    ----------
+    score, weight : (n,) float64, higher = more anomalous
+    y : (n,) int, 1 = fraud, 0 = genuine, -1 = not known
     """
 
-    def __init__(self, score, y, weight):
-        told, self.model = (y != UNLABELLED) & (weight > 0), None
-        if told.any():
-            self.model = IsotonicRegression(out_of_bounds="clip").fit(
-                score[told], y[told], sample_weight=weight[told]
-            )
+    def __init__(
+        self,
+        score: np.ndarray,
+        y: np.ndarray,
+        weight: np.ndarray,
+    ) -> None:
+        self.model: IsotonicRegression | None = None
+        is_used = (y != UNLABELLED) & (weight > 0)
+        if is_used.any():
+            self.model = IsotonicRegression(out_of_bounds="clip")
+            self.model.fit(score[is_used], y[is_used], sample_weight=weight[is_used])
 
-    def recall(self, log, weight):
+    def recall(self, log: pd.DataFrame, weight: np.ndarray) -> float | None:
         """Return the estimated recall of a batch's alerts; `weight` is (n,), a row of the log each.
 
         None where no fraud is expected, or no label has been known.
         """
         if self.model is None:
             return None
-        known = log["anomaly_score"].notna().to_numpy()
-        expected = self.model.predict(log["anomaly_score"][known]) * weight[known]
-        return (
-            float(expected @ log["alert"][known] / expected.sum()) if expected.sum() > 0 else None
-        )
+        is_scored = log["anomaly_score"].notna().to_numpy()
+        score = log["anomaly_score"][is_scored]
+        likelihood = self.model.predict(score)
+        expected = likelihood * weight[is_scored]
+        if not expected.sum() > 0:
+            return None
+        caught = expected @ log["alert"][is_scored]
+        return float(caught / expected.sum())
 
 
 class Frauds:
-    """Watches what frauds look like, as far as labels are known: a new kind of fraud shows here
-    before anywhere else.
+    """Watches what frauds look like, as far as labels are known.
 
-    The latest frauds are held against those of the past. A new kind is strange in a few features at
-    once, each of them hardly significant among a dozen frauds: the statistic is the sum of the
-    `n_joint` largest squared Kolmogorov-Smirnov distances (a truncated product as of Dudbridge and
-    Koeleman, Genet. Epidemiol. 2003, on the statistics themselves), and shuffling old and new tells
-    how often chance alone gets as far. Of frauds within one minute (`apart_s`), which are often one
-    attack, the first counts. Unweighted: samples of transactions keep their frauds.
+    A new kind of fraud shows here before anywhere else. The latest frauds are held against those of
+    the past. A new kind is strange in a few features at once, each of them hardly significant among
+    a dozen frauds: the statistic is the sum of the N_JOINT largest squared Kolmogorov-Smirnov
+    distances (a truncated product as of Dudbridge and Koeleman, Genet. Epidemiol. 2003, on the
+    statistics themselves), and shuffling old and new tells how often chance alone gets as far.
+    Unweighted: samples of transactions keep their frauds.
+
+    Parameters
+    ----------
+    names : of the features (d)
+    past : Arrays of the labelled transactions to compare with
+    apart_s : of frauds within so many seconds, which are often one attack, the first counts
+    seed : of the shuffles
     """
 
-    def __init__(  # noqa: PLR0913 - the bands of a look
+    def __init__(
         self,
-        names,
-        past,
-        *,
-        n_recent=12,
-        n_needed=5,
-        n_joint=5,
-        rate=0.03,
-        n_shuffles=1000,
-        seed=0,
-        apart_s=60.0,
-    ):
-        self.names, self.n_recent, self.n_needed, self.apart_s = (
-            list(names),
-            n_recent,
-            n_needed,
-            apart_s,
-        )
-        self.n_joint, self.rate, self.n_shuffles, self.seed = n_joint, rate, n_shuffles, seed
-        steps = np.diff(np.unique(past.time_s))
+        names: Sequence[str],
+        past: Arrays,
+        apart_s: float = APART_S,
+        seed: int = 0,
+    ) -> None:
+        self.names = list(names)
+        self.apart_s = apart_s
+        self.seed = seed
+        instants = np.unique(past.time_s)
+        steps = np.diff(instants)
         # days, say: nobody knows what lies apart
         self.is_coarse = bool(steps.size) and np.median(steps) > apart_s
         self.old = self._first_of_each(past)
 
-    def _first_of_each(self, data):
+    def _first_of_each(self, data: Arrays) -> np.ndarray:
+        """Return the features of one fraud of each attack, (n, d), in time order."""
         frauds = data.take(data.y == 1)
         if self.is_coarse:
             return frauds.X
-        return frauds.X[np.unique(frauds.time_s // self.apart_s, return_index=True)[1]]
+        attack = frauds.time_s // self.apart_s
+        _, first = np.unique(attack, return_index=True)
+        return frauds.X[first]
 
-    def look(self, known):
-        """Features in which the latest frauds of the labelled stream `known` (Arrays) differ most,
-        if they differ.
+    def look(self, known: Arrays) -> list[str]:
+        """Return the features in which the latest frauds differ most, if they differ.
+
+        known : the stream, as far as it is labelled
         """
-        new = self._first_of_each(known)[-self.n_recent :]
-        if len(new) < self.n_needed or not len(self.old):
+        new = self._first_of_each(known)[-N_RECENT:]
+        if len(new) < N_NEEDED or not len(self.old):
             return []
-        distance = self._distances(np.concatenate([new, self.old]), len(new))
-        joint = np.sort(distance**2, axis=1)[:, -self.n_joint :].sum(axis=1)
-        if np.mean(joint >= joint[0]) > self.rate:
+        frauds = np.concatenate([new, self.old])
+        distance = self._distances(frauds, len(new))
+        ascending = np.sort(distance**2, axis=1)
+        largest = ascending[:, -N_JOINT:]
+        joint = largest.sum(axis=1)
+        p_value = np.mean(joint >= joint[0])
+        if p_value > RATE:
             return []
-        first, *others = np.argsort(-distance[0], kind="stable")[: self.n_joint]
-        clear = [j for j in others if np.mean(distance[:, j] >= distance[0, j]) <= self.rate]
-        return [self.names[j] for j in (first, *clear)]
+        actual = distance[0]
+        p_values = np.mean(distance >= actual, axis=0)
+        most_first = np.argsort(-actual, kind="stable")
+        first, *others = most_first[:N_JOINT]
+        # the largest is part of what was found, even if it is not clear on its own
+        named = [first]
+        named += [j for j in others if p_values[j] <= RATE]
+        return [self.names[j] for j in named]
 
-    def _distances(self, X, n_new):
-        """Kolmogorov-Smirnov distances (n_shuffles, features) of the first `n_new` rows to the
-        rest, then shuffled.
+    def _distances(self, X: np.ndarray, n_new: int) -> np.ndarray:
+        """Return distances (N_SHUFFLES, d) of the first `n_new` rows of X (n, d) to the rest.
 
-        Rows without a value of a feature count as its smallest.
+        The first row of the result is as they are, the others with rows shuffled. A row without a
+        value of a feature counts as its smallest.
         """
-        rng, n = np.random.default_rng(self.seed), len(X)
-        shuffled = [np.arange(n), *(rng.permutation(n) for _ in range(self.n_shuffles - 1))]
-        step = np.where(np.array(shuffled) < n_new, 1 / n_new, -1 / (n - n_new))  # (n_shuffles, n)
+        rng = np.random.default_rng(self.seed)
+        n = len(X)
+        orders = [np.arange(n)]
+        for _ in range(N_SHUFFLES - 1):
+            orders.append(rng.permutation(n))
+        # steps of the difference of the two distribution functions, (N_SHUFFLES, n)
+        step = np.where(np.array(orders) < n_new, 1 / n_new, -1 / (n - n_new))
         X = np.where(np.isfinite(X), X, -np.inf)
         # recorded only since: that says nothing about fraud
-        X[:, ~np.isfinite(X[n_new:]).any(axis=0)] = 0.0
-        distance = np.empty((self.n_shuffles, X.shape[1]))
+        is_new_feature = ~np.isfinite(X[n_new:]).any(axis=0)
+        X[:, is_new_feature] = 0.0
+        distance = np.empty((N_SHUFFLES, X.shape[1]))
         for j, x in enumerate(X.T):
             order = np.argsort(x, kind="stable")
-            is_last = np.append(x[order][1:] != x[order][:-1], True)  # of equal values
-            distance[:, j] = np.abs(step[:, order].cumsum(axis=1)[:, is_last]).max(axis=1)
+            ascending = x[order]
+            is_last = np.append(ascending[1:] != ascending[:-1], True)  # of equal values
+            gap = step[:, order].cumsum(axis=1)
+            gap = gap[:, is_last]
+            distance[:, j] = np.abs(gap).max(axis=1)
         return distance
 
 
-def injected(split):
-    """The drifts that a simulated split is known to hold -> list of lib.data.simulation.Drift;
-    empty for real data.
-    """
-    known = split.source == "simulated" and (split.dataset.simulation or {}).get("drift", True)
-    return list(simulation.DRIFTS) if known else []
+def injected(split: Split) -> list[simulation.Drift]:
+    """Return the drifts that a simulated split is known to hold; none for real data."""
+    if split.source != "simulated":
+        return []
+    settings = split.dataset.simulation or {}
+    if not settings.get("drift", True):
+        return []
+    return list(simulation.DRIFTS)
 
 
-def scorecard(steps, drifts):
-    """Which known drifts were noticed, and what was flagged without cause -> dict.
+def scorecard(
+    steps: Sequence[dict[str, Any]], drifts: Sequence[simulation.Drift]
+) -> dict[str, Any]:
+    """Return which known drifts were noticed, and what was flagged without cause.
 
     `noticed`: a dict a drift: what, features, starts (batch, from 1 on), noticed (batch, or None;
     one beyond the last where only the last labels told) and delay (batches);
     `n_false`: how often a feature was flagged in a batch although nothing had happened to it yet.
     """
-    noticed, moved = [], {}
+    noticed = []
+    moved_from: dict[str, int] = {}  # feature -> the first batch in which it has drifted
     for d in drifts:
-        key = "fraud_drifted" if d.what == "fraud" else "drifted"
-        told = [step[key] for step in steps] + (
-            [steps[-1].get("fraud_drifted_after", [])] if d.what == "fraud" else []
-        )
-        flagged = (i for i, names in enumerate(told, 1) if set(d.features) & set(names))
-        first = next((i for i in flagged if i >= d.first_batch), None)
+        if d.what == "fraud":
+            told = [step["fraud_drifted"] for step in steps]
+            told.append(steps[-1].get("fraud_drifted_after", []))
+        else:
+            told = [step["drifted"] for step in steps]
+            moved_from |= dict.fromkeys(d.features, d.first_batch)
+        first = _first_told(told, d)
         found = {
             "what": d.what,
             "features": ", ".join(d.features),
             "starts": d.first_batch,
             "noticed": first,
+            "delay": None if first is None else first - d.first_batch,
         }
-        noticed.append(found | {"delay": None if first is None else first - d.first_batch})
-        moved |= {} if d.what == "fraud" else dict.fromkeys(d.features, d.first_batch)
-    n_false = sum(
-        i < moved.get(name, np.inf) for i, step in enumerate(steps, 1) for name in step["drifted"]
-    )
-    return {"noticed": noticed, "n_false": int(n_false)}
+        noticed.append(found)
+    n_false = 0
+    for number, step in enumerate(steps, 1):
+        for name in step["drifted"]:
+            first = moved_from.get(name, np.inf)
+            if number < first:
+                n_false += 1
+    return {"noticed": noticed, "n_false": n_false}
 
 
-def realise(log, data, alert_budget, block_s=0.0, n_resamples=200, seed=0):
-    """What labels say of a batch or several, once they are known.
+def _first_told(told: Sequence[Sequence[str]], drift: simulation.Drift) -> int | None:
+    """Return the first batch (from 1 on) since the drift that names one of its features."""
+    for number, names in enumerate(told, 1):
+        if number >= drift.first_batch and set(drift.features) & set(names):
+            return number
+    return None
 
-    log : the rows' log; data : their Arrays; where y is -1 nothing is known, and such a row is in
-        none of the figures
-    -> dict: `n_labelled` rows; the metrics of `SHOWN`, as figures {"value", "low", "high"}, of the
-    ranking; of the alerts as they were fired `recall`, a figure, and the weighted sums `n_frauds`,
-    `n_caught`, `money` and `money_caught`; and what people catch of it, `…_in_time`, who review
-    alerts as they arrive until the budget of the rows is used up.
+
+def realise(
+    log: pd.DataFrame,
+    data: Arrays,
+    options: metrics.Options,
+) -> dict[str, Any]:
+    """Return what labels say of a batch or several, once they are known.
+
+    Parameters
+    ----------
+    log : the rows' log
+    data : their Arrays; where y is -1 nothing is known, and such a row is in none of the figures
+    options : of the figures; `headline_budget` is the alert budget
+
+    Returns
+    -------
+    dict
+        `n_labelled` rows; the metrics of `SHOWN`, as figures {"value", "low", "high"}, of the
+        ranking; of the alerts as they were fired `recall`, a figure, and the weighted sums
+        `n_frauds`, `n_caught`, `money` and `money_caught`; and what people catch of it,
+        `…_in_time`, who review alerts as they arrive until the budget of the rows is used up.
     """
+    # a row without a score ranks last
     score = log["anomaly_score"].fillna(-1.0).to_numpy()
-    options = {
-        "headline_budget": alert_budget,
-        "budgets": (),
-        "block_s": block_s,
-        "n_resamples": n_resamples,
-    }
-    found = metrics.evaluate(
-        data.y, {"it": score}, data.weight, data.time_s, data.amount, seed=seed, **options
-    )["it"]
-    fraud = data.weight * (data.y == 1)
-    money = fraud * (0.0 if data.amount is None else np.maximum(data.amount, 0.0))
+    found = metrics.evaluate(data, {"it": score}, options)["it"]
+    fraud = np.where(data.y == 1, data.weight, 0.0)
+    money = np.zeros(len(fraud))
+    if data.amount is not None:
+        # a negative amount, a refund, is no loss
+        money = fraud * np.maximum(data.amount, 0.0)
     alert = log["alert"].to_numpy(np.float64)
-    before = np.cumsum(data.weight * alert) - data.weight * alert
-    # of the reviewers' time; it may end within a row
-    left = np.maximum(alert_budget * data.weight.sum() - before, 0.0)
-    reviewed = alert * np.minimum(
-        np.divide(left, data.weight, out=np.zeros_like(left), where=data.weight > 0), 1.0
-    )
-    caught, n_effective = float(fraud @ alert), effective_size(fraud)
+    reviewed = _reviewed(alert, data.weight, options.headline_budget)
+    n_caught = float(fraud @ alert)
     recall = {"value": None, "low": None, "high": None}
-    if fraud.sum() > 0:
-        recall = metrics.clopper_pearson(caught / fraud.sum(), n_effective)
+    n_frauds = float(fraud.sum())
+    if n_frauds > 0:
+        recall = intervals.clopper_pearson(n_caught / n_frauds, effective_size(fraud))
     return {metric: found[metric] for metric in SHOWN} | {
         "n_labelled": int(np.count_nonzero(data.y != UNLABELLED)),
         "recall": recall,
-        "n_frauds": float(fraud.sum()),
-        "n_caught": caught,
+        "n_frauds": n_frauds,
+        "n_caught": n_caught,
         "money": float(money.sum()),
         "money_caught": float(money @ alert),
         "n_caught_in_time": float(fraud @ reviewed),
@@ -316,19 +414,31 @@ def realise(log, data, alert_budget, block_s=0.0, n_resamples=200, seed=0):
     }
 
 
-def totals(steps):
-    """Sums over batches, as labels will have told -> dict.
+def _reviewed(
+    alert: np.ndarray,
+    weight: np.ndarray,
+    alert_budget: float,
+) -> np.ndarray:
+    """Return which part of each alert (n,) is reviewed in time, 0 to 1.
+
+    Alerts are reviewed as they arrive until the budget is used up, which may be within a row.
+    """
+    alerted = weight * alert
+    up_to_here = np.cumsum(alerted)
+    before = up_to_here - alerted
+    budget = alert_budget * weight.sum()
+    left = np.maximum(budget - before, 0.0)
+    part = np.divide(left, weight, out=np.zeros_like(left), where=weight > 0)
+    return alert * np.minimum(part, 1.0)
+
+
+def totals(steps: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Return sums over batches, as labels will have told.
 
     Policies that fire different numbers of alerts compare by `…_in_time`: the same number of
     reviews for each.
     """
-    kinds = (
-        "n_frauds",
-        "money",
-        "n_caught",
-        "money_caught",
-        "n_caught_in_time",
-        "money_caught_in_time",
-    )
-    sums = {kind: sum(step["realised"][kind] for step in steps) for kind in kinds}
-    return {"n_alerts": sum(step["n_alerts"] for step in steps)} | sums
+    sums = {"n_alerts": sum(step["n_alerts"] for step in steps)}
+    for kind in SUMS:
+        sums[kind] = sum(step["realised"][kind] for step in steps)
+    return sums

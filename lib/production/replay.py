@@ -1,9 +1,10 @@
-"""Transactions sent in time order to the real server over HTTP, and the prediction log that this
-leaves.
+"""Send transactions in time order to the real server over HTTP, and keep the prediction log.
 
 The log has exactly one line a transaction, whatever the server goes through meanwhile: a request
 that gets no answer is sent again, and its lines are written when the answer has come.
 """
+
+from __future__ import annotations
 
 import contextlib
 import ctypes
@@ -14,8 +15,11 @@ import socket
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import msgspec
@@ -43,14 +47,29 @@ BUSY = (408, 429)  # … but for these
 
 
 class ReplayError(RuntimeError):
-    """The server does not start, does not answer, or refuses everything; the message is a
-    sentence.
+    """The server does not start, does not answer, or refuses a bundle; the message says why."""
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """How requests are sent.
+
+    Parameters
+    ----------
+    rows_per_request : transactions in a request
+    connections : requests in flight at most
+    speed : multiple of real time; 0: as fast as it goes
     """
 
+    rows_per_request: int = 100
+    connections: int = 4
+    speed: float = 0.0
 
-def _die_with_parent():
-    """Let Linux end the server with the thread that started it; elsewhere a killed notebook leaves
-    it running.
+
+def _die_with_parent() -> None:
+    """Let Linux end the server with the thread that started it.
+
+    Elsewhere a notebook that is killed leaves it running.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
@@ -66,43 +85,40 @@ class Server:
     settings : more of its settings (see serve/settings.py), such as workers=2
     """
 
-    def __init__(self, folder, log, **settings):
-        self.folder, self.log, self.process = Path(folder), Path(log), None
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        self.url, self.key = f"http://127.0.0.1:{port}", secrets.token_hex(16)
+    def __init__(self, folder: Path | str, log: Path | str, **settings: Any) -> None:
+        self.folder = Path(folder)
+        self.log = Path(log)
+        self.process: subprocess.Popen | None = None
+        port = _free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        self.key = secrets.token_hex(16)
         ours = {
             "bundle": self.folder,
             "port": port,
             "api_key": self.key,
             "log_level": "warning",
-        } | settings
-        plain = {name: value for name, value in os.environ.items() if not name.startswith("FRAUD_")}
-        path = os.pathsep.join([str(ROOT), *filter(None, [plain.get("PYTHONPATH")])])
-        self.environment = (
-            plain | {"PYTHONPATH": path} | {f"FRAUD_{k.upper()}": str(v) for k, v in ours.items()}
-        )
+        }
+        self.environment = _environment(ours | settings)
 
-    def __enter__(self):
+    def __enter__(self) -> Server:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self.start()
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.process.terminate()
         try:
             self.process.wait(10)
         except subprocess.TimeoutExpired:
             self.kill()
 
-    def client(self, **options):
-        """An httpx.Client that keeps its connections and ignores proxies."""
+    def client(self, **options: Any) -> httpx.Client:
+        """Return an httpx.Client that keeps its connections and ignores proxies."""
         return httpx.Client(
             base_url=self.url, headers={"X-API-Key": self.key}, trust_env=False, **options
         )
 
-    def launch(self):
+    def launch(self) -> None:
         """Start the process and return at once; it appends to the log."""
         with self.log.open("a") as log:
             command = [sys.executable, "-m", "serve"]
@@ -115,9 +131,10 @@ class Server:
                 preexec_fn=_die_with_parent,
             )
 
-    def start(self):
-        """Start, and return when a verified bundle answers; ReplayError with the server's last line
-        if none does.
+    def start(self) -> None:
+        """Start, and return when a verified bundle answers.
+
+        Raises ReplayError with the server's last line if none does.
         """
         self.launch()
         end = time.monotonic() + PATIENCE_S
@@ -133,14 +150,15 @@ class Server:
             f"The server did not become ready with the bundle in {self.folder}; it said: {said[-1]}"
         )
 
-    def kill(self):
+    def kill(self) -> None:
         """End it as a power cut would: SIGKILL, nothing is drained."""
         self.process.kill()
         self.process.wait()
 
-    def reload(self):
-        """Let it look at the bundle's folder now -> the version that answers; ReplayError if it
-        refuses the bundle.
+    def reload(self) -> str:
+        """Let it look at the bundle's folder now; return the version that answers.
+
+        Raises ReplayError if it refuses the bundle.
         """
         with self.client(timeout=PATIENCE_S) as client:
             answer = client.post("/admin/reload")
@@ -149,18 +167,39 @@ class Server:
         return answer.json()["model_version"]
 
 
-def replay(  # noqa: PLR0913 - a client's settings, by name
-    server, X, *, time_s=None, first=0, rows_per_request=100, connections=4, speed=0.0, at=None
-):
-    """Send rows in order, a few requests in flight -> the prediction log, a line a row.
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def _environment(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Return this process's environment with the server's settings in place of all others."""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("FRAUD_")}
+    path = str(ROOT)
+    if plain.get("PYTHONPATH"):
+        path += os.pathsep + plain["PYTHONPATH"]
+    ours = {f"FRAUD_{name.upper()}": str(value) for name, value in settings.items()}
+    return plain | {"PYTHONPATH": path} | ours
+
+
+def replay(
+    server: Server,
+    X: np.ndarray,
+    *,
+    time_s: np.ndarray | None = None,
+    first: int = 0,
+    traffic: Traffic = Traffic(),
+    at: Mapping[int, Callable[[], object]] | None = None,
+) -> pd.DataFrame:
+    """Send rows in order, a few requests in flight; return the prediction log, a line a row.
 
     Parameters
     ----------
     server : Server, or anything with its `client`
     X : (n, d) float32, NaN where missing; in time order
-    time_s : (n,) float, needed for `speed` only
+    time_s : (n,) float, needed for `traffic.speed` only
     first : position of the first row in the stream
-    speed : multiple of real time; 0: as fast as it goes
     at : {number of rows answered: function}, each called once while requests go on, such as
         `server.reload`
 
@@ -176,50 +215,69 @@ def replay(  # noqa: PLR0913 - a client's settings, by name
     ReplayError
         If a request has had no answer for a minute.
     """
-    starts, due = range(0, len(X), rows_per_request), sorted((at or {}).items())
-    limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
-    begin, parts, n_answered = time.monotonic(), [], 0
+    n_connections = traffic.connections
+    limits = httpx.Limits(max_connections=n_connections, max_keepalive_connections=n_connections)
+    begin = time.monotonic()
     with (
         server.client(limits=limits, timeout=30) as client,
-        ThreadPoolExecutor(connections) as pool,
+        ThreadPoolExecutor(n_connections) as pool,
     ):
 
-        def send(start):
-            if speed:
-                time.sleep(
-                    max(0.0, (time_s[start] - time_s[0]) / speed - (time.monotonic() - begin))
-                )
-            return _log(client, X[start : start + rows_per_request], first + start)
+        def send(start: int) -> pd.DataFrame:
+            if traffic.speed:
+                due_s = (time_s[start] - time_s[0]) / traffic.speed
+                time.sleep(max(0.0, due_s - (time.monotonic() - begin)))
+            return _log(client, X[start : start + traffic.rows_per_request], first + start)
 
+        starts = range(0, len(X), traffic.rows_per_request)
         futures = [pool.submit(send, start) for start in starts]
-        try:
-            for future in as_completed(futures):
-                parts.append(future.result())
-                n_answered += len(parts[-1])
-                while due and n_answered >= due[0][0]:
-                    due.pop(0)[1]()
-        finally:
-            for future in futures:
-                future.cancel()
+        parts = _collect(futures, at or {})
     log = pd.concat(parts, ignore_index=True).sort_values("position", ignore_index=True)
     log.attrs["seconds"] = time.monotonic() - begin
     return log
 
 
-def _log(client, X, first):
-    """The log lines of one request. One that is refused is halved until the rows at fault stand
-    alone.
+def _collect(futures: list[Future], at: Mapping[int, Callable[[], object]]) -> list[pd.DataFrame]:
+    """Return the answers as they arrive, and call each function of `at` when it is due."""
+    due = sorted(at.items())
+    parts = []
+    n_answered = 0
+    try:
+        for future in as_completed(futures):
+            parts.append(future.result())
+            n_answered += len(parts[-1])
+            while due and n_answered >= due[0][0]:
+                _, act = due.pop(0)
+                act()
+    finally:
+        # after an error, what has not been sent need not be
+        for future in futures:
+            future.cancel()
+    return parts
+
+
+def _log(
+    client: httpx.Client,
+    X: np.ndarray,
+    first: int,
+) -> pd.DataFrame:
+    """Return the log lines of one request.
+
+    One that is refused is halved until the rows at fault stand alone.
     """
     answer, n_tries = _post(client, msgspec.json.encode({"features": X.tolist()}), first)
-    if answer.status_code != 200 and len(X) > 1:
+    is_scored = answer.status_code == 200
+    if not is_scored and len(X) > 1:
         half = len(X) // 2
-        return pd.concat([_log(client, X[:half], first), _log(client, X[half:], first + half)])
+        halves = [_log(client, X[:half], first), _log(client, X[half:], first + half)]
+        return pd.concat(halves)
     lines = pd.DataFrame({"position": np.arange(first, first + len(X)), "request": first})
-    if answer.status_code == 200:
+    scores, alerts, version = [np.nan], [0], ""
+    if is_scored:
         body = msgspec.json.decode(answer.content)
-        scores, alerts, version = body["anomaly_scores"], body["predictions"], body["model_version"]
-    else:
-        scores, alerts, version = [np.nan], [0], ""
+        scores = body["anomaly_scores"]
+        alerts = body["predictions"]
+        version = body["model_version"]
     return lines.assign(
         anomaly_score=np.asarray(scores, np.float64),
         alert=np.asarray(alerts, np.int8),
@@ -230,20 +288,20 @@ def _log(client, X, first):
     )
 
 
-def _post(client, body, first):
-    """Post until there is an answer that another attempt would not change -> (answer, number of
-    attempts).
-    """
-    end, n_tries = time.monotonic() + PATIENCE_S, 0
+def _post(
+    client: httpx.Client,
+    body: bytes,
+    first: int,
+) -> tuple[httpx.Response, int]:
+    """Post until there is an answer that another attempt would not change -> it, and attempts."""
+    end = time.monotonic() + PATIENCE_S
+    headers = {"content-type": "application/json"}
+    n_tries = 0
     while True:
         n_tries += 1
         try:
-            answer = client.post(
-                "/predict", content=body, headers={"content-type": "application/json"}
-            )
-            if answer.status_code == 200 or (
-                answer.status_code in REFUSED and answer.status_code not in BUSY
-            ):
+            answer = client.post("/predict", content=body, headers=headers)
+            if _is_final(answer.status_code):
                 return answer, n_tries
             reason = f"status {answer.status_code}"
         except httpx.TransportError as error:
@@ -252,12 +310,21 @@ def _post(client, body, first):
             raise ReplayError(
                 f"No answer for {PATIENCE_S:g} s to the request from row {first:,} on: {reason}."
             )
+        # doubled each time, so that a server that starts is not flooded
         time.sleep(min(0.02 * 2**n_tries, 1.0))
 
 
-def count(log, n):
-    """What became of n rows -> dict: `n_lines`, `n_lost`, `n_duplicated`, `n_refused`, `n_retries`
-    (of requests).
+def _is_final(status: int) -> bool:
+    """Return whether another attempt would be answered in the same way."""
+    if status == 200:
+        return True
+    return status in REFUSED and status not in BUSY
+
+
+def count(log: pd.DataFrame, n: int) -> dict[str, int]:
+    """Return what became of n rows, the first of which is the log's first.
+
+    `n_lines`, `n_lost`, `n_duplicated`, `n_refused` and, of requests, `n_retries`.
     """
     lines = np.bincount(log["position"] - log["position"].min(), minlength=n)
     requests = log.drop_duplicates("request")
@@ -270,11 +337,10 @@ def count(log, n):
     }
 
 
-def write(table, path):
-    """Write a DataFrame or a pyarrow Table as Parquet, whole or not at all -> path."""
-    table = (
-        table if isinstance(table, pa.Table) else pa.Table.from_pandas(table, preserve_index=False)
-    )
+def write(table: pd.DataFrame | pa.Table, path: Path) -> Path:
+    """Write a table as Parquet, whole or not at all; return its path."""
+    if isinstance(table, pd.DataFrame):
+        table = pa.Table.from_pandas(table, preserve_index=False)
     with whole(path) as partial:
         pq.write_table(table, partial)
     return Path(path)

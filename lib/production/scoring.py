@@ -1,159 +1,237 @@
-"""Score a table of new transactions in chunks, with flat memory, and hold it against the window the
-model knows.
+"""Score a table of new transactions, and compare it with the window that the model knows.
 
-`python -m lib.production.scoring FILE` writes `scores.parquet` and `drift.json`; no labels are
-needed, and none are read.
+`python -m lib.production.scoring FILE` writes `scores.parquet` and `drift.json`, chunk by chunk in
+flat memory; no labels are needed, and none are read.
 """
 
+from __future__ import annotations
+
 import argparse
-import itertools
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lib import bundle
+from lib.bundle import Bundle
 from lib.data import datasets, splits
 from lib.data.columns import beside
-from lib.data.datasets import ROOT, Arrays
+from lib.data.datasets import ROOT, Arrays, Dataset
 from lib.errors import BundleError, DataError
-from lib.evaluation import metrics
+from lib.evaluation import intervals
 from lib.files import whole, write_json
 from lib.production import drift
 
 CHUNK_ROWS = 100_000
 COLUMNS = ("position", "anomaly_score", "alert")  # ours in scores.parquet
 SAMPLE_ROWS = 100_000  # that the drift report looks at, drawn evenly from all
+N_NAMED = 12  # columns that the command's last lines name
 
 
-def score_table(dataset, path, model, folder, reference=None, seed=0):
-    """Write an anomaly score and an alert for every row of a table -> the report, also kept as
-    `drift.json`.
+@dataclass
+class _Sums:
+    """What adds up over chunks."""
+
+    n: int = 0
+    weight: float = 0.0
+    alerts: float = 0.0  # weight of them
+
+
+def score_table(
+    dataset: Dataset,
+    path: Path | str,
+    model: Bundle,
+    folder: Path | str,
+    reference: Arrays | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Write an anomaly score and an alert for every row of a table.
 
     Parameters
     ----------
-    dataset : datasets.Dataset; path : CSV, CSV.gz, Parquet or a folder of them, in any order of
-        time
-    model : bundle.Bundle
+    path : CSV, CSV.gz, Parquet or a folder of them, in any order of time
     folder : gets `scores.parquet` (position, time, identifiers, anomaly_score, alert), whole or not
         at all; an identifier that is called like one of the other columns gets `id.` in front
     reference : Arrays to compare with; None: no drift is looked for
+    seed : of the sample that is compared
+
+    Returns
+    -------
+    dict
+        The report, also kept as `drift.json`.
 
     Raises
     ------
     DataError
         For a column, a row or a cell that the description does not allow, or a table without rows.
     """
-    start, folder = time.perf_counter(), Path(folder)
-    sample, weight, alerts, n, writer = Sample(SAMPLE_ROWS, seed), 0.0, 0.0, 0, None
-    chunks = datasets.iter_transactions(dataset, Path(path), rows_per_chunk=CHUNK_ROWS)
-    with whole(folder / "scores.parquet") as partial, ThreadPoolExecutor(1) as ahead:
+    start = time.perf_counter()
+    folder = Path(folder)
+    sample = Sample(SAMPLE_ROWS, seed)
+    sums = _Sums()
+    writer = None
+    with whole(folder / "scores.parquet") as partial:
         try:
-            # the next chunk is read while this one is scored
-            waiting = ahead.submit(next, chunks, None)
-            while (frame := waiting.result()) is not None:
-                waiting = ahead.submit(next, chunks, None)
+            for frame in _chunks(dataset, Path(path)):
                 data = dataset.arrays(frame)
                 alert, score = model.predict(data.X)
-                table = _table(dataset, frame, n, score, alert)
-                writer = writer or pq.ParquetWriter(partial, table.schema)
+                table = _table(dataset, frame, sums.n, score, alert)
+                if writer is None:
+                    writer = pq.ParquetWriter(partial, table.schema)
                 writer.write_table(table)
                 sample.add(data, score)
-                n, weight, alerts = (
-                    n + len(frame),
-                    weight + data.weight.sum(),
-                    alerts + data.weight @ alert,
-                )
+                sums.n += len(frame)
+                sums.weight += data.weight.sum()
+                sums.alerts += data.weight @ alert
         finally:
             if writer is not None:
                 writer.close()
-    rate = float(alerts / weight)
     report = {
-        "n": n,
-        "weight": float(weight),
-        "alert_rate": rate,
+        "n": sums.n,
+        "weight": float(sums.weight),
+        "alert_rate": float(sums.alerts / sums.weight),
         "model": model.manifest["model"],
         "drift": None,
+        "version": model.version,
+        "seconds": time.perf_counter() - start,
     }
-    report |= {"version": model.version, "seconds": time.perf_counter() - start}
     if reference is not None:
         report["drift"] = _drift(dataset, sample, model, reference)
     write_json(folder / "drift.json", report)
     return report
 
 
-def _table(dataset, frame, first, score, alert):
-    """Ours first and last, the user's in between: their own names, unless one of ours is called
-    like that.
+def _chunks(dataset: Dataset, path: Path) -> Iterator[pd.DataFrame]:
+    """Go through a table; the next chunk is read while the caller scores this one."""
+    chunks = datasets.iter_transactions(dataset, path, rows_per_chunk=CHUNK_ROWS)
+    with ThreadPoolExecutor(1) as ahead:
+        waiting = ahead.submit(next, chunks, None)
+        frame = waiting.result()
+        while frame is not None:
+            waiting = ahead.submit(next, chunks, None)
+            yield frame
+            frame = waiting.result()
+
+
+def _table(
+    dataset: Dataset,
+    frame: pd.DataFrame,
+    first: int,
+    score: np.ndarray,
+    alert: np.ndarray,
+) -> pa.Table:
+    """Return the scores of one chunk: our columns first and last, the user's in between.
+
+    Theirs have their own names, unless one of ours is called like that.
     """
-    time = beside(COLUMNS, (dataset.time_column, *dataset.ids), "time.")[dataset.time_column]
-    ids = beside(COLUMNS, (*dataset.ids, time))
-    columns = {"position": np.arange(first, first + len(frame)), time: frame[dataset.time_column]}
-    columns |= {ids[column]: frame[column] for column in dataset.ids}
-    columns |= {"anomaly_score": score, "alert": alert}
+    named = beside(COLUMNS, (dataset.time_column, *dataset.ids), "time.")
+    time_name = named[dataset.time_column]
+    ids = beside(COLUMNS, (*dataset.ids, time_name))
+    columns = {
+        "position": np.arange(first, first + len(frame)),
+        time_name: frame[dataset.time_column],
+    }
+    for column in dataset.ids:
+        columns[ids[column]] = frame[column]
+    columns["anomaly_score"] = score
+    columns["alert"] = alert
     return pa.table({name: pa.array(values) for name, values in columns.items()})
 
 
-def _drift(dataset, sample, model, reference):
-    data, score = sample.rows()
-    options = {"block_s": metrics.block_length(reference.time_s), "clock": dataset.time is not None}
-    known = drift.Reference(
-        dataset.features, reference, model.anomaly_score(reference.X), **options
+def _drift(
+    dataset: Dataset,
+    sample: Sample,
+    model: Bundle,
+    reference: Arrays,
+) -> dict[str, Any]:
+    """Return the verdict on the sample, as JSON has it."""
+    options = drift.MonitorOptions(
+        block_s=intervals.block_length(reference.time_s),
+        clock=dataset.time is not None,
     )
+    known_score = model.anomaly_score(reference.X)
+    known = drift.Reference(dataset.features, reference, known_score, options)
+    data, score = sample.rows()
     known.compare(data.X, data.weight, data.time_s, score)
     return known.verdict.to_dict()
 
 
+@dataclass(frozen=True)
+class _Part:
+    """Rows of a sample: lot (n,) of [0, 1), data and score (n,)."""
+
+    lot: np.ndarray
+    data: Arrays
+    score: np.ndarray
+
+    def take(self, rows: np.ndarray) -> _Part:
+        return _Part(self.lot[rows], self.data.take(rows), self.score[rows])
+
+
 class Sample:
-    """At most `size` of all rows that come by, each with the same chance, in the order in which
-    they came.
+    """At most `size` of all rows that come by, each with the same chance, in their order.
+
+    Each row draws a lot; those with the smallest lots are the sample.
     """
 
-    def __init__(self, size, seed=0):
-        self.size, self.rng, self.parts, self.limit = size, np.random.default_rng(seed), [], 1.0
+    def __init__(self, size: int, seed: int = 0) -> None:
+        self.size = size
+        self.rng = np.random.default_rng(seed)
+        self.parts: list[_Part] = []
+        self.limit = 1.0  # lots from here on have lost already
 
-    def add(self, data, score):
+    def add(self, data: Arrays, score: np.ndarray) -> None:
         """Look at a chunk: Arrays and its scores (n,)."""
         lot = self.rng.random(len(score))
-        chosen = np.flatnonzero(lot < self.limit)
-        kept = data.take(chosen)
-        self.parts.append((lot[chosen], kept, score[chosen]))
-        if sum(len(part[0]) for part in self.parts) > 2 * self.size:
+        part = _Part(lot, data, score)
+        self.parts.append(part.take(np.flatnonzero(lot < self.limit)))
+        # to draw takes a copy of all: not for every chunk
+        if sum(len(part.lot) for part in self.parts) > 2 * self.size:
             self._draw()
 
-    def _draw(self):
+    def _draw(self) -> None:
         """Keep the rows with the smallest lots; only smaller ones can join them later."""
-        lots = np.concatenate([part[0] for part in self.parts])
-        if len(lots) > self.size:
-            self.limit = np.partition(lots, self.size)[self.size]
-        under = lots < self.limit
-        fields = zip(*(part[1] for part in self.parts), strict=True)
-        data = Arrays(*(None if f[0] is None else np.concatenate(f)[under] for f in fields))
-        self.parts = [(lots[under], data, np.concatenate([part[2] for part in self.parts])[under])]
+        joined = _join(self.parts)
+        if len(joined.lot) > self.size:
+            self.limit = np.partition(joined.lot, self.size)[self.size]
+        self.parts = [joined.take(joined.lot < self.limit)]
 
-    def rows(self):
-        """The sample -> (Arrays, scores)."""
+    def rows(self) -> tuple[Arrays, np.ndarray]:
+        """Return the sample: Arrays and scores (n,)."""
         self._draw()
-        return self.parts[0][1:]
+        return self.parts[0].data, self.parts[0].score
 
 
-def known_window(dataset, model):
-    """The reference period that the model was fitted on, where its split is still here -> Arrays,
-    or None.
-    """
-    for folder in sorted((ROOT / "data" / dataset.name).glob("*/splits.json")):
-        split = splits.Split(folder.parent, {})
-        if split.fingerprint == model.manifest["fit"].get("split"):
-            return splits.open_split(folder.parent).arrays("reference")
+def _join(parts: Sequence[_Part]) -> _Part:
+    fields = []
+    for values in zip(*(part.data for part in parts), strict=True):
+        fields.append(None if values[0] is None else np.concatenate(values))
+    return _Part(
+        lot=np.concatenate([part.lot for part in parts]),
+        data=Arrays(*fields),
+        score=np.concatenate([part.score for part in parts]),
+    )
+
+
+def known_window(dataset: Dataset, model: Bundle) -> Arrays | None:
+    """Return the reference period that the model was fitted on; None if its split is gone."""
+    for manifest in sorted((ROOT / "data" / dataset.name).glob("*/splits.json")):
+        folder = manifest.parent
+        # the fingerprint first: to open a split may take a download
+        if splits.Split(folder, {}).fingerprint == model.manifest["fit"].get("split"):
+            return splits.open_split(folder).arrays("reference")
     return None
 
 
-def main(argv=None):
-    """The command -> exit code."""
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m lib.production.scoring", description=__doc__.partition("\n")[0]
     )
@@ -169,21 +247,31 @@ def main(argv=None):
     parser.add_argument(
         "--out", default=ROOT / "reports" / "current", help="folder (default: reports/current)"
     )
-    args = parser.parse_args(argv)
+    return parser
+
+
+def _description(model: Bundle, args: argparse.Namespace) -> Dataset:
+    """Return the description of the table; DataError if it is missing or not the bundle's."""
+    name = model.manifest["dataset"]["name"]
+    if not args.dataset and not (ROOT / "data" / f"{name}.yaml").is_file():
+        raise DataError(
+            f"the description of {name!r}, which the bundle is for, is not in data/; name it "
+            "by --dataset"
+        )
+    dataset = datasets.load_description(args.dataset or name)
+    if list(dataset.features) != list(model.features):
+        raise DataError(
+            f"the bundle in {args.bundle} has other features than {dataset.name}; name --dataset"
+        )
+    return dataset
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code: 0, or 2 where the table or the bundle is at fault."""
+    args = _parser().parse_args(argv)
     try:
         model = bundle.load(args.bundle)
-        name = model.manifest["dataset"]["name"]
-        if not args.dataset and not (ROOT / "data" / f"{name}.yaml").is_file():
-            raise DataError(
-                f"the description of {name!r}, which the bundle is for, is not in data/; name it "
-                "by --dataset"
-            )
-        dataset = datasets.load_description(args.dataset or name)
-        if list(dataset.features) != list(model.features):
-            raise DataError(
-                f"the bundle in {args.bundle} has other features than {dataset.name}; name "
-                "--dataset"
-            )
+        dataset = _description(model, args)
         report = score_table(dataset, args.file, model, args.out, known_window(dataset, model))
     except (DataError, BundleError) as error:
         print(error, file=sys.stderr)
@@ -192,19 +280,21 @@ def main(argv=None):
         f"{report['n']:,} transactions in {report['seconds']:.1f} s; {report['alert_rate']:.2%} "
         "of them are alerts"
     )
-    found = report["drift"]
-    if found is None:
-        print(
-            "The window that the model was fitted on is not here any more: no drift was looked for."
-        )
-    else:
-        worst = sorted(
-            (c for c in found["columns"] if c["flagged"]), key=lambda c: -(c["psi"] or 0)
-        )
-        print(f"drift: {', '.join(c['name'] for c in itertools.islice(worst, 12)) or 'none'}")
-        print(found["note"]) if found["note"] else None
+    _tell_drift(report["drift"])
     print(f"{args.out}: scores.parquet, drift.json")
     return 0
+
+
+def _tell_drift(found: dict[str, Any] | None) -> None:
+    if found is None:
+        print("The window that the model was fitted on is missing: no drift was looked for.")
+        return
+    flagged = [column for column in found["columns"] if column["flagged"]]
+    flagged.sort(key=lambda column: -(column["psi"] or 0))
+    names = [column["name"] for column in flagged[:N_NAMED]]
+    print(f"drift: {', '.join(names) or 'none'}")
+    if found["note"]:
+        print(found["note"])
 
 
 if __name__ == "__main__":

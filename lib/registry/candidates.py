@@ -1,143 +1,200 @@
-"""A fitted detector as files: written by the model notebooks, calibrated by the comparison, read by
-everyone after.
+"""Fit detectors and keep them as candidates: folders that the comparison and everyone after reads.
 
 A candidate is a folder `models/<name>/` of a run: `model.onnx`, `manifest.json`, `metrics.json`,
 `parity.npz` (`explain.onnx` where the model can name its own terms; `model_card.md` once it is
 calibrated). Every fit depends on this file: what only the comparison needs is in `challengers`.
 """
 
+from __future__ import annotations
+
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from lib import bundle
+from lib.data.datasets import UNLABELLED, Arrays
+from lib.data.splits import Split
+from lib.detectors.base import Detector
 from lib.detectors.sampling import weighted_quantile
 from lib.errors import DataError
 from lib.files import whole, write_json
 
 REGIMES = {"genuine": ("genuine",), "all": ("all",), "both": ("genuine", "all")}
-UNLABELLED = -1  # y of a transaction whose label is not known; lib.data.datasets has the same
-LABELS_SEEN = {"genuine": "known frauds of reference removed from the fit", "all": "none"}
-N_PARITY = 10_000
+# what a manifest says of the labels that a fit without learning from labels has seen
+LABELS_SEEN_IN_FULL = {
+    "genuine": "known frauds of reference removed from the fit",
+    "all": "none",
+}
+N_PARITY = 10_000  # rows kept for the proof that an export scores as its estimator did
+# apart from the parameters in a manifest: they are named beside them
+OUTSIDE_PARAMETERS = {"seed", "threads"}
 
 
-def regimes(train_on, split=None):
-    """`genuine`, `all` or `both` -> the regimes to fit, in order; DataError for anything else.
+@dataclass(frozen=True)
+class Fit:
+    """A detector that has just been fitted, and how.
+
+    Parameters
+    ----------
+    detector : fitted
+    training : the rows it was fitted on
+    regime : `genuine` or `all`, see `REGIMES`; of no meaning in a supervised fit
+    supervised : whether it has learnt from labels
+    seconds : that the fit took (s); None where nobody has measured
+    """
+
+    detector: Detector
+    training: Arrays
+    regime: str = "genuine"
+    supervised: bool = False
+    seconds: float | None = None
+
+
+def regimes(train_on: str, split: Split | None = None) -> tuple[str, ...]:
+    """Return the regimes to fit, in order, for `genuine`, `all` or `both`.
 
     Where no transaction of the split's reference is known to be genuine, `both` is `all` alone, and
     a line says so.
+
+    Raises
+    ------
+    DataError
+        For any other word.
     """
     if train_on not in REGIMES:
         raise DataError(
             f"train_on is {train_on!r}; choose genuine (known frauds removed), all (no label "
             "used) or both."
         )
-    if train_on == "both" and split is not None and not (split.arrays("reference").y == 0).any():
-        print(
-            "No transaction of reference is known to be genuine: only the regime `all`, which "
-            "uses no label, is fitted."
-        )
-        return REGIMES["all"]
+    if train_on == "both" and split is not None:
+        is_genuine = split.arrays("reference").y == 0
+        if not is_genuine.any():
+            print(
+                "No transaction of reference is known to be genuine: only the regime `all`, which "
+                "uses no label, is fitted."
+            )
+            return REGIMES["all"]
     return REGIMES[train_on]
 
 
-def remarks(split):
-    """Sentences on what every fit to this split's reference has to do without."""
+def remarks(split: Split) -> list[str]:
+    """Return sentences on what every fit to this split's reference has to do without."""
     reference = split.arrays("reference")
-    unknown = int(np.count_nonzero(reference.y == UNLABELLED))
+    n_unknown = _n_unlabelled(reference)
     said = []
     for feature in empty_features(split.dataset.features, reference):
         said.append(
             f"feature {feature!r} has no value in reference: models take it for a constant, and a "
-            "value that comes "
-            "later has no effect until they are fitted anew"
+            "value that comes later has no effect until they are fitted anew"
         )
-    if 0 < unknown < len(reference.y):
+    if 0 < n_unknown < len(reference.y):
         said.append(
-            f"{unknown:,} of {len(reference.y):,} transactions of reference have no label: the "
-            "regime `all` is fitted "
-            "on them, too; `genuine` and models that learn from labels are not"
+            f"{n_unknown:,} of {len(reference.y):,} transactions of reference have no label: the "
+            "regime `all` is fitted on them, too; `genuine` and models that learn from labels are "
+            "not"
         )
     return said
 
 
-def empty_features(features, data):
-    """Those of the features (d) of which no row of these Arrays has a value."""
-    there = np.isfinite(data.X).any(axis=0)
-    return [feature for feature, known in zip(features, there, strict=True) if not known]
+def empty_features(features: Sequence[str], data: Arrays) -> list[str]:
+    """Return those of the features (d) of which no row has a value."""
+    is_known = np.isfinite(data.X).any(axis=0)
+    return [feature for feature, known in zip(features, is_known, strict=True) if not known]
 
 
-def variant(model, regime):
-    """The candidate's name: the model's own in the regime `genuine`, `model@train_on=all` without
-    labels.
-    """
+def _n_unlabelled(data: Arrays) -> int:
+    return int(np.count_nonzero(data.y == UNLABELLED))
+
+
+def variant(model: str, regime: str) -> str:
+    """Return a candidate's name: the model's own, with `@train_on=all` where no label is used."""
     if regime == "genuine":
         return model
-    return f"{model},train_on={regime}" if "@" in model else f"{model}@train_on={regime}"
+    separator = "," if "@" in model else "@"
+    return f"{model}{separator}train_on={regime}"
 
 
-def fit(detector, split, regime="genuine", supervised=False, labels=None, **fitted):
-    """Fit on reference -> (detector, Arrays it was fitted on, seconds). Validation gives its loss
-    only, no label.
+def fit(
+    detector: Detector,
+    split: Split,
+    regime: str = "genuine",
+    *,
+    supervised: bool = False,
+    labels: np.ndarray | None = None,
+    **fitted: Any,
+) -> Fit:
+    """Fit a detector on reference; validation gives its loss only, no label.
 
-    `labels` (n,), of a supervised fit: the known ones of reference
-    (:func:`lib.detectors.few_labels.known_labels`); None: all. Rows of the table without a label
-    take no part in a supervised fit. `fitted`, of a detector that builds on others: those, where
-    they have been fitted before.
+    Parameters
+    ----------
+    labels : (n,) of a supervised fit: the known ones of reference, see
+        :func:`lib.detectors.few_labels.known_labels`; None: all. Rows of the table without a label
+        take no part in a supervised fit.
+    fitted : of a detector that builds on others: those, where they have been fitted before
     """
-    validation, reference = split.arrays("validation"), split.arrays("reference")
-    training = reference if supervised else reference.training(regime)
+    validation = split.arrays("validation")
+    reference = split.arrays("reference")
     if supervised:
-        training = training if labels is None else training._replace(y=labels)
+        training = reference if labels is None else reference._replace(y=labels)
         training = training.take(reference.y != UNLABELLED)
+    else:
+        training = reference.training(regime)
     start = time.perf_counter()
     if supervised:
         detector.fit(training.X, training.y, weight=training.weight, **fitted)
     else:
         later = (validation.X, validation.weight)
         detector.fit(training.X, weight=training.weight, validation=later, **fitted)
-    return detector, training, time.perf_counter() - start
+    seconds = time.perf_counter() - start
+    return Fit(detector, training, regime, supervised, seconds)
 
 
-def write(run_dir, name, detector, split, training, regime="genuine", fit_s=None, supervised=False):  # noqa: PLR0913 - what a candidate's manifest says
-    """Write a detector that has just been fitted as the candidate `name` of a run, whole or not at
-    all -> its folder.
+def write(run_dir: Path, name: str, fitted: Fit, split: Split) -> Path:
+    """Write a fit as the candidate `name` of a run, whole or not at all; return its folder.
 
     `parity.npz` keeps up to 10,000 validation rows (`X`, float32) with the estimator's own scores
     (`raw_score`, float64), so that an export can prove, much later and elsewhere, that the graph
     answers as the estimator did.
     """
     folder = Path(run_dir) / "models" / name
-    period = split.manifest["periods"]["reference"]
-    X = split.arrays("validation").X[:N_PARITY]
-    seen = (
-        f"{np.sum(training.y == 1):,} known frauds of reference, in the fit"
-        if supervised
-        else LABELS_SEEN[regime]
-    )
-    unlabelled = int(np.count_nonzero(split.arrays("reference").y == UNLABELLED))
-    if unlabelled and regime == "genuine" and not supervised:
-        seen = (
-            f"known frauds and {unlabelled:,} unlabelled transactions of reference removed from "
-            "the fit"
-        )
+    detector = fitted.detector
     graphs = {"model.onnx": detector.to_onnx()}
-    if (explain := detector.explain_onnx()) is not None:
+    explain = detector.explain_onnx()
+    if explain is not None:
         graphs["explain.onnx"] = explain
+    bundle.write(folder, graphs, _manifest(name, fitted, split))
+    X = split.arrays("validation").X[:N_PARITY]
+    with whole(folder / "parity.npz") as partial:
+        np.savez_compressed(partial, X=X, raw_score=detector.raw_score(X))
+    return folder
+
+
+def _manifest(name: str, fitted: Fit, split: Split) -> dict[str, Any]:
+    """Return what is known of a candidate before its calibration."""
+    detector = fitted.detector
+    training = fitted.training
+    dataset = split.dataset
+    period = split.manifest["periods"]["reference"]
+    parameters = {}
+    for key, value in detector.get_params().items():
+        if key not in OUTSIDE_PARAMETERS:
+            parameters[key] = value
     low, median, high = _ranges(training)
-    empty = empty_features(split.dataset.features, training)
     manifest = {
         "model": name,
-        "supervised": supervised,
-        "dataset": {"name": split.dataset.name, "source": split.source},
-        "features": list(split.dataset.features),
-        "amount": split.dataset.amount,
-        "missing": split.dataset.missing,
+        "supervised": fitted.supervised,
+        "dataset": {"name": dataset.name, "source": split.source},
+        "features": list(dataset.features),
+        "amount": dataset.amount,
+        "missing": dataset.missing,
         "fit": {
-            "train_on": "labels" if supervised else regime,
-            "labels_seen": seen,
+            "train_on": "labels" if fitted.supervised else fitted.regime,
+            "labels_seen": _labels_seen(fitted, split),
             "n": len(training.X),
             "weight": float(training.weight.sum()),
             "start_s": period["start_s"],
@@ -145,33 +202,46 @@ def write(run_dir, name, detector, split, training, regime="genuine", fit_s=None
             "split": split.fingerprint,
             "seed": detector.seed,
             "threads": detector.threads,
-            "parameters": {
-                k: v for k, v in detector.get_params().items() if k not in {"seed", "threads"}
-            },
+            "parameters": parameters,
         },
         "reference": {"low": low, "median": median, "high": high},
-        **({"empty_features": empty} if empty else {}),
-        "provenance": {
-            "fit_s": fit_s,
-            "trained_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        },
     }
-    bundle.write(folder, graphs, manifest)
-    with whole(folder / "parity.npz") as partial:
-        np.savez_compressed(partial, X=X, raw_score=detector.raw_score(X))
-    return folder
+    empty = empty_features(dataset.features, training)
+    if empty:
+        manifest["empty_features"] = empty
+    # no part of the bundle's hash: the same fit gives the same hash
+    manifest["provenance"] = {
+        "fit_s": fitted.seconds,
+        "trained_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    return manifest
 
 
-def add_metrics(folder, metrics):
-    """Write the candidate's `metrics.json` ({"validation": {metric: {"value", "low", "high"}},
-    …}).
+def _labels_seen(fitted: Fit, split: Split) -> str:
+    if fitted.supervised:
+        n_frauds = np.sum(fitted.training.y == 1)
+        return f"{n_frauds:,} known frauds of reference, in the fit"
+    n_unlabelled = _n_unlabelled(split.arrays("reference"))
+    if n_unlabelled and fitted.regime == "genuine":
+        return (
+            f"known frauds and {n_unlabelled:,} unlabelled transactions of reference removed from "
+            "the fit"
+        )
+    return LABELS_SEEN_IN_FULL[fitted.regime]
+
+
+def add_metrics(folder: Path, metrics: dict) -> Path:
+    """Write the candidate's `metrics.json`.
+
+    metrics : {"validation": {metric: {"value", "low", "high"}}, …}
     """
     return write_json(Path(folder) / "metrics.json", metrics)
 
 
-def _ranges(training):
-    """Weighted 1 %, 50 % and 99 % quantiles of the fitted rows: three lists of d floats, 0 where a
-    column is empty.
+def _ranges(training: Arrays) -> list[list[float]]:
+    """Return weighted 1 %, 50 % and 99 % quantiles of the fitted rows: three lists of d floats.
+
+    0 where a column is empty.
     """
     found = np.zeros((training.X.shape[1], 3))
     for j, x in enumerate(training.X.T):

@@ -1,7 +1,9 @@
-"""Candidates on their way to the comparison: found, or fitted with the defaults, then calibrated
-and given a card.
-"""
+"""Candidates on their way to the comparison: found or fitted, then calibrated and given a card."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import numpy as np
 from lib import bundle
 from lib.bundle.calibration import Calibration
 from lib.bundle.manifest import MODEL_CARD, read
+from lib.data.splits import Split
 from lib.detectors.registry import make as make_detector
 from lib.errors import DataError
 from lib.registry import candidates
@@ -16,59 +19,91 @@ from lib.registry import candidates
 MODELS = ("isolation_forest", "autoencoder", "gaussian_mixture")
 
 
-def calibrate(folder, raw_score, weight, threshold_raw, rule, alert_budget, metrics, name, *, card):  # noqa: PLR0913 - what calibration adds to a manifest
-    """Add calibration, threshold, validation metrics, registered name and model card; the graphs
-    stay as they are.
+@dataclass(frozen=True)
+class Threshold:
+    """From which score on there is an alert, and why.
 
     Parameters
     ----------
-    raw_score, weight : (n,) float64, all validation transactions; no label is used
-    threshold_raw : float, alert iff the raw score is at least this; stored in the unit of
-        `anomaly_score` as well
+    raw_score : alert iff a raw score is at least this
+    rule : by which it was chosen, see `lib.evaluation.thresholds.Rule`
+    alert_budget : share of the transactions that people review
+    """
+
+    raw_score: float
+    rule: str
+    alert_budget: float
+
+
+def calibrate(
+    folder: Path,
+    calibration: Calibration,
+    threshold: Threshold,
+    *,
+    name: str,
+    card: Callable[[dict], str],
+    metrics: dict | None = None,
+) -> Path:
+    """Add calibration, threshold, figures, name and card to a candidate; its graphs stay.
+
+    Parameters
+    ----------
+    calibration : fitted to the raw scores of all validation transactions; no label is used
+    threshold : stored in the unit of `anomaly_score` as well
+    name : under which the candidate would be registered
     card : function (manifest) -> the model card as Markdown, see `lib.reporting.cards.model`; how
         it is worded must not decide whether a fit is up to date
+    metrics : on validation, {metric: {"value", "low", "high"}}
     """
     manifest, graphs = read(Path(folder))
-    calibration = Calibration.fit(raw_score, weight)
+    anomaly_score = calibration.apply(np.array([threshold.raw_score]))[0]
     manifest |= {
         "name": name,
         "calibration": calibration.to_dict(),
         "threshold": {
-            "anomaly_score": float(calibration.apply(np.array([threshold_raw]))[0]),
-            "raw_score": float(threshold_raw),
-            "rule": rule,
-            "alert_budget": alert_budget,
+            "anomaly_score": float(anomaly_score),
+            "raw_score": float(threshold.raw_score),
+            "rule": threshold.rule,
+            "alert_budget": threshold.alert_budget,
         },
-        "metrics": {"validation": metrics},
+        "metrics": {"validation": metrics or {}},
     }
-    bundle.write(folder, graphs | {MODEL_CARD: card(manifest).encode()}, manifest)
+    files = graphs | {MODEL_CARD: card(manifest).encode()}
+    bundle.write(folder, files, manifest)
     return folder
 
 
-def ensure(run_dir, split, seed=0, threads=1, make=True):
-    """The run's candidates of this split -> {name: folder}.
+def ensure(
+    run_dir: Path, split: Split, seed: int = 0, threads: int = 1, make: bool = True
+) -> dict[str, Path]:
+    """Return the run's candidates of this split: {name: folder}.
 
-    Where no model notebook has written any, they are fitted here with the defaults; without `make`,
-    DataError.
+    Where no model notebook has written any, they are fitted here with the defaults.
+
+    Raises
+    ------
+    DataError
+        There is none, and `make` is false.
     """
     models = Path(run_dir) / "models"
-    found = {p.parent.name: p.parent for p in sorted(models.glob("*/manifest.json"))}
-    found = {
-        n: p for n, p in found.items() if bundle.verify(p)["fit"]["split"] == split.fingerprint
-    }
-    if not any(name.split("@")[0] in MODELS for name in found):
-        if not make:
-            raise DataError(
-                f"{models} holds no candidate of this split; run notebook 03_isolation_forest, "
-                "04_autoencoder or "
-                f"05_gaussian_mixture with the same run_dir and split_dir first."
-            )
-        regime = candidates.regimes("both", split)[0]
-        for model in MODELS:
-            detector = make_detector(model, seed=seed, threads=threads)
-            detector, training, seconds = candidates.fit(detector, split, regime)
-            name = candidates.variant(model, regime)
-            found[name] = candidates.write(
-                run_dir, name, detector, split, training, regime, seconds
-            )
+    found = {}
+    for path in sorted(models.glob("*/manifest.json")):
+        folder = path.parent
+        # a run's folder may hold candidates of a split before, which are not to be compared
+        if bundle.verify(folder)["fit"]["split"] == split.fingerprint:
+            found[folder.name] = folder
+    families = {name.split("@")[0] for name in found}
+    if families & set(MODELS):
+        return found
+    if not make:
+        raise DataError(
+            f"{models} holds no candidate of this split; run notebook 03_isolation_forest, "
+            "04_autoencoder or 05_gaussian_mixture with the same run_dir and split_dir first."
+        )
+    regime = candidates.regimes("both", split)[0]
+    for model in MODELS:
+        detector = make_detector(model, seed=seed, threads=threads)
+        fitted = candidates.fit(detector, split, regime)
+        name = candidates.variant(model, regime)
+        found[name] = candidates.write(run_dir, name, fitted, split)
     return found

@@ -1,26 +1,30 @@
 """From the registry to the server: provenance, parity with the estimator, scoring time."""
 
+from __future__ import annotations
+
 import time
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.stats import spearmanr
 
 from lib import bundle
-from lib.bundle.calibration import threshold_for_budget
+from lib.bundle.calibration import Calibration, threshold_for_budget
 from lib.data import splits
 from lib.detectors.isolation_forest import IsolationForest
 from lib.errors import BundleError
 from lib.registry import candidates, challengers, serving, tracking
-from lib.registry.mlflow_store import git_commit
+from lib.registry.mlflow_store import Champion, git_commit
 
 # relative to the spread of the scores; float32 arithmetic over a few hundred terms
 TOLERANCE = 1e-5
 
 
-def provenance(present):
-    """Where and when an exported bundle comes from; never part of its hash -> dict."""
+def provenance(present: Champion) -> dict[str, Any]:
+    """Return where and when an exported bundle comes from; never part of its hash."""
     return {
         "registered_name": present.name,
         "mlflow_run_id": present.run_id,
@@ -29,10 +33,11 @@ def provenance(present):
     }
 
 
-def obstacle(present, features, name):
-    """The sentence that says why the champion of `name` is not exported; empty where it is.
+def obstacle(present: Champion | None, features: Sequence[str], name: str) -> str:
+    """Return why the champion of `name` is not exported, a sentence; empty where it is.
 
-    present : store.Champion or None; features : the names that this dataset has now, in order
+    features : the names that this dataset has now, in order
+
     A champion that stays although its features are others, or its files are gone, is a normal end:
     what is served goes on being served.
     """
@@ -40,10 +45,13 @@ def obstacle(present, features, name):
         return f"{name} has no champion."
     if present.lost:
         return present.lost
-    theirs, ours = present.manifest["features"], list(features)
+    theirs = present.manifest["features"]
+    ours = list(features)
     if theirs == ours:
         return ""
-    odd = [f for f in theirs if f not in ours] + [f for f in ours if f not in theirs]
+    gone = [feature for feature in theirs if feature not in ours]
+    new = [feature for feature in ours if feature not in theirs]
+    odd = gone + new
     why = f"differ in {', '.join(odd[:5])}" if odd else "have another order"
     return (
         f"{name} version {present.version} is not exported: its features and those of the "
@@ -51,7 +59,13 @@ def obstacle(present, features, name):
     )
 
 
-def held_back(bundle_dir, registered_name, dataset, *, replace=False):
+def held_back(
+    bundle_dir: Path,
+    registered_name: str,
+    dataset: str,
+    *,
+    replace: bool = False,
+) -> str:
     """Return why a bundle is left where it is, a sentence; empty where it may be replaced.
 
     A bundle of another registered name is another model for other transactions: a server would
@@ -62,16 +76,15 @@ def held_back(bundle_dir, registered_name, dataset, *, replace=False):
     name = there.name if there else serving.stated_name(bundle_dir)
     if replace or name in ("", registered_name):
         return ""
-    what = (
-        f"{there} for {there.dataset}, which goes on being served" if there else f"{name}, damaged"
-    )
+    what = f"{name}, damaged"
+    if there:
+        what = f"{there} for {there.dataset}, which goes on being served"
     command = f"--only 07_export --dataset {dataset} --replace"
     return f"{place} holds {what}; {command} puts {registered_name} in its place."
 
 
-def parity(exported, folder):
-    """Compare the exported bundle with the fitted estimator's own scores on the rows kept in
-    `parity.npz`.
+def parity(exported: bundle.Bundle, folder: Path) -> dict[str, Any]:
+    """Compare a bundle with the estimator's own scores on the rows kept in `parity.npz`.
 
     Returns
     -------
@@ -88,9 +101,13 @@ def parity(exported, folder):
         X, expected = kept["X"], kept["raw_score"]
     scores = exported.raw_score(X)
     scale = np.maximum(np.abs(expected), np.ptp(expected) or 1.0)
-    worst = float((np.abs(scores - expected) / scale).max())
+    difference = np.abs(scores - expected) / scale
+    worst = float(difference.max())
     order = np.argsort(expected, kind="stable")
-    swapped = int((np.diff(scores[order]) < -TOLERANCE * scale[order][1:]).sum())
+    # in the estimator's order scores may fall by what float32 explains, and no more
+    step = np.diff(scores[order])
+    allowed = TOLERANCE * scale[order][1:]
+    swapped = int((step < -allowed).sum())
     if worst > TOLERANCE or swapped:
         raise BundleError(
             f"The graph differs from its estimator by {worst:.1e} (relative), {swapped} rows out "
@@ -106,9 +123,15 @@ def parity(exported, folder):
     }
 
 
-def speed(exported, folder, n_rows=100_000, repeats=200):
-    """Scoring time on the kept rows -> {"one_row_ms" (median), "hundred_rows_ms" (median),
-    "rows_per_s" (in bulk)}.
+def speed(
+    exported: bundle.Bundle,
+    folder: Path,
+    n_rows: int = 100_000,
+    repeats: int = 200,
+) -> dict[str, float]:
+    """Return scoring times on the kept rows.
+
+    {"one_row_ms" (median), "hundred_rows_ms" (median), "rows_per_s" (in bulk)}
     """
     with np.load(Path(folder) / "parity.npz") as kept:
         X = np.resize(kept["X"], (n_rows, kept["X"].shape[1]))
@@ -131,27 +154,32 @@ def speed(exported, folder, n_rows=100_000, repeats=200):
     }
 
 
-def register_forest(run_dir, dataset, registered_name, *, card, seed=0):
-    """Give a registered name its first champion, an isolation forest, so that the export can be
-    tried on its own.
+def register_forest(
+    run_dir: Path,
+    dataset: str,
+    registered_name: str,
+    *,
+    card: Callable[[dict], str],
+    seed: int = 0,
+) -> str:
+    """Give a registered name its first champion, an isolation forest; return its version.
+
+    The export can then be tried on its own.
     """
     split = splits.open_split(splits.ensure(dataset, seed=seed))
     regime = candidates.regimes("both", split)[0]
-    detector, training, seconds = candidates.fit(IsolationForest(seed=seed), split, regime)
+    fitted = candidates.fit(IsolationForest(seed=seed), split, regime)
     name = candidates.variant("isolation_forest", regime)
-    folder = candidates.write(run_dir, name, detector, split, training, regime, seconds)
-    data, alert_budget = split.arrays("validation"), split.dataset.alert_budget
+    folder = candidates.write(run_dir, name, fitted, split)
+    data = split.arrays("validation")
+    alert_budget = split.dataset.alert_budget
     raw = bundle.load(folder).raw_score(data.X)
     threshold = threshold_for_budget(raw, data.weight, alert_budget)
     challengers.calibrate(
         folder,
-        raw,
-        data.weight,
-        threshold,
-        "alert_budget",
-        alert_budget,
-        {},
-        registered_name,
+        Calibration.fit(raw, data.weight),
+        challengers.Threshold(threshold, "alert_budget", alert_budget),
+        name=registered_name,
         card=card,
     )
     return tracking.register(folder, registered_name, ["first of its name, registered by hand"])

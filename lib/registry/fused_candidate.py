@@ -4,6 +4,7 @@ from pathlib import Path
 
 from lib.bundle import Bundle
 from lib.bundle.manifest import read
+from lib.data.splits import Split
 from lib.detectors.base import Detector
 from lib.detectors.fusion import MEMBERS, Fusion
 from lib.detectors.onnx_graph import Graph
@@ -57,7 +58,12 @@ class Exported(Detector):
         return graph.include(explain)
 
 
-def fuse(run_dir, split, folders: dict[str, Path], threads: int = 1) -> dict[str, Path]:
+def fuse(
+    run_dir: Path,
+    split: Split,
+    folders: dict[str, Path],
+    threads: int = 1,
+) -> dict[str, Path]:
     """Write the fusion of a run's candidates, for each regime that has all models of FUSED.
 
     Parameters
@@ -80,11 +86,11 @@ def fuse(run_dir, split, folders: dict[str, Path], threads: int = 1) -> dict[str
             continue
         members = [Exported(folders[name], threads) for name in names]
         fits = [member.manifest_["fit"] for member in members]
-        of = {model: fit["parameters"] for model, fit in zip(FUSED, fits, strict=True)}
-        fusion = Fusion(of, seed=fits[0]["seed"], threads=threads)
-        fusion, training, seconds = candidates.fit(fusion, split, regime, fitted=members)
+        parameters = {}
+        for model, fit in zip(FUSED, fits, strict=True):
+            parameters[model] = fit["parameters"]
+        fusion = Fusion(parameters, seed=fits[0]["seed"], threads=threads)
+        fitted = candidates.fit(fusion, split, regime, fitted=members)
         name = candidates.variant("fusion", regime)
-        made[name] = candidates.write(
-            run_dir, name, fusion, split, training, regime=regime, fit_s=seconds
-        )
+        made[name] = candidates.write(run_dir, name, fitted, split)
     return made

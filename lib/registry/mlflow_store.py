@@ -1,6 +1,9 @@
-"""Where runs and models are kept, as far as that can be known without importing MLflow (which takes
-seconds).
+"""Locate the MLflow store and read aliases straight from SQLite, without importing MLflow.
+
+The import takes seconds.
 """
+
+from __future__ import annotations
 
 import contextlib
 import functools
@@ -13,7 +16,7 @@ import ssl
 import subprocess
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -113,20 +116,18 @@ def _number(text):
         return None
 
 
-def tracking_uri():
-    """MLFLOW_TRACKING_URI if it is set, else the SQLite store `mlflow.db` in the project's
-    folder.
-    """
+def tracking_uri() -> str:
+    """Return MLFLOW_TRACKING_URI, by default the SQLite store `mlflow.db` in the project."""
     return os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(ROOT / "mlflow.db")
 
 
-def registry_uri():
-    """MLFLOW_REGISTRY_URI if it is set, else the store of the runs."""
+def registry_uri() -> str:
+    """Return MLFLOW_REGISTRY_URI if it is set, else the store of the runs."""
     return os.environ.get("MLFLOW_REGISTRY_URI") or tracking_uri()
 
 
-def sqlite_uri(path):
-    """URI of a SQLite store, for `database` and MLflow alike.
+def sqlite_uri(path: Path) -> str:
+    """Return the URI of a SQLite store, for `database` and MLflow alike.
 
     Only what would end the path or be decoded is quoted: MLflow makes the folder of the URI as it
     is written.
@@ -135,17 +136,20 @@ def sqlite_uri(path):
     return f"sqlite:///{quoted}"
 
 
-def shown(uri):
-    """The URI without name and password."""
+def shown(uri: str) -> str:
+    """Return the URI without name and password."""
     parts = urlsplit(uri)
-    return (
-        parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if parts.hostname else uri
-    )
+    if not parts.hostname:
+        return uri
+    host = parts.netloc.rpartition("@")[2]
+    return parts._replace(netloc=host).geturl()
 
 
-def database(uri):
-    """Path of a SQLite store; None for any other store."""
-    return Path(unquote(_as_written(uri))).absolute() if uri.startswith("sqlite:///") else None
+def database(uri: str) -> Path | None:
+    """Return the path of a SQLite store; None for any other store."""
+    if not uri.startswith("sqlite:///"):
+        return None
+    return Path(unquote(_as_written(uri))).absolute()
 
 
 def _as_written(uri):
@@ -153,8 +157,7 @@ def _as_written(uri):
 
 
 def _remove_mistaken_folders(uri):
-    """Remove the empty folders that MLflow makes for a SQLite store whose URI has quoted
-    characters.
+    """Remove the empty folders that MLflow makes for a URI with quoted characters.
 
     It makes the folder `50%25`, with the quoting as part of the name, before it opens the store in
     `50%`.
@@ -168,14 +171,15 @@ def _remove_mistaken_folders(uri):
                 mistaken.rmdir()
 
 
-def artifacts(path):
-    """URI of the folder `mlartifacts` beside a SQLite store."""
+def artifacts(path: Path) -> str:
+    """Return the URI of the folder `mlartifacts` beside a SQLite store."""
     return (path.parent / "mlartifacts").as_uri()
 
 
-def check():
-    """Raise TrackingError if a store does not answer within seconds; MLflow itself would ask again
-    for minutes.
+def check() -> None:
+    """Raise TrackingError if a store does not answer within seconds.
+
+    MLflow itself would ask again for minutes.
     """
     for uri in dict.fromkeys((tracking_uri(), registry_uri())):
         try:
@@ -197,8 +201,9 @@ def _reach(uri):
 
 
 def _ask(url):
-    """Any answer will do, a refusal or a certificate that MLflow may have been told to accept,
-    too.
+    """Ask for any answer; a refusal will do.
+
+    So will a certificate that MLflow may have been told to accept.
     """
     try:
         urllib.request.urlopen(url, timeout=5).close()
@@ -207,8 +212,8 @@ def _ask(url):
             raise
 
 
-def unreachable(uri, error):
-    """The sentence for a store that does not answer."""
+def unreachable(uri: str, error: Exception) -> str:
+    """Return the sentence for a store that does not answer."""
     said = (
         f"MLflow at {shown(uri)} does not answer ({str(error).splitlines()[0][:200]}): start it, "
         "or unset"
@@ -219,9 +224,10 @@ def unreachable(uri, error):
 
 
 @contextlib.contextmanager
-def quiet():
-    """Let MLflow keep to itself log lines, links and telemetry, and leave no URI in the environment
-    of our children.
+def quiet() -> Iterator[None]:
+    """Let MLflow keep log lines, links and telemetry to itself.
+
+    It leaves no URI in the environment of our children either.
     """
     for variable, value in QUIET.items():
         os.environ.setdefault(variable, value)
@@ -233,7 +239,7 @@ def quiet():
             os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 
-def relocate():
+def relocate() -> None:
     """Let a SQLite store find its artifacts again after its folder was moved or copied."""
     path = database(tracking_uri())
     if path is None or not path.is_file():
@@ -248,26 +254,26 @@ def relocate():
         n = len(row[0])
         for table, column in PATHS:
             moved = (
-                f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, "
-                "1, ?) = ?"
+                f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+                f"WHERE substr({column}, 1, ?) = ?"
             )
             connection.execute(moved, [new, n + 1, n, row[0]])
 
 
-def champion_version(name, alias="champion"):
-    """Version behind an alias of a SQLite registry, in a millisecond; None without one. Other
-    stores: TrackingError.
+def champion_version(name: str, alias: str = "champion") -> str | None:
+    """Return the version behind an alias of a SQLite registry; None without one.
+
+    It takes a millisecond. Other stores: TrackingError.
     """
     found = champion(name, alias)
-    return found and found.version
+    return None if found is None else found.version
 
 
-def champion(name, alias="champion"):
-    """What a SQLite registry knows of the version behind an alias, in a millisecond -> Version;
-    None without one.
+def champion(name: str, alias: str = "champion") -> Version | None:
+    """Return what a SQLite registry knows of an alias's version; None without one.
 
-    It imports no MLflow and reads no artifact. For the registry of a server see
-    `lib.registry.tracking.serving`.
+    It takes a millisecond, imports no MLflow and reads no artifact. For the registry of a server
+    see `lib.registry.tracking.serving`.
 
     Raises
     ------
@@ -308,9 +314,10 @@ def champions():
     return [champion(name) for name in names]
 
 
-def withdrawn(name):
-    """Why versions of a SQLite registry were rolled back from -> {version: reason}; TrackingError
-    for other stores.
+def withdrawn(name: str) -> dict[str, str]:
+    """Return why versions of a SQLite registry were rolled back from: {version: reason}.
+
+    Other stores: TrackingError.
     """
     path = database(registry_uri())
     if path is None:
@@ -333,7 +340,7 @@ def _open(path):
 
 
 def _first(connection, query, *values):
-    """First row, or None: also where the store has no tables yet."""
+    """Return the first row, or None: also where the store has no tables yet."""
     has_tables = connection.execute(
         "SELECT 1 FROM sqlite_master WHERE name = 'experiments'"
     ).fetchone()
@@ -341,8 +348,8 @@ def _first(connection, query, *values):
 
 
 @functools.cache
-def git_commit():
-    """The project's commit, with `+` appended where files differ from it; None outside git."""
+def git_commit() -> str | None:
+    """Return the project's commit, with `+` where files differ from it; None outside git."""
     ask = [
         "git",
         "-C",
@@ -360,7 +367,7 @@ def git_commit():
     return None
 
 
-def in_a_sentence(function):
+def in_a_sentence(function: Callable) -> Callable:
     """Turn what MLflow and its libraries raise into TrackingError."""
 
     @functools.wraps(function)
@@ -384,9 +391,10 @@ def in_a_sentence(function):
     return wrapped
 
 
-def flatten(nested):
-    """Finite numbers of a nested dict, under names that MLflow takes ->
-    {"autoencoder/validation/roc_auc": 0.9}.
+def flatten(nested: dict) -> dict[str, float]:
+    """Return the finite numbers of a nested dict, under names that MLflow takes.
+
+    Such as {"autoencoder/validation/roc_auc": 0.9}.
 
     A figure {"value", "low", "high"} becomes the name itself, `…_low` and `…_high`. No two numbers
     share a name: where replaced characters, or a store that ignores case, would merge two, the
@@ -423,8 +431,6 @@ def _is_figure(nested):
 
 
 def _part(key):
-    """One part of a metric's name: without the characters that MLflow refuses, neither empty nor
-    only dots.
-    """
+    """Return a part of a metric's name as MLflow takes it: neither empty nor only dots."""
     part = re.sub(r"[^\w\-. ]", "_", str(key))[:MAX_PART]
     return part if part.strip(". ") else f"_{part}"

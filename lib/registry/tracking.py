@@ -1,10 +1,12 @@
-"""Runs and models in MLflow; the only file that imports it, and only when used (the import takes
-seconds).
+"""Keep runs and models in MLflow; the only file that imports it, and only when used.
 
+The import takes seconds.
 A pipeline is a parent run with a child run for each stage. A candidate is an MLflow ONNX model
 whose folder carries the candidate's own files beside MLflow's, byte for byte, so that the registry
 alone is enough to export it.
 """
+
+from __future__ import annotations
 
 import functools
 import json
@@ -13,9 +15,11 @@ import re
 import shutil
 import tempfile
 import time
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version as installed
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +27,7 @@ from lib import bundle
 from lib.errors import BundleError, TrackingError
 from lib.files import read_json
 from lib.registry import descriptions, mlflow_store
-from lib.registry.mlflow_store import Champion, flatten, in_a_sentence
+from lib.registry.mlflow_store import Champion, Version, flatten, in_a_sentence
 
 # variable in which the pipeline tells its notebooks the parent run's id
 PARENT = "PIPELINE_MLFLOW_RUN"
@@ -72,15 +76,18 @@ def _log(client, run_id, params, metrics, model_id=None):
     from mlflow.entities import Metric, Param
 
     now = round(time.time() * 1000)
-    params = [Param(re.sub(r"[^\w\-. /]", "_", name), str(value)) for name, value in params.items()]
-    metrics = [
-        Metric(name, value, now, 0, model_id, run_id=run_id)
-        for name, value in flatten(metrics).items()
-    ]
-    for i in range(0, len(params), 100):  # MLflow's limits for one request
-        client.log_batch(run_id, params=params[i : i + 100])
-    for i in range(0, len(metrics), 1000):
-        client.log_batch(run_id, metrics=metrics[i : i + 1000])
+    entries = []
+    for name, value in params.items():
+        allowed = re.sub(r"[^\w\-. /]", "_", name)
+        entries.append(Param(allowed, str(value)))
+    numbers = []
+    for name, value in flatten(metrics).items():
+        numbers.append(Metric(name, value, now, 0, model_id, run_id=run_id))
+    # MLflow's limits for one request
+    for i in range(0, len(entries), 100):
+        client.log_batch(run_id, params=entries[i : i + 100])
+    for i in range(0, len(numbers), 1000):
+        client.log_batch(run_id, metrics=numbers[i : i + 1000])
 
 
 def _start(
@@ -94,16 +101,24 @@ def _start(
         "mlflow.source.type": kind,
     }
     tags = {key: str(value) for key, value in (tags or {}).items()} | ours
-    tags |= {"mlflow.parentRunId": parent_id} if parent_id else {}
-    tags |= {"mlflow.source.git.commit": commit} if (commit := mlflow_store.git_commit()) else {}
-    return client.create_run(
-        experiment, round((started_s or time.time()) * 1000), tags, name
-    ).info.run_id
+    if parent_id:
+        tags["mlflow.parentRunId"] = parent_id
+    commit = mlflow_store.git_commit()
+    if commit:
+        tags["mlflow.source.git.commit"] = commit
+    start_ms = round((started_s or time.time()) * 1000)
+    run = client.create_run(experiment, start_ms, tags, name)
+    return run.info.run_id
 
 
 @in_a_sentence
-def start_pipeline(run_name, tags=None, description="", parent_id=""):
-    """Start the parent run, or take up `parent_id` if that run is still there -> its id.
+def start_pipeline(
+    run_name: str,
+    tags: Mapping[str, Any] | None = None,
+    description: str = "",
+    parent_id: str = "",
+) -> str:
+    """Start the parent run, or take up `parent_id` if that run is still there; return its id.
 
     tags : dict such as dataset and source; description : Markdown.
     """
@@ -115,18 +130,25 @@ def start_pipeline(run_name, tags=None, description="", parent_id=""):
 
 
 @in_a_sentence
-def finish_pipeline(run_id, status="FINISHED", metrics=None, description=""):
-    """End the parent run; status is FINISHED, FAILED or KILLED, metrics a nested dict, description
-    Markdown.
+def finish_pipeline(
+    run_id: str,
+    status: str = "FINISHED",
+    metrics: dict | None = None,
+    description: str = "",
+) -> None:
+    """End the parent run.
+
+    status : FINISHED, FAILED or KILLED; metrics : nested dict; description : Markdown
     """
-    _log(_client()[0], run_id, {}, metrics or {})
+    client, _ = _client()
+    _log(client, run_id, {}, metrics or {})
     if description:
-        _client()[0].set_tag(run_id, "mlflow.note.content", description[: descriptions.LIMIT])
-    _client()[0].set_terminated(run_id, status)
+        client.set_tag(run_id, "mlflow.note.content", description[: descriptions.LIMIT])
+    client.set_terminated(run_id, status)
 
 
 @in_a_sentence
-def describe(run_id, description):
+def describe(run_id: str, description: str) -> None:
     """Replace the description of a run, Markdown; nothing happens if the run is gone."""
     client, experiment = _client()
     if client.search_runs([experiment], f"attributes.run_id = '{run_id}'"):
@@ -135,38 +157,41 @@ def describe(run_id, description):
 
 @in_a_sentence
 def log_stage(  # noqa: PLR0913 - all that a stage has left
-    parent_id,
-    stage,
+    parent_id: str,
+    stage: str,
     *,
-    params=None,
-    metrics=None,
-    figures=(),
-    notebooks=(),
-    cards=(),
-    candidates=(),
-    tags=None,
-    description="",
-    status="FINISHED",
-    seconds=0.0,
-):
-    """Log one stage as a child run, from the files that it left -> the child's id.
+    params: Mapping[str, Any] | None = None,
+    metrics: dict | None = None,
+    figures: Iterable[Path] = (),
+    notebooks: Iterable[Path] = (),
+    cards: Iterable[Path] = (),
+    candidates: Iterable[Path] = (),
+    tags: Mapping[str, Any] | None = None,
+    description: str = "",
+    status: str = "FINISHED",
+    seconds: float = 0.0,
+) -> str:
+    """Log one stage as a child run, from the files that it left; return the child's id.
 
     Parameters
     ----------
-    parent_id : str, the pipeline's run; empty for a run of its own
+    parent_id : the pipeline's run; empty for a run of its own
     params : dict of plain values; metrics : nested dict, see `flatten`
     figures, notebooks, cards : files to attach (the executed .ipynb and .html; Markdown)
     candidates : folders, see `log_candidate`
     tags : dict, such as dataset and source; description : Markdown
     status : FINISHED or FAILED; seconds : how long it took; it has just ended
     """
-    (client, _), end_s, program = (
-        _client(),
-        time.time(),
-        f"notebooks/{stage.partition('@')[0]}.ipynb",
-    )
+    client, _ = _client()
+    end_s = time.time()
+    notebook = stage.partition("@")[0]
     run_id = _start(
-        stage, {"stage": stage} | (tags or {}), description, parent_id, end_s - seconds, program
+        stage,
+        {"stage": stage, **(tags or {})},
+        description,
+        parent_id,
+        started_s=end_s - seconds,
+        program=f"notebooks/{notebook}.ipynb",
     )
     _log(client, run_id, params or {}, metrics or {})
     for place, paths in (("figures", figures), ("notebook", notebooks), ("cards", cards)):
@@ -179,15 +204,16 @@ def log_stage(  # noqa: PLR0913 - all that a stage has left
 
 
 @in_a_sentence
-def log_candidate(run_id, folder):
-    """Log a candidate's folder as an MLflow ONNX model of this run -> its model id.
+def log_candidate(run_id: str, folder: Path) -> str:
+    """Log a candidate's folder as an MLflow ONNX model of this run; return its model id.
 
     No requirement is inferred and nothing is pickled; the candidate's files stay as they are, to
     the byte.
     """
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 
-    (client, experiment), folder = _client(), Path(folder)
+    client, experiment = _client()
+    folder = Path(folder)
     manifest = read_json(folder / "manifest.json")
     params = {key: str(value) for key, value in manifest["fit"].items()}
     model = client.create_logged_model(
@@ -203,8 +229,9 @@ def log_candidate(run_id, folder):
 
 
 def _save(folder, manifest, model, run_id, target):
-    """Write MLflow's model folder; the graph that MLflow has serialised anew makes room for the
-    original bytes.
+    """Write MLflow's model folder, with the candidate's own bytes.
+
+    MLflow serialises the graph anew; that one makes room for the original.
     """
     import mlflow.onnx
     import onnx
@@ -233,9 +260,15 @@ def _save(folder, manifest, model, run_id, target):
 
 
 @in_a_sentence
-def register(folder, name, reasons=(), description=""):
-    """Make a candidate's folder the champion of `name`; the champion so far becomes `previous` ->
-    its version.
+def register(
+    folder: Path,
+    name: str,
+    reasons: Iterable[str] = (),
+    description: str = "",
+) -> str:
+    """Make a candidate's folder the champion of `name`; return its version.
+
+    The champion so far becomes `previous`.
 
     A model that the registry has already, by its bundle hash and with its files whole, makes no new
     version: the alias goes to that one, and a mark of withdrawal is taken off it.
@@ -244,8 +277,10 @@ def register(folder, name, reasons=(), description=""):
     The model is logged to the pipeline's run where there is one (variable PIPELINE_MLFLOW_RUN),
     else to its own.
     """
-    (client, _), manifest = _client(), read_json(Path(folder) / "manifest.json")
-    said, own = description or descriptions.version(manifest, reasons), bundle.bundle_hash(folder)
+    client, _ = _client()
+    manifest = read_json(Path(folder) / "manifest.json")
+    said = description or descriptions.version(manifest, reasons)
+    own = bundle.bundle_hash(folder)
     version = _whole_version(client, name, own)
     if version is None:
         version = _new_version(client, Path(folder), name, said)
@@ -257,7 +292,7 @@ def register(folder, name, reasons=(), description=""):
 
 
 def _new_version(client, folder, name, description):
-    """Log the files and make a version of them, without any alias yet -> its number."""
+    """Log the files and make a version of them, without any alias yet; return its number."""
     manifest = read_json(folder / "manifest.json")
     tags = descriptions.version_tags(manifest) | {"bundle_hash": bundle.bundle_hash(folder)}
     run_id = os.environ.get(PARENT) or _start(f"register {manifest['model']}", tags)
@@ -277,8 +312,9 @@ def _new_version(client, folder, name, description):
 
 
 def _crown(client, name, version):
-    """Let the alias `champion` point to a version, note since when, and take marks of withdrawal
-    off that model.
+    """Let the alias `champion` point to a version, and note since when.
+
+    Marks of withdrawal are taken off that model, whichever version has them.
     """
     before = (_aliases(client, name) or {}).get(CHAMPION)
     if before != version:
@@ -298,17 +334,17 @@ def _now():
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _versions(client, name):
-    """All versions of a registered name, the newest first -> [store.Version]."""
+def _versions(client, name) -> list[Version]:
+    """Return all versions of a registered name, the newest first."""
     found = client.search_model_versions(f"name = '{name}'")
     versions = [mlflow_store.Version(name, str(v.version), dict(v.tags)) for v in found]
     return sorted(versions, key=lambda v: int(v.version), reverse=True)
 
 
 def _hash(client, version):
-    """The bundle hash of a version; of one that is older than the tag it is computed from the files
-    and noted.
+    """Return the bundle hash of a version.
 
+    Of one that is older than the tag it is computed from the files, and noted.
     Empty where the files can't be read: nothing is then known of the model, and no candidate is
     taken for it.
     """
@@ -323,7 +359,7 @@ def _hash(client, version):
 
 
 def _whole_version(client, name, bundle_hash):
-    """The newest version that is this model and whose files are whole; None without one."""
+    """Return the newest version that is this model and has all its files; None without one."""
     for version in _versions(client, name):
         if _hash(client, version) == bundle_hash and not _present(client, version).lost:
             return version.version
@@ -331,16 +367,16 @@ def _whole_version(client, name, bundle_hash):
 
 
 @in_a_sentence
-def withdrawn(name):
-    """The models that were rolled back from -> {bundle hash: clause}, for the gate."""
+def withdrawn(name: str) -> dict[str, str]:
+    """Return the models that were rolled back from, for the gate: {bundle hash: clause}."""
     client, _ = _client()
     marked = [version for version in _versions(client, name) if version.withdrawn]
     return {_hash(client, v): f"version {v.version} was withdrawn: {v.withdrawn}" for v in marked}
 
 
 @in_a_sentence
-def serving(name, alias=CHAMPION):
-    """What the registry knows of the version behind an alias -> store.Version; None without one.
+def serving(name: str, alias: str = CHAMPION) -> Version | None:
+    """Return what the registry knows of the version behind an alias; None without one.
 
     No artifact is read. Of a SQLite store `lib.registry.mlflow_store.champion` says the same
     without MLflow's import.
@@ -351,7 +387,7 @@ def serving(name, alias=CHAMPION):
 
 
 def _aliases(client, name):
-    """{alias: version} of a registered model; None if there is no such model."""
+    """Return {alias: version} of a registered model; None if there is no such model."""
     found = client.search_registered_models(f"name = '{name}'")
     return {alias: str(version) for alias, version in found[0].aliases.items()} if found else None
 
@@ -361,9 +397,10 @@ class FilesLost(TrackingError):  # noqa: N818 - reads as what happened
 
 
 @in_a_sentence
-def fetch(name, alias, folder):
-    """Put the files of the version behind an alias into `folder`, whole or not at all -> version;
-    None without one.
+def fetch(name: str, alias: str, folder: Path) -> str | None:
+    """Put the files of the version behind an alias into `folder`, whole or not at all.
+
+    Returns the version; None without one.
     """
     version = (_aliases(_client()[0], name) or {}).get(alias)
     if version is not None:
@@ -393,8 +430,8 @@ def _scratch():
 
 
 @in_a_sentence
-def champion(name):
-    """The version behind the alias `champion` -> Champion, or None if there is none.
+def champion(name: str) -> Champion | None:
+    """Return the version behind the alias `champion`; None if there is none.
 
     One whose files are gone, or are not as they were written, has the sentence that says so as its
     `lost`.
@@ -404,20 +441,16 @@ def champion(name):
 
 
 def _present(client, version):
-    """A version with a copy of its files, or with the sentence that says why there is none ->
-    Champion.
-    """
+    """Return a version with a copy of its files, or with the reason why there is none."""
     run_id = client.get_model_version(version.name, version.version).run_id or ""
     folder = Path(tempfile.mkdtemp(dir=_scratch().name)) / "model"
     try:
         _download(version.name, version.version, folder)
         manifest = bundle.verify(folder)
     except (FilesLost, BundleError) as error:
-        why = (
-            str(error)
-            if isinstance(error, FilesLost)
-            else f"The files of {version.name} are damaged: {error}"
-        )
+        why = str(error)
+        if not isinstance(error, FilesLost):
+            why = f"The files of {version.name} are damaged: {error}"
         return Champion(
             version.name, version.version, run_id, descriptions.known(version), None, why
         )
@@ -425,9 +458,10 @@ def _present(client, version):
 
 
 @in_a_sentence
-def rollback(name, why=""):
-    """Swap `champion` and `previous`, and mark the version that was champion as withdrawn -> the
-    version that is now.
+def rollback(name: str, why: str = "") -> str:
+    """Swap `champion` and `previous`, and mark the version that was champion as withdrawn.
+
+    Returns the version that is champion now.
 
     why : the reason that is kept with the mark; the time by default
 
@@ -440,7 +474,8 @@ def rollback(name, why=""):
     aliases = _aliases(client, name) or {}
     if PREVIOUS not in aliases:
         raise TrackingError(f"{name} has no previous champion to go back to.")
-    leaves, returns = aliases[CHAMPION], serving(name, PREVIOUS)
+    leaves = aliases[CHAMPION]
+    returns = serving(name, PREVIOUS)
     present = _present(client, returns)
     if present.lost:
         raise TrackingError(f"{present.lost} There is nothing to go back to.")

@@ -214,7 +214,7 @@ def _is_judged(entry, period):
 
 def _row(model, entry, period, champion):
     seen = (
-        names.LABELS_SEEN.get(entry.get("train_on"), "no label used")
+        names.LABELS_SEEN_IN_SHORT.get(entry.get("train_on"), "no label used")
         if "train_on" in entry
         else "a rule, no fit"
     )

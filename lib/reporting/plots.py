@@ -7,12 +7,12 @@ import numpy as np
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from lib.data.columns import one_line
+from lib.data.datasets import UNLABELLED
 from lib.files import whole
 from lib.reporting.names import label
 
 # Okabe and Ito's colours, which people with any common colour-vision deficiency can tell apart.
 GENUINE, FRAUD, INK, SOFT, FAINT = "#3B6A8F", "#C8402F", "#22262B", "#5F6872", "#9AA3AD"
-UNLABELLED = -1  # y of a transaction whose label is not known
 MODEL_COLOURS = {
     "isolation_forest": "#0072B2",
     "autoencoder": "#D55E00",

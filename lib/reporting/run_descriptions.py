@@ -44,7 +44,7 @@ def pipeline(name, metrics, now=None):
     ]
     for model, entry in models.items():
         cells = (_cell(entry.get(period)) for period in ("validation", "untouched"))
-        seen = names.LABELS_SEEN.get(entry.get("train_on"), "none")
+        seen = names.LABELS_SEEN_IN_SHORT.get(entry.get("train_on"), "none")
         rows.append(
             f"| {names.label(model).replace('|', chr(92) + '|')} | {seen} | {' | '.join(cells)} |"
         )
