@@ -150,7 +150,8 @@ class Drift:
     @property
     def begins(self) -> float:
         """Share of the rows before it."""
-        return UNTOUCHED + (1 - UNTOUCHED) * (self.first_batch - 1) / N_BATCHES
+        batches_before = self.first_batch - 1
+        return UNTOUCHED + (1 - UNTOUCHED) * batches_before / N_BATCHES
 
     @property
     def columns(self) -> list[int]:
@@ -158,11 +159,23 @@ class Drift:
         return [FEATURES.index(feature) for feature in self.features]
 
 
-NEW_FRAUD = Drift("fraud", ("V6", "V13", "V24"), first_batch=5, strength=2.5, share=0.6)
+NEW_FRAUD = Drift(
+    what="fraud",
+    features=("V6", "V13", "V24"),
+    first_batch=5,
+    strength=2.5,
+    share=0.6,
+)
+NEW_TERMINAL = Drift(
+    what="shift",
+    features=("V3", "V9", "V18", "V21"),
+    first_batch=4,
+    strength=3.0,
+    share=0.15,
+)
 DRIFTS = (
     Drift("shift", ("V15", "V22"), first_batch=3, strength=0.45),
-    # a new sort of terminal
-    Drift("shift", ("V3", "V9", "V18", "V21"), first_batch=4, strength=3.0, share=0.15),
+    NEW_TERMINAL,
     NEW_FRAUD,
     Drift("spread", ("V8", "V26"), first_batch=7, strength=1.6),
 )
@@ -201,7 +214,8 @@ class World:
         # variance of e (1 + spike e^2), from the moments 1, 3 and 15 of a standard normal e
         spiky = 1 + 6 * self.spike + 15 * self.spike**2
         own = self.noise**2 * spiky
-        return np.sqrt((share * by_population).sum(axis=0) + own)
+        within = (share * by_population).sum(axis=0)
+        return np.sqrt(within + own)
 
     @cached_property
     def warped_mean(self) -> NDArray:
@@ -217,8 +231,11 @@ class World:
     def _expected_power(self, power):
         """Return E[warp(e)^power] for a standard normal e, (D,), by Gauss-Hermite quadrature."""
         nodes, weights = np.polynomial.hermite_e.hermegauss(61)
-        warped = _sinh_arcsinh(nodes, self.skew[:, None], self.tail[:, None])
-        return (warped**power * weights).sum(axis=1) / weights.sum()
+        skew = self.skew[:, None]
+        tail = self.tail[:, None]
+        warped = _sinh_arcsinh(nodes, skew, tail)
+        total = (warped**power * weights).sum(axis=1)
+        return total / weights.sum()
 
 
 @lru_cache(maxsize=1)
@@ -246,9 +263,10 @@ def _world() -> World:
     )
 
 
-def _some(rng: Generator, values: NDArray, share: float) -> NDArray:
+def _some(rng, values, share):
     """Keep about `share` of the features of values (D,) or (P, D), put 0 in the others."""
-    kept = rng.random(values.shape[-1]) < share
+    n_features = values.shape[-1]
+    kept = rng.random(n_features) < share
     return np.where(kept, values, 0.0)
 
 
@@ -261,7 +279,7 @@ def _sinh_arcsinh(x, skew, tail):
 # X (D, n), at unit scale, into frauds, in place.
 
 
-def _loud(rng: Generator, X: NDArray, rows: NDArray) -> None:
+def _loud(rng, X, rows):
     """Put single features far out."""
     n_features = len(X)
     m = len(rows)
@@ -272,17 +290,18 @@ def _loud(rng: Generator, X: NDArray, rows: NDArray) -> None:
     X[:, rows] += usual * by_feature * size
 
 
-def _mismatch(rng: Generator, X: NDArray, rows: NDArray) -> None:
+def _mismatch(rng, X, rows):
     """Let half of the features fit another customer: usual values, odd together."""
     n = X.shape[1]
+    half = slice(1, None, 2)
     others = rng.integers(0, n, len(rows))
-    direction = _world().direction[1::2, None]
+    direction = _world().direction[half, None]
     # a step on top: otherwise this kind would not differ in any mean
     step = 1.2 * direction
-    X[1::2, rows] = X[1::2, others] + step
+    X[half, rows] = X[half, others] + step
 
 
-def _testing(rng: Generator, X: NDArray, rows: NDArray) -> None:
+def _testing(rng, X, rows):
     """Make bursts nearly identical: a thief tries out whether the card still works."""
     n_features = len(X)
     m = len(rows)
@@ -291,31 +310,35 @@ def _testing(rng: Generator, X: NDArray, rows: NDArray) -> None:
     centre = usual + rng.normal(0, 0.3, (n_features, n_bursts))
     burst = np.arange(m) // BURST
     # the other half of the features stays the card holder's
+    half = slice(0, None, 2)
     within = rng.normal(0, 0.1, (n_features // 2, m))
-    X[::2, rows] = centre[::2, burst] + within
+    X[half, rows] = centre[half, burst] + within
 
 
-def _quiet(rng: Generator, X: NDArray, rows: NDArray) -> None:
+def _quiet(rng, X, rows):
     """Change next to nothing, so that no model can be perfect."""
     direction = _world().direction[:6, None]
     X[:6, rows] += 0.5 * direction
 
 
-def _takeover(rng: Generator, X: NDArray, rows: NDArray) -> None:
+def _takeover(rng, X, rows):
     """Pull neighbouring features against each other."""
-    direction = _world().direction[4:16, None]
+    pulled = slice(4, 16)
+    right_of_them = slice(5, 17)
+    direction = _world().direction[pulled, None]
     # Each one follows its right neighbour instead of itself: single values stay usual, and only
     # how they vary together tells.
-    own = 0.3 * X[4:16, rows]
-    neighbour = 0.9 * X[5:17, rows]
-    X[4:16, rows] = own - neighbour * direction
+    own = 0.3 * X[pulled, rows]
+    neighbour = 0.9 * X[right_of_them, rows]
+    X[pulled, rows] = own - neighbour * direction
 
 
-def _relay(rng: Generator, X: NDArray, rows: NDArray) -> None:
+def _relay(rng, X, rows):
     """Move the features of `NEW_FRAUD`, which no earlier fraud has moved in this way."""
-    direction = _world().direction[NEW_FRAUD.columns, None]
+    columns = NEW_FRAUD.columns
+    direction = _world().direction[columns, None]
     by_fraud = rng.uniform(0.6, 1.4, len(rows))
-    cells = np.ix_(NEW_FRAUD.columns, rows)
+    cells = np.ix_(columns, rows)
     X[cells] += NEW_FRAUD.strength * direction * by_fraud
 
 
@@ -342,12 +365,45 @@ class Kind:
 
 
 KINDS = {
-    "loud": Kind(0.32, 0.0, (0.1, 1.0), _loud),
-    "mismatch": Kind(0.26, 0.0, (0.3, 1.0), _mismatch),
-    "testing": Kind(0.20, 0.0, (0.0, 0.42), _testing),  # tiny amounts within minutes
-    "quiet": Kind(0.10, 0.0, (0.4, 1.0), _quiet),
-    "takeover": Kind(0.12, 0.4, (0.5, 1.0), _takeover),  # few in reference
-    "relay": Kind(0.0, 1.0, (0.6, 1.0), _relay),  # large amounts; only by `DRIFTS`
+    "loud": Kind(
+        share=0.32,
+        begins=0.0,
+        amounts=(0.1, 1.0),
+        alter=_loud,
+    ),
+    "mismatch": Kind(
+        share=0.26,
+        begins=0.0,
+        amounts=(0.3, 1.0),
+        alter=_mismatch,
+    ),
+    # tiny amounts within minutes
+    "testing": Kind(
+        share=0.20,
+        begins=0.0,
+        amounts=(0.0, 0.42),
+        alter=_testing,
+    ),
+    "quiet": Kind(
+        share=0.10,
+        begins=0.0,
+        amounts=(0.4, 1.0),
+        alter=_quiet,
+    ),
+    # few in reference
+    "takeover": Kind(
+        share=0.12,
+        begins=0.4,
+        amounts=(0.5, 1.0),
+        alter=_takeover,
+    ),
+    # large amounts; only by `DRIFTS`
+    "relay": Kind(
+        share=0.0,
+        begins=1.0,
+        amounts=(0.6, 1.0),
+        alter=_relay,
+    ),
 }
 
 
@@ -367,7 +423,8 @@ def fraud_kinds(rows: int = 60_000, seed: int = 0, *, drift: bool = True) -> pd.
     m = _n_frauds(rows)
     # stratified: no long stretch is without frauds
     within_stratum = rng.uniform(0.1, 0.9, m)
-    place = (np.arange(m) + within_stratum) / m
+    stratum = np.arange(m)
+    place = (stratum + within_stratum) / m
     kinds = _draw_kinds(rng, place, drift)
     at = (place * rows).astype(np.int64)
     _gather_bursts(rng, at, kinds, rows)
@@ -376,13 +433,14 @@ def fraud_kinds(rows: int = 60_000, seed: int = 0, *, drift: bool = True) -> pd.
     return pd.Series(kinds[order], index=at, name="kind")
 
 
-def _n_frauds(rows: int) -> int:
+def _n_frauds(rows):
     """Return how many of the rows are frauds."""
-    wanted = max(round(PREVALENCE * rows), MIN_FRAUDS)
+    wanted = round(PREVALENCE * rows)
+    wanted = max(wanted, MIN_FRAUDS)
     return min(wanted, rows // 20)
 
 
-def _draw_kinds(rng: Generator, place: NDArray, drift: bool) -> NDArray:
+def _draw_kinds(rng, place, drift):
     """Return the kind (m,) of each fraud, by the share of the rows before it, place (m,)."""
     names = np.array(list(KINDS))
     cumulative = _shares_of_kinds(place, drift).cumsum(axis=1)
@@ -390,12 +448,14 @@ def _draw_kinds(rng: Generator, place: NDArray, drift: bool) -> NDArray:
     steps = np.arange(len(place)) / GOLDEN_RATIO
     lot = (steps + rng.random()) % 1
     passed = lot[:, None] >= cumulative[:, :-1]
-    return names[passed.sum(axis=1)]
+    chosen = passed.sum(axis=1)
+    return names[chosen]
 
 
-def _shares_of_kinds(place: NDArray, drift: bool) -> NDArray:
+def _shares_of_kinds(place, drift):
     """Return the share of each kind (m, kinds) among the frauds at place (m,); rows add up to 1."""
-    share = np.zeros((len(place), len(KINDS)))
+    m = len(place)
+    share = np.zeros((m, len(KINDS)))
     for column, kind in enumerate(KINDS.values()):
         begun = place >= kind.begins
         share[begun, column] = kind.share
@@ -408,7 +468,7 @@ def _shares_of_kinds(place: NDArray, drift: bool) -> NDArray:
     return share
 
 
-def _gather_bursts(rng: Generator, at: NDArray, kinds: NDArray, rows: int) -> None:
+def _gather_bursts(rng, at, kinds, rows):
     """Move the card tests in at (m,) close to the first of their burst, in place."""
     longest = max(rows // 2000, 2)  # rows; about a minute and a half of the two days
     tests = np.flatnonzero(kinds == "testing")
@@ -420,17 +480,18 @@ def _gather_bursts(rng: Generator, at: NDArray, kinds: NDArray, rows: int) -> No
         at[burst] = first + delay
 
 
-def _one_a_row(at: NDArray, rows: int) -> NDArray:
+def _one_a_row(at, rows):
     """Return ascending rows (m,) without repetitions, each as near to at (m,) as that allows."""
     m = len(at)
     rank = np.arange(m)
     # strictly ascending numbers are those that do not fall once their rank is taken off
-    spread = np.maximum.accumulate(at - rank) + rank
+    spread = np.maximum.accumulate(at - rank)
+    spread += rank
     last_free = rows - m + rank  # the later ones need a row each
     return np.minimum(spread, last_free)
 
 
-def _times(rng: Generator, rows: int) -> NDArray:
+def _times(rng, rows):
     """Return whole seconds (rows,), ascending, as busy as the real hours."""
     n_hours = len(HOURLY)
     share = np.cumsum(HOURLY) / HOURLY.sum()
@@ -440,18 +501,19 @@ def _times(rng: Generator, rows: int) -> NDArray:
     return np.floor(np.interp(drawn, share_before, full_hour_s))
 
 
-def _populations(rng: Generator, hour: NDArray) -> NDArray:
+def _populations(rng, hour):
     """Return the population 0 ... 3 of each transaction (n,), by its hour of the day (n,)."""
     since_peak = hour[:, None] - POPULATION_PEAK_H  # (n, P)
-    activity = 1 + 0.5 * np.cos(since_peak * (2 * np.pi / 24))
+    angle = since_peak * (2 * np.pi / 24)
+    activity = 1 + 0.5 * np.cos(angle)
     cumulative = np.cumsum(POPULATION_SHARE * activity, axis=1)
     total = cumulative[:, -1:]
-    lot = rng.random(len(hour))[:, None] * total
+    lot = rng.random((len(hour), 1)) * total
     passed = lot > cumulative[:, :-1]
     return passed.sum(axis=1)
 
 
-def _features(rng: Generator, population: NDArray, X: NDArray) -> NDArray:
+def _features(rng, population, X):
     """Fill X (28, n) with genuine transactions at unit scale; return the factor (n,) that amounts
     follow.
     """
@@ -464,50 +526,64 @@ def _features(rng: Generator, population: NDArray, X: NDArray) -> NDArray:
     for j in range(len(FEATURES)):
         x = _surface(j, population, factors)
         x += _spiky_noise(rng, j, n)
-        # the warp is standardised for a normal x
-        warped = _sinh_arcsinh(x / world.width[j], world.skew[j], world.tail[j])
-        X[j] = (warped - world.warped_mean[j]) / world.warped_sd[j]
+        X[j] = _warp(j, x / world.width[j])
     return factors[0] / np.sqrt(FACTOR_VARIANCE)
 
 
-def _surface(j: int, population: NDArray, factors: NDArray) -> NDArray:
+def _warp(j, x):
+    """Return feature j (n,) skewed and with longer tails; a standard normal x stays standard."""
+    world = _world()
+    skew = world.skew[j]
+    tail = world.tail[j]
+    warped = _sinh_arcsinh(x, skew, tail)
+    centred = warped - world.warped_mean[j]
+    return centred / world.warped_sd[j]
+
+
+def _surface(j, population, factors):
     """Return feature j (n,) without its own noise, for population (n,) and factors (K, n)."""
     world = _world()
-    centred_mean = world.mean[:, j] - world.centre[j]
+    mean = world.mean[:, j] - world.centre[j]
+    loading = world.loading[:, j]
+    curvature = world.curvature[:, j]
     first, second = world.factor[j]
     # no matrix product: its last bits depend on the number of threads
-    on_first = world.loading[:, j, 0][population] * factors[first]
-    on_second = world.loading[:, j, 1][population] * factors[second]
+    on_first = loading[population, 0] * factors[first]
+    on_second = loading[population, 1] * factors[second]
     # bounded: the square of a heavy tail would dwarf everything else
-    square = np.minimum(factors[world.bend[j]] ** 2, 9)
-    curved = world.curvature[:, j][population] * (square - 1)
-    return centred_mean[population] + (on_first + on_second) + curved
+    bend = factors[world.bend[j]]
+    square = np.minimum(bend**2, 9)
+    curved = curvature[population] * (square - 1)
+    linear = mean[population] + (on_first + on_second)
+    return linear + curved
 
 
-def _spiky_noise(rng: Generator, j: int, n: int) -> NDArray:
+def _spiky_noise(rng, j, n):
     """Return the noise (n,) of feature j alone."""
     world = _world()
     e = rng.standard_normal(n)
+    scale = world.noise[j]
     spike = 1 + world.spike[j] * e**2
-    return world.noise[j] * e * spike
+    return scale * e * spike
 
 
-def _alter(rng: Generator, X: NDArray, at: NDArray, kinds: NDArray) -> None:
+def _alter(rng, X, at, kinds):
     """Turn the genuine transactions in columns `at` of X (28, n) into frauds of their kinds, in
     place.
     """
     for name, kind in KINDS.items():
-        kind.alter(rng, X, at[kinds == name])
+        rows = at[kinds == name]
+        kind.alter(rng, X, rows)
 
 
-def _quantile(table: NDArray, p: NDArray) -> NDArray:
+def _quantile(table, p):
     """Return amounts, euro (n,), at probabilities p (n,): straight lines in log(1 + euro)."""
     probability = table[:, 0]
     log_euro = np.log1p(table[:, 1])
     return np.expm1(np.interp(p, probability, log_euro))
 
 
-def _genuine_amounts(rng: Generator, factor: NDArray, hour: NDArray) -> NDArray:
+def _genuine_amounts(rng, factor, hour):
     """Return amounts of genuine transactions, euro (n,).
 
     `factor` (n,), of unit variance, and chance say who spends more; `hour` (n,) shifts it, and the
@@ -515,9 +591,12 @@ def _genuine_amounts(rng: Generator, factor: NDArray, hour: NDArray) -> NDArray:
     """
     own = rng.standard_normal(len(factor))
     normal = 0.5 * factor + 0.86 * own  # about unit variance again
-    x = np.clip(normal + AMOUNT_BY_HOUR[hour.astype(int)], -8, 8)
+    whole_hour = hour.astype(int)
+    x = normal + AMOUNT_BY_HOUR[whole_hour]
+    x = np.clip(x, -8, 8)
     # normal cdf within 0.0002 (Page, Applied Statistics 1977)
-    p = 1 / (1 + np.exp(-(1.5976 * x + 0.07056 * x**3)))
+    log_odds = 1.5976 * x + 0.07056 * x**3
+    p = 1 / (1 + np.exp(-log_odds))
     amount = _quantile(GENUINE_AMOUNT, p)
     # a quarter of the real amounts are whole euros
     rounded = rng.random(len(amount)) < 0.25
@@ -525,15 +604,15 @@ def _genuine_amounts(rng: Generator, factor: NDArray, hour: NDArray) -> NDArray:
     return np.where(whole, np.round(amount), amount)
 
 
-def _fraud_amounts(rng: Generator, kinds: NDArray) -> NDArray:
+def _fraud_amounts(rng, kinds):
     """Return amounts of frauds, euro (m,), from the range of quantiles of their kinds (m,)."""
-    low = [KINDS[kind].amounts[0] for kind in kinds]
-    high = [KINDS[kind].amounts[1] for kind in kinds]
+    ranges = np.array([KINDS[kind].amounts for kind in kinds])  # (m, 2)
+    low, high = ranges.T
     p = rng.uniform(low, high)
     return _quantile(FRAUD_AMOUNT, p)
 
 
-def _drift(rng: Generator, X: NDArray) -> None:
+def _drift(rng, X):
     """Inject the drift of genuine and fraudulent transactions into X (28, n), in place."""
     n = X.shape[1]
     row = np.arange(n)
@@ -585,9 +664,10 @@ def simulate(rows: int = 60_000, seed: int = 0, *, drift: bool = True) -> pd.Dat
     X = np.empty((len(FEATURES), rows))
     for start in range(0, rows, BLOCK):
         part = slice(start, start + BLOCK)
-        population = _populations(rng, hour[part])
+        hour_of_part = hour[part]
+        population = _populations(rng, hour_of_part)
         factor = _features(rng, population, X[:, part])
-        amount[part] = _genuine_amounts(rng, factor, hour[part])
+        amount[part] = _genuine_amounts(rng, factor, hour_of_part)
     amount[at] = _fraud_amounts(rng, kinds)
     _alter(rng, X, at, kinds)
     if drift:
@@ -596,7 +676,8 @@ def simulate(rows: int = 60_000, seed: int = 0, *, drift: bool = True) -> pd.Dat
     np.round(X, 6, out=X)
     is_fraud = np.zeros(rows, dtype=np.int64)
     is_fraud[at] = 1
-    frame = pd.DataFrame(X.T, columns=list(FEATURES), copy=False)
+    columns = list(FEATURES)
+    frame = pd.DataFrame(X.T, columns=columns, copy=False)
     frame.insert(0, "Time", time_s)
     frame["Amount"] = np.round(amount, 2)
     frame["Class"] = is_fraud
