@@ -35,10 +35,13 @@ class Instants:
     @classmethod
     def of(cls, time: NDArray, weight: NDArray) -> Instants:
         """Find the instants of time (n,), ascending, and weight (n,)."""
-        is_first = np.ones(len(time) + 1, dtype=bool)  # the end counts as one
-        is_first[1:-1] = time[1:] != time[:-1]
+        n = len(time)
+        later = time[1:] != time[:-1]
+        is_first = np.ones(n + 1, dtype=bool)  # the first row, and the end
+        is_first[1:n] = later
         row = np.flatnonzero(is_first)
-        cumulative = np.append(0, np.cumsum(weight))
+        up_to_row = np.cumsum(weight)
+        cumulative = np.append(0, up_to_row)
         return cls(row, cumulative[row])
 
     @property
@@ -86,21 +89,23 @@ def cut(
         If the shares or the rows do not allow it.
     """
     _check_shares(reference, validation, n_batches)
-    time = checks.ticks(frame[dataset.time_column])
+    time_column = frame[dataset.time_column]
+    time = checks.ticks(time_column)
     weight = np.ones(len(frame))
     if dataset.weight:
         weight = frame[dataset.weight].to_numpy()
     instants = Instants.of(time, weight)
     edges = _edges(instants, reference, validation, n_batches)
-    batches = [f"batch_{k:02d}" for k in range(1, n_batches + 1)]
-    names = ["reference", "validation", *batches]
+    names = ["reference", "validation"]
+    for k in range(1, n_batches + 1):
+        names.append(f"batch_{k:02d}")
     for name, (start, stop) in zip(names, pairwise(edges), strict=True):
         if instants.weight_before[stop] <= instants.weight_before[start]:
             n_instants = len(instants.row) - 1
             raise DataError(
-                f"{dataset.name}: {len(frame):,} rows at {n_instants:,} instants are too "
-                f"few: {name} would "
-                f"be empty; use more rows, fewer batches (n_batches={n_batches}) or other shares"
+                f"{dataset.name}: {len(frame):,} rows at {n_instants:,} instants "
+                f"are too few: {name} would be empty; "
+                f"use more rows, fewer batches (n_batches={n_batches}) or other shares"
             )
     rows = instants.row[edges].tolist()
     parts = [slice(start, stop) for start, stop in pairwise(rows)]
@@ -128,12 +133,13 @@ def _check_shares(reference, validation, n_batches):
 
 def _edges(instants, reference, validation, n_batches):
     """Positions among the instants of all edges: reference, validation, each batch, the end."""
-    first = instants.nearest(reference * instants.total)
+    total = instants.total
     both = reference + validation
-    second = instants.nearest(both * instants.total)
+    first = instants.nearest(reference * total)
+    second = instants.nearest(both * total)
     # from where the cut really lies: batches share evenly what is left
     begins = instants.weight_before[second]
-    rest = instants.total - begins
+    rest = total - begins
     inner = []
     for k in range(1, n_batches):
         target = begins + k / n_batches * rest
@@ -190,9 +196,10 @@ def table(manifest: dict) -> pd.DataFrame:
         }
         if has_unlabelled:
             row["labelled"] = f"{period['n_labelled']:,}"
-        share = period["weight"] / total
+        weight = period["weight"]
+        share = weight / total
         row["frauds"] = "unknown"
-        row["weight"] = f"{period['weight']:,.0f}"
+        row["weight"] = f"{weight:,.0f}"
         row["share"] = f"{share:.1%}"
         row["fraud rate"] = "unknown"
         if period["n_frauds"] is not None:
@@ -225,5 +232,6 @@ def _instant(seconds: float, kind: str) -> str:
 
 def digest(frame: pd.DataFrame) -> str:
     """Hex sha256 of a frame's content, row by row."""
-    row_hashes = pd.util.hash_pandas_object(frame, index=False).to_numpy()
-    return hashlib.sha256(row_hashes.tobytes()).hexdigest()
+    row_hashes = pd.util.hash_pandas_object(frame, index=False)
+    content = row_hashes.to_numpy().tobytes()
+    return hashlib.sha256(content).hexdigest()

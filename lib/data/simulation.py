@@ -272,7 +272,8 @@ def _some(rng, values, share):
 
 def _sinh_arcsinh(x, skew, tail):
     """Skew x and lengthen its tails (Jones and Pewsey, Biometrika 2009)."""
-    return np.sinh(tail * (np.arcsinh(x) + skew))
+    skewed = np.arcsinh(x) + skew
+    return np.sinh(tail * skewed)
 
 
 # The kinds of fraud. Each function turns the genuine transactions in the columns `rows` of
@@ -298,7 +299,8 @@ def _mismatch(rng, X, rows):
     direction = _world().direction[half, None]
     # a step on top: otherwise this kind would not differ in any mean
     step = 1.2 * direction
-    X[half, rows] = X[half, others] + step
+    borrowed = X[half, others]
+    X[half, rows] = borrowed + step
 
 
 def _testing(rng, X, rows):
@@ -312,7 +314,8 @@ def _testing(rng, X, rows):
     # the other half of the features stays the card holder's
     half = slice(0, None, 2)
     within = rng.normal(0, 0.1, (n_features // 2, m))
-    X[half, rows] = centre[half, burst] + within
+    of_burst = centre[half, burst]
+    X[half, rows] = of_burst + within
 
 
 def _quiet(rng, X, rows):
@@ -521,12 +524,14 @@ def _features(rng, population, X):
     n = len(population)
     normal = rng.standard_normal((N_FACTORS, n))
     # one divisor a row: extremes come together
-    divisor = np.sqrt(FACTOR_DF / rng.chisquare(FACTOR_DF, n))
+    chi_square = rng.chisquare(FACTOR_DF, n)
+    divisor = np.sqrt(FACTOR_DF / chi_square)
     factors = normal * divisor
     for j in range(len(FEATURES)):
         x = _surface(j, population, factors)
         x += _spiky_noise(rng, j, n)
-        X[j] = _warp(j, x / world.width[j])
+        x /= world.width[j]
+        X[j] = _warp(j, x)
     return factors[0] / np.sqrt(FACTOR_VARIANCE)
 
 
