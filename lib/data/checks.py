@@ -15,8 +15,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from lib.data import formats, reading
+from lib.data import fingerprints, formats, reading
 from lib.data.reading import MISSING_TEXT
+from lib.data.times import ticks
 from lib.errors import DataError, nearest
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -40,7 +41,8 @@ def read_transactions(dataset, path: str | Path, labelled: bool = True) -> pd.Da
     -------
     DataFrame of `dataset.columns` under their names: numbers float64, label int8 (-1 = not known),
     ids text, and `dataset.time_column`, float64 seconds or UTC datetime. A declared weight column
-    that is absent becomes 1.0. Remarks are in `frame.attrs["remarks"]`.
+    that is absent becomes 1.0. Remarks are in `frame.attrs["remarks"]`; what identifies the rows
+    (`lib.data.fingerprints.of_rows`) is in `frame.attrs["fingerprint"]`.
 
     Raises
     ------
@@ -57,7 +59,10 @@ def read_transactions(dataset, path: str | Path, labelled: bool = True) -> pd.Da
     joined = {c: pd.concat([f.pop(c) for f in chunks], ignore_index=True) for c in names}
     frame = pd.DataFrame(joined, copy=False)
     pa.default_memory_pool().release_unused()
-    return in_time_order(dataset, frame, remarks(dataset, frame, columns_there))
+    identity = fingerprints.of_rows(dataset, frame) if labelled else None
+    frame = in_time_order(dataset, frame, remarks(dataset, frame, columns_there))
+    frame.attrs["fingerprint"] = identity
+    return frame
 
 
 def iter_transactions(
@@ -192,13 +197,6 @@ def in_time_order(dataset, frame: pd.DataFrame, said: list[str]) -> pd.DataFrame
         frame = pd.DataFrame(taken, copy=False)
     frame.attrs["remarks"] = said
     return frame
-
-
-def ticks(time: pd.Series) -> np.ndarray:
-    """Return time (n,) as exact comparable numbers: float64, or int64 of a datetime's own unit."""
-    if pd.api.types.is_numeric_dtype(time):
-        return time.to_numpy()
-    return time.astype("int64").to_numpy()
 
 
 def remarks(dataset, frame: pd.DataFrame, columns_there: set[str]) -> list[str]:

@@ -9,8 +9,8 @@ import hashlib
 import numpy as np
 import pandas as pd
 
-from lib.data import checks
 from lib.data.datasets import UNLABELLED, Dataset
+from lib.data.times import ticks
 from lib.errors import DataError
 
 
@@ -27,7 +27,7 @@ def cut(
         )
     if n_batches < 1:
         raise DataError(f"n_batches is {n_batches}; it is 1 or more")
-    time = checks.ticks(frame[dataset.time_column])
+    time = ticks(frame[dataset.time_column])
     weight = frame[dataset.weight].to_numpy() if dataset.weight else np.ones(len(frame))
     # first row of each instant, and the end
     instants = np.flatnonzero(np.r_[True, time[1:] != time[:-1], True])

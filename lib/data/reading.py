@@ -5,7 +5,6 @@ Knows files and columns only; what the columns mean is `lib.data.datasets`' affa
 
 from __future__ import annotations
 
-import hashlib
 import re
 import uuid
 from collections.abc import Iterable, Iterator
@@ -17,7 +16,6 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from lib import files
 from lib.data.formats import FOUND_OUT, SNIFFED_ROWS, Dialect, Format, csv_rows, dialect, kind
 from lib.errors import DataError
 
@@ -44,18 +42,6 @@ def parts(path: Path) -> list[Path]:
     if not shown:
         raise DataError(f"{path}: the folder holds no file that ends in {', '.join(SUFFIXES)}")
     return sorted(shown, key=lambda p: p.relative_to(path).as_posix())
-
-
-def sha256(path: Path) -> str:
-    """Hex sha256 of a file's bytes; of a folder, over the names and hashes of its parts in
-    order.
-    """
-    if path.is_file():
-        return files.sha256(path)
-    whole = hashlib.sha256()
-    for part in parts(path):
-        whole.update(f"{part.relative_to(path).as_posix()}\n{sha256(part)}\n".encode())
-    return whole.hexdigest()
 
 
 def line_of(path: Path, row: int, given: Format = FOUND_OUT) -> int | None:
