@@ -8,6 +8,7 @@ other's ports.
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -165,6 +166,9 @@ class Kernel:
                     await self.manager.request_shutdown()
                     await self.manager.finish_shutdown()
         finally:
+            if self.manager.has_kernel:
+                # at once: what comes next interrupts it first, and Python answers with a traceback
+                await self.manager.signal_kernel(signal.SIGKILL)
             # frees sockets as well: open ones would block our own exit
             await self.manager.shutdown_kernel(now=True)
 
