@@ -229,6 +229,13 @@ def ensure(
     return find(dataset_name, rows, seed, raw).split(**shares)
 
 
+def opened(
+    folder: str | Path, dataset_name: str | Path = "simulated", rows: int = 20_000, seed: int = 0
+) -> Split:
+    """Open the split in `folder`; where that is empty, the one that `ensure` makes of a table."""
+    return open_split(folder or ensure(dataset_name, rows, seed))
+
+
 def make(  # noqa: PLR0913 - the shares of a split, by name
     dataset: Dataset,
     frame: pd.DataFrame,
