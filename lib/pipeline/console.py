@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
+from lib.evaluation.figures import cell
 from lib.files import read_json
 from lib.registry.serving import Now
 from lib.reporting.names import champion_entry, headline
@@ -177,8 +178,8 @@ def _decided(summary: dict[str, Any]) -> list[str]:
 
 
 def _interval(figure, why=""):
-    """`0.636 (0.390 to 0.815)`; without an interval why there is none."""
+    """`0.636 [0.390, 0.815]`; without an interval why there is none."""
+    if figure["low"] is not None:
+        return cell(figure)
     reason = f": {why}" if why else ""
-    if figure["low"] is None:
-        return f"{figure['value']:.3f} (no interval{reason})"
-    return f"{figure['value']:.3f} ({figure['low']:.3f} to {figure['high']:.3f})"
+    return f"{cell(figure)} (no interval{reason})"

@@ -9,8 +9,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullLocator, PercentFormatter
 
 from lib.data.columns import SCORE, one_line
+from lib.evaluation.figures import DASH, cell, number
 from lib.reporting import plots
-from lib.reporting.tables import cell
 
 POLICY_COLOURS = {
     "frozen": "#4D4D4D",
@@ -320,13 +320,19 @@ def _seen(step):
         [SCORE] if step["score_drifted"] else []
     )
     more = f" and {len(drifted) - 4} more" if len(drifted) > 4 else ""
+    # the bounds are of what a threshold that fits the budget would give, not of this rate
+    rate = {
+        "value": step["alert_rate"],
+        "low": step["alert_low"],
+        "high": step["alert_high"],
+    }
     return {
         "batch": step["batch"],
         "transactions": f"{step['n']:,}",
         "version": step["model_version"],
-        "alerts": f"{step['alert_rate']:.2%} [{step['alert_low']:.2%}, {step['alert_high']:.2%}]",
+        "alerts": cell(rate, 2, "%"),
         "p99": f"{step['latency_p99_ms']:.0f} ms",
-        "drifted": ", ".join(drifted[:4]) + more or "–",
+        "drifted": ", ".join(drifted[:4]) + more or DASH,
     }
 
 
@@ -338,10 +344,12 @@ def _told(step):
         else {}
     )
     return known | {
-        "labels after": (step["labels_known_after"] or "the stream") if told["n_labelled"] else "–",
-        "frauds": f"{told['n_frauds']:.0f}" if told["n_labelled"] else "–",
+        "labels after": (step["labels_known_after"] or "the stream")
+        if told["n_labelled"]
+        else DASH,
+        "frauds": f"{told['n_frauds']:.0f}" if told["n_labelled"] else DASH,
         "recall": cell(told["recall"], 2),
-        "estimated": "–" if guess is None else f"{guess:.2f}",
+        "estimated": number(guess, 2),
         "average precision": cell(told["average_precision"], 2),
         "money at budget": cell(told["amount_recall_at_budget"], 2),
     }

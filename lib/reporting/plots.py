@@ -8,6 +8,7 @@ from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from lib.data.columns import one_line
 from lib.data.datasets import UNLABELLED
+from lib.evaluation.figures import number as number_of
 from lib.files import whole
 from lib.reporting.names import label
 
@@ -389,7 +390,7 @@ def intervals(ax, values, xlabel, reference=None):
         ax.plot(v["value"], row, "o", color=colour(model), markersize=7)
         right = v["value"] if v["high"] is None else v["high"]
         ax.annotate(
-            f"{v['value']:.3f}",
+            number_of(v["value"]),
             (right, row),
             (8, 0),
             textcoords="offset points",
