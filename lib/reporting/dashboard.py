@@ -145,10 +145,11 @@ def alerts(ax, results):
     ax.stairs(
         high, edges, baseline=low, fill=True, color="#DCE6EE", label="95 % band around the budget"
     )
-    for policy, result in results.items():
+    for i, (policy, result) in enumerate(results.items()):
         rate = [step["alert_rate"] for step in result["steps"]]
+        # beside each other: policies that agree would hide all but the last
         ax.plot(
-            x,
+            x + _spread(i, len(results)),
             rate,
             "o-",
             color=POLICY_COLOURS[policy],
@@ -161,7 +162,7 @@ def alerts(ax, results):
         t for t in (0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1) if t <= 1.2 * top
     ]
     ax.set_yscale("symlog", linthresh=max(*high, 1e-4), linscale=1.0)
-    ax.set_yticks(ticks[:1] + ticks[-4:], [f"{t:.1%}" for t in ticks[:1] + ticks[-4:]])
+    ax.set_yticks(ticks[:1] + ticks[-4:], [plots.percent(t) for t in ticks[:1] + ticks[-4:]])
     ax.yaxis.set_minor_locator(NullLocator())
     ax.set(ylabel="of transactions", ylim=(0, 1.3 * top), title="Alert rate")
     hint = "logarithmic above the band"
@@ -251,7 +252,7 @@ def recall(ax, results):
         estimated = [
             np.nan if s["estimated_recall"] is None else s["estimated_recall"] for s in steps
         ]
-        ax.plot(x, estimated, "_", color=hue, markersize=11, markeredgewidth=1.8)
+        ax.plot(x, estimated, "_", color=hue, markersize=7, markeredgewidth=1.8)
     for step, at in zip(steps, _x(steps), strict=True):
         ax.annotate(
             f"{step['realised']['n_frauds']:.0f}",
@@ -291,7 +292,7 @@ def money(ax, results):
     for policy in sorted(ends, key=ends.get):
         y = max(ends[policy], y + 0.1 * top)
         ax.annotate(
-            f"{ends[policy]:.0%} {label(policy)}",
+            f"{ends[policy]:.1%} {label(policy)}",
             (x[-1], y),
             (6, 0),
             textcoords="offset points",

@@ -134,7 +134,8 @@ def by_class(ax, values, y, weight, xlabel="", bins=60, log_x=False):  # noqa: P
                 linewidth=1.6,
             )
     ax.set(xlabel=f"{xlabel} (log scale)" if log_x else xlabel, ylabel="share of the class")
-    ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    # with the digits that a tick needs: 2.5 % must not read 2 %
+    ax.yaxis.set_major_formatter(FuncFormatter(percent))
     return ax
 
 
