@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any, TextIO
 
+from lib.evaluation.figures import cell
 from lib.files import read_json
 from lib.registry.serving import Now
 from lib.reporting.names import champion_entry, headline
@@ -280,9 +281,8 @@ def _champion_told(summary: dict[str, Any]) -> list[str]:
 
 
 def _interval(figure: dict[str, Any], why: str = "") -> str:
-    """Return `0.636 (0.390 to 0.815)`; without an interval why there is none."""
-    value, low, high = figure["value"], figure["low"], figure["high"]
-    if low is not None:
-        return f"{value:.3f} ({low:.3f} to {high:.3f})"
+    """Return `0.636 [0.390, 0.815]`; without an interval why there is none."""
+    if figure["low"] is not None:
+        return cell(figure)
     reason = f": {why}" if why else ""
-    return f"{value:.3f} (no interval{reason})"
+    return f"{cell(figure)} (no interval{reason})"

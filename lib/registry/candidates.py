@@ -18,6 +18,7 @@ import numpy as np
 
 from lib import bundle
 from lib.bundle import Bundle
+from lib.data import labels_seen
 from lib.data.datasets import UNLABELLED, Arrays
 from lib.data.splits import Split
 from lib.detectors.base import Detector
@@ -29,11 +30,6 @@ if TYPE_CHECKING:
     from lib.evaluation.intervals import Basis
 
 REGIMES = {"genuine": ("genuine",), "all": ("all",), "both": ("genuine", "all")}
-# what a manifest says of the labels that a fit without learning from labels has seen
-LABELS_SEEN_IN_FULL = {
-    "genuine": "known frauds of reference removed from the fit",
-    "all": "none",
-}
 N_PARITY = 10_000  # rows kept for the proof that an export scores as its estimator did
 # apart from the parameters in a manifest: they are named beside them
 OUTSIDE_PARAMETERS = {"seed", "threads"}
@@ -243,15 +239,10 @@ def _manifest(name: str, fitted: Fit, split: Split) -> dict[str, Any]:
 
 def _labels_seen(fitted: Fit, split: Split) -> str:
     if fitted.supervised:
-        n_frauds = np.sum(fitted.training.y == 1)
-        return f"{n_frauds:,} known frauds of reference, in the fit"
+        n_frauds = int(np.count_nonzero(fitted.training.y == 1))
+        return labels_seen.in_full("labels", n_frauds=n_frauds)
     n_unlabelled = _n_unlabelled(split.arrays("reference"))
-    if n_unlabelled and fitted.regime == "genuine":
-        return (
-            f"known frauds and {n_unlabelled:,} unlabelled transactions of reference removed from "
-            "the fit"
-        )
-    return LABELS_SEEN_IN_FULL[fitted.regime]
+    return labels_seen.in_full(fitted.regime, n_unlabelled=n_unlabelled)
 
 
 def add_metrics(folder: Path, metrics: dict) -> Path:
