@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from lib.data import checks, description
-from lib.data.checks import UNLABELLED, check, iter_transactions, prepare, read_transactions  # noqa: F401 - this is their door
+from lib.data.checks import check, iter_transactions, prepare, read_transactions  # noqa: F401 - this is their door
 from lib.data.columns import free_name
-from lib.data.description import BUDGET, BUDGETS, ROOT, LabelWords, Raw
+from lib.data.description import BUDGET, BUDGETS, ROOT, UNLABELLED, LabelWords, Raw
 from lib.data.download import fetch
 from lib.data.reading import Format
 from lib.errors import DataError, RawFileMissing, did_you_mean
@@ -117,7 +117,7 @@ class Dataset:
         """Where the raw file lies if no other is named."""
         if not self.raw.path:
             return None
-        return (self.folder or ROOT / "data") / Path(self.raw.path).expanduser()
+        return (self.folder or ROOT / "data") / _at_home(self.raw.path)
 
     def arrays(self, frame: pd.DataFrame) -> Arrays:
         """Return the Arrays of a checked frame (`read_transactions`, `prepare` or a split's)."""
@@ -203,6 +203,14 @@ class Dataset:
         return self
 
 
+def _at_home(path: str | Path) -> Path:
+    """Return a path with `~` replaced by the home folder."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise DataError(f"{path}: there is no such home folder; write the path in full") from error
+
+
 def _seconds(time: pd.Series) -> np.ndarray:
     """Return a frame's time (n,) as float64 seconds; since 1970-01-01 UTC where it is a date."""
     if pd.api.types.is_numeric_dtype(time):
@@ -217,7 +225,7 @@ def load_description(name_or_path: str | Path) -> Dataset:
     """
     path = ROOT / "data" / f"{name_or_path}.yaml"
     if not path.is_file():
-        path = Path(name_or_path).expanduser()
+        path = _at_home(name_or_path)
     if not path.is_file():
         known = sorted(p.stem for p in (ROOT / "data").glob("*.yaml"))
         raise DataError(
@@ -264,7 +272,7 @@ def find_raw(
     Raises RawFileMissing where nothing is there and nothing can be had; the message says what to
     do.
     """
-    path = Path(raw).expanduser().resolve() if raw else dataset.raw_path
+    path = _at_home(raw).resolve() if raw else dataset.raw_path
     if raw and not path.exists():
         raise DataError(f"raw file {path}: there is no such file or folder")
     if path is None:
