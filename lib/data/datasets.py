@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from lib.data import checks, description
-from lib.data.checks import UNLABELLED, check, iter_transactions, prepare, read_transactions  # noqa: F401 - this is their door
+from lib.data.checks import check, iter_transactions, prepare, read_transactions  # noqa: F401 - this is their door
 from lib.data.columns import free_name
-from lib.data.description import BUDGET, BUDGETS, ROOT, LabelWords, Raw
+from lib.data.description import BUDGET, BUDGETS, ROOT, UNLABELLED, LabelWords, Raw
 from lib.data.download import fetch
 from lib.data.fingerprints import of_rows as fingerprint
 from lib.data.reading import Format
@@ -118,7 +118,7 @@ class Dataset:
         """Where the raw file lies if no other is named."""
         if not self.raw.path:
             return None
-        return (self.folder or ROOT / "data") / Path(self.raw.path).expanduser()
+        return (self.folder or ROOT / "data") / _at_home(self.raw.path)
 
     def arrays(self, frame: pd.DataFrame) -> Arrays:
         """Return the Arrays of a checked frame (`read_transactions`, `prepare` or a split's)."""
@@ -204,13 +204,21 @@ class Dataset:
         return self
 
 
+def _at_home(path: str | Path) -> Path:
+    """Return a path with `~` replaced by the home folder."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise DataError(f"{path}: there is no such home folder; write the path in full") from error
+
+
 def load_description(name_or_path: str | Path) -> Dataset:
     """Return a dataset by name ('creditcard': data/creditcard.yaml) or by the path of a YAML
     file.
     """
     path = ROOT / "data" / f"{name_or_path}.yaml"
     if not path.is_file():
-        path = Path(name_or_path).expanduser()
+        path = _at_home(name_or_path)
     if not path.is_file():
         known = sorted(p.stem for p in (ROOT / "data").glob("*.yaml"))
         raise DataError(
@@ -229,7 +237,7 @@ def find_raw(dataset: Dataset, raw: str | Path = "", download: bool = True, prog
     Raises RawFileMissing where nothing is there and nothing can be had; the message says what to
     do.
     """
-    path = Path(raw).expanduser().resolve() if raw else dataset.raw_path
+    path = _at_home(raw).resolve() if raw else dataset.raw_path
     if raw and not path.exists():
         raise DataError(f"raw file {path}: there is no such file or folder")
     if path is None:

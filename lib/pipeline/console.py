@@ -153,8 +153,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 def _aligned(cells: Sequence[str], widths: Sequence[int], is_text: Sequence[bool]) -> str:
     padded = []
-    for cell, width, left in zip(cells, widths, is_text, strict=True):
-        padded.append(cell.ljust(width) if left else cell.rjust(width))
+    for text, width, left in zip(cells, widths, is_text, strict=True):
+        padded.append(text.ljust(width) if left else text.rjust(width))
     return "  ".join(padded).rstrip()
 
 
