@@ -17,10 +17,10 @@ from pathlib import Path
 from lib.data.datasets import load_description
 from lib.errors import PipelineError, Refused
 from lib.files import read_json
-from lib.pipeline.console import Progress, summary, table, told
+from lib.pipeline.console import progress, summary, table, told
 from lib.pipeline.logbook import Logbook, champion_version
 from lib.pipeline.parameters import read_parameters
-from lib.pipeline.pipeline_execution import Pipeline
+from lib.pipeline.pipeline_execution import PipelineExecution
 from lib.pipeline.plan import Plan, Task
 from lib.pipeline.preflight import DEFAULT, prepare, registered_name
 from lib.pipeline.runs import Run, locked
@@ -276,19 +276,20 @@ def execute(
     args: argparse.Namespace, plan: Plan, asked: Settings, *, remarks: list[str], lock: int
 ) -> tuple[dict, Now]:
     """Execute what is to run, log it, write the page; return summary and what is served."""
-    pipeline = Pipeline(plan, asked)
+    pipeline = PipelineExecution(plan, asked)
     current, tasks = pipeline.run, plan.tasks
-    progress = Progress(sum(not task.is_whole for task in tasks), count_cells(tasks))
-    progress.say(f"{'Resuming' if pipeline.is_resumed else 'Starting'} reports/{current.name}")
+    show = progress(sum(not task.is_whole for task in tasks), count_cells(tasks))
+    show.say(f"{'Resuming' if pipeline.is_resumed else 'Starting'} reports/{current.name}")
     logbook = Logbook(current, {"dataset": plan.data.dataset.name, "source": plan.data.source})
     for task in tasks:
         if task.is_whole and "mlflow_run" not in task.record:
             logbook.stage(task, pipeline.places)
     status = "interrupted"
     try:
-        pipeline.execute(
-            progress, logbook, n_parallel=args.jobs, timeout_s=args.timeout, inherit=(lock,)
-        )
+        with show:
+            pipeline.execute(
+                show, logbook, n_parallel=args.jobs, timeout_s=args.timeout, inherit=(lock,)
+            )
         status = "done" if all(t.is_whole or not t.chosen for t in tasks) else "failed"
     finally:
         now = served_now(plan.data.registered_name)
@@ -371,7 +372,7 @@ def rewrite_pages(name: str) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; return the exit code."""
-    say = Progress().say
+    say = progress().say
     try:
         args = arguments(argv)
         if args.list:

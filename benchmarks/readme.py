@@ -8,11 +8,11 @@ import shutil
 import sys
 from pathlib import Path
 
+from lib.data import labels_seen
 from lib.data.datasets import ROOT
+from lib.evaluation.figures import cell, number
 from lib.files import read_json, write_text
-from lib.reporting.names import LABELS_SEEN_IN_SHORT
 from lib.reporting.plots import label
-from lib.reporting.tables import cell
 
 RESULTS = ROOT / "docs" / "results.md"
 FIGURES = ("06_comparison-precision-recall", "06_comparison-money", "08_production-timeline")
@@ -43,7 +43,7 @@ def results(metrics, shown=METRICS):
     lines.append(_line(["*perfect ranking*", "", "1.00", *perfect]))
     for name in order:
         model = rows[name]
-        seen = LABELS_SEEN_IN_SHORT.get(model.get("train_on"), "none")
+        seen = labels_seen.in_short(model.get("train_on"))
         cells = [cell(model[period][m], 2) for m in shown]
         decided = cell(model["validation"]["average_precision"], 2)
         lines.append(_line([label(name).replace("|", "\\|"), seen, decided, *cells]))
@@ -89,19 +89,18 @@ def stability(metrics):
         rows, key=lambda row: -spread[f"{row}/{cuts[0]}"]["average_precision"]["value"]
     ):
         model, regime = row.split("/")
+        seen = labels_seen.in_short(regime)
         cells = [
             _worst_and_best(spread[f"{row}/{cut}"][m]) for cut in cuts for m in list(METRICS)[:2]
         ]
-        lines.append(
-            f"| {label(model)} | {LABELS_SEEN_IN_SHORT.get(regime, 'none')} | "
-            + " | ".join(cells)
-            + " |"
-        )
+        lines.append(_line([label(model), seen, *cells]))
     return "\n".join(lines)
 
 
 def _worst_and_best(figure):
-    return f"{figure['value']:.3f} ({figure['low']:.3f} … {figure['high']:.3f})"
+    # not as an interval is written: these are the worst and the best of all seeds
+    worst, best = number(figure["low"]), number(figure["high"])
+    return f"{number(figure['value'])} ({worst} … {best})"
 
 
 def replaced(text, name, content):

@@ -1,17 +1,21 @@
-"""A bar for what takes long, where somebody watches; notebooks that run headless print one line
-when it is done.
-"""
+"""A bar for what takes long, where somebody watches a notebook."""
+
+from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+from typing import TypeVar
+
+Step = TypeVar("Step")
 
 
-def steps(iterable, what, total=None):
+def steps(iterable: Iterable[Step], what: str, total: int | None = None) -> Iterable[Step]:
     """Go through an iterable, in JupyterLab with a bar that disappears at the end.
 
     Parameters
     ----------
-    what : str, what a step is: "epoch"
-    total : int, number of steps where the iterable has no length
+    what : what a step is: "epoch"
+    total : number of steps where the iterable has no length
     """
     # set by Jupyter's server for the kernels of its notebooks
     if not os.environ.get("JPY_SESSION_NAME"):

@@ -105,7 +105,7 @@ class Here:
         tracking.ROOT = project.folder
         monkeypatch.setitem(sys.modules, "lib.registry.tracking", tracking)
         monkeypatch.setattr("lib.registry.tracking", tracking, raising=False)
-        monkeypatch.setattr("lib.pipeline.pipeline_execution.Execution", Instant)
+        monkeypatch.setattr("lib.pipeline.pipeline_execution.NotebookExecution", Instant)
 
     def __getattr__(self, name):
         return getattr(self.project, name)
@@ -131,9 +131,7 @@ class Here:
 
 
 class Instant:
-    """Stands in for lib.pipeline.notebook_execution.Execution: the cells run in this process, one
-    after the other.
-    """
+    """Stands in for NotebookExecution: the cells run in this process, one after the other."""
 
     peak_mb = n_done = seconds = 0
 

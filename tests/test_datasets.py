@@ -109,7 +109,7 @@ def test_an_own_yaml_finds_its_raw_file_beside_itself(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump(SHOP | {"raw": {"path": "t.csv"}}))
     raw = written(tmp_path, table())
-    assert datasets.find_raw(datasets.load_description(path)) == (raw, "custom")
+    assert datasets.find_raw(datasets.load_description(path)) == raw
 
 
 def test_unknown_names_and_broken_yaml_are_said(tmp_path):
@@ -352,9 +352,10 @@ def test_the_fingerprint_is_over_values_not_text(tmp_path):
     for name in ("a.csv", "b.csv", "c.parquet"):
         frame = datasets.read_transactions(dataset, tmp_path / name)
         assert datasets.fingerprint(dataset, frame) == expected
-        assert datasets.find_raw(marked, tmp_path / name) == (tmp_path / name, "full")
+        assert datasets.source(marked, frame) == "full"
     other = written(tmp_path, table(when=np.arange(6.0)[::-1]), "d.csv")
-    assert datasets.find_raw(marked, other) == (other, "custom")
+    assert datasets.source(marked, datasets.read_transactions(dataset, other)) == "custom"
+    assert datasets.source(dataset, frame) == "custom"  # nobody has said which rows to expect
 
 
 def test_a_file_that_is_not_there_is_said_with_what_to_do(tmp_path):
@@ -426,10 +427,8 @@ def test_a_download_goes_on_where_the_connection_broke(shelf, tmp_path):
     handler, dataset = shelf
     handler.cut, handler.n_cuts = 20_000, 2
     seen = []
-    path, source = datasets.find_raw(
-        dataset, progress=lambda done, total: seen.append((done, total))
-    )
-    assert (path, source) == (tmp_path / "raw" / "t.csv", "full")
+    path = datasets.find_raw(dataset, progress=lambda done, total: seen.append((done, total)))
+    assert path == tmp_path / "raw" / "t.csv"
     assert path.read_bytes() == handler.content
     assert handler.asked == [None, "bytes=20000-", "bytes=40000-"]
     assert seen[-1] == (len(handler.content), len(handler.content))
@@ -444,7 +443,7 @@ def test_a_later_call_takes_up_what_an_earlier_one_left(shelf, tmp_path, n_there
     handler.ranges = ranges
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "t.csv.part").write_bytes(handler.content[:n_there])
-    path, _ = datasets.find_raw(dataset)
+    path = datasets.find_raw(dataset)
     assert path.read_bytes() == handler.content
     assert sorted(p.name for p in path.parent.iterdir()) == [".lock", "t.csv"]
 

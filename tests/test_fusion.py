@@ -6,7 +6,7 @@ import pytest
 
 from lib import bundle
 from lib.bundle.calibration import Calibration
-from lib.data import splits
+from lib.data import labels_seen, splits
 from lib.detectors import registry
 from lib.detectors.base import Detector
 from lib.detectors.fusion import Fusion
@@ -123,7 +123,7 @@ def test_a_run_fuses_what_it_has(finished):
     assert list(made) == ["fusion"]
     manifest = bundle.verify(made["fusion"])
     assert list(manifest["fit"]["parameters"]["of"]) == list(FUSED)
-    assert manifest["fit"]["labels_seen"] == candidates.LABELS_SEEN_IN_FULL["genuine"]
+    assert manifest["fit"]["labels_seen"] == labels_seen.in_full("genuine")
     X, served = split.arrays("validation").X, bundle.load(made["fusion"])
     members = [Exported(folders[name]) for name in FUSED]
     by_hand = Fusion().fit(X, weight=split.arrays("validation").weight, fitted=members).raw_score(X)

@@ -445,7 +445,7 @@ def test_reason_for_no_interval_is_told():
 @pytest.mark.parametrize(
     ("figure", "why", "shown"),
     [
-        ({"value": 0.6364, "low": 0.39, "high": 0.815}, "", "0.636 (0.390 to 0.815)"),
+        ({"value": 0.6364, "low": 0.39, "high": 0.815}, "", "0.636 [0.390, 0.815]"),
         (
             {"value": 0.6364, "low": None, "high": None},
             "3 labelled frauds",

@@ -99,7 +99,7 @@ def test_page_shows_verdict_and_warns_of_simulated_data(run):
     assert "Autoencoder was promoted to champion, fraud-detector-simulated version 2." in text
     assert "It beats &lt;everything&gt;" in text
     assert "0.600" in text
-    assert "0.500 to 0.700" in text
+    assert "[0.500, 0.700]" in text
     assert "700 MB" in text
 
 

@@ -12,7 +12,7 @@ import psutil
 import pytest
 from conftest import ROOT
 
-from lib.pipeline.notebook_execution import Execution
+from lib.pipeline.notebook_execution import NotebookExecution
 
 FIXTURES = ROOT / "tests" / "fixtures"
 
@@ -25,7 +25,7 @@ def execute(tmp_path):
 
     def function(name, parameters=None, archive="notebooks/stage", **options):
         notebook, environment = FIXTURES / f"{name}.ipynb", dict(os.environ)
-        execution = Execution(
+        execution = NotebookExecution(
             notebook, tmp_path / archive, parameters or {}, tmp_path, environment, **options
         )
         over = threading.Event()
@@ -133,7 +133,7 @@ def test_a_kernel_that_does_not_start_is_a_sentence_and_leaves_nothing(
 
 def test_a_kernel_that_does_not_answer_can_be_stopped(execute, tmp_path):
     (tmp_path / "ipykernel_launcher.py").write_text(LAUNCHERS["never_answers"])
-    outcome, _ = execute("draws_figures", timeout=2.0)
+    outcome, _ = execute("draws_figures", timeout_s=2.0)
     assert outcome.message.startswith("stopped after 2 s (--timeout)")
     assert kernels() == []
 
@@ -193,7 +193,7 @@ def test_a_dead_kernel_is_named_and_archived(execute):
 
 def test_a_notebook_that_takes_too_long_is_stopped(execute):
     start = time.monotonic()
-    outcome, archive = execute("sleeps", timeout=4.0)
+    outcome, archive = execute("sleeps", timeout_s=4.0)
     assert re.match(
         r"stopped after 4 s \(--timeout\) in cell 4 \(`time.sleep\(600\)`\)", outcome.message
     ), outcome.message

@@ -16,7 +16,7 @@ from pipelines import SMALL, Here, Project
 import run_pipeline
 from lib import bundle
 from lib.pipeline.console import NOT_EXPORTED, summary, told
-from lib.pipeline.notebook_execution import Execution
+from lib.pipeline.notebook_execution import NotebookExecution
 from lib.pipeline.runs import Run
 from lib.pipeline.settings import Settings
 from lib.pipeline.stages import STAGES, notebook
@@ -346,7 +346,7 @@ def exported(tmp_path, registry, name, **parameters):
         "dataset": "simulated",
     }
     environment = {**os.environ, "MLFLOW_TRACKING_URI": registry}
-    outcome = Execution(
+    outcome = NotebookExecution(
         notebook(ROOT, EXPORT),
         run / "07",
         given | {"registered_name": name} | parameters,

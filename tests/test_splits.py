@@ -1,6 +1,8 @@
 import json
 import multiprocessing
+import os
 import shutil
+import time
 
 import numpy as np
 import pandas as pd
@@ -8,7 +10,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from lib.data import cuts, datasets, splits
+from lib import files
+from lib.data import cuts, datasets, fingerprints, splits
 from lib.data.datasets import UNLABELLED, Dataset
 from lib.errors import DataError
 
@@ -279,6 +282,34 @@ def test_ensure_goes_by_content_shares_and_description(root, tmp_path):
     yaml.write_text(yaml.read_text().replace("eur, age", "age"))
     assert splits.ensure(yaml, raw=tmp_path / "a.csv") != folder
     assert json.loads((folder / splits.MANIFEST).read_text())["source"] == "custom"
+
+
+def test_a_raw_file_is_hashed_and_parsed_once(root, tmp_path, monkeypatch):
+    yaml = tmp_path / "mine.yaml"
+    yaml.write_text("{name: mine, time: when, label: fraud, features: [eur, age]}")
+    raw = tmp_path / "a.csv"
+    table().to_csv(raw, index=False)
+    time.sleep(1.5 * fingerprints.SETTLED_NS / 1e9)
+    done = []
+    whole_sha256, read = files.sha256, splits.read_transactions
+    monkeypatch.setattr(files, "sha256", lambda path: done.append("hash") or whole_sha256(path))
+    monkeypatch.setattr(splits, "read_transactions", lambda *a: done.append("parse") or read(*a))
+    folder = splits.ensure(yaml, raw=raw)
+    assert splits.ensure(yaml, raw=raw) == folder
+    assert done == ["hash", "parse"]
+
+    times = raw.stat()
+    raw.write_text(raw.read_text().replace(",0\n", ",1\n", 1))  # as many bytes as before
+    os.utime(raw, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert splits.ensure(yaml, raw=raw) != folder
+    assert done == ["hash", "parse"] * 2
+
+
+def test_a_file_that_is_still_being_written_is_not_remembered(root, tmp_path):
+    raw = tmp_path / "a.csv"
+    raw.write_text("a")
+    fingerprints.of_bytes(raw, tmp_path)
+    assert not (tmp_path / fingerprints.MEMORY).exists()
 
 
 def test_bad_rows_leave_nothing_behind(root, tmp_path):

@@ -2,6 +2,7 @@
 in a sentence.
 """
 
+import datetime
 import gzip
 import io
 import json
@@ -477,3 +478,114 @@ def test_the_schema_for_editors_is_that_of_the_code():
     assert SCHEMA.read_text(encoding="utf-8") == description.schema(), (
         "run python -m lib.data.description"
     )
+
+
+@pytest.mark.parametrize(
+    ("label", "words"),
+    [
+        ({"fraud": ["a"], "genuine": ["A", "b"]}, ["'a'", "`fraud`", "`genuine`"]),
+        ({"fraud": ["a"], "genuine": ["b"], "unknown": [" B "]}, ["'b'", "`unknown`"]),
+        ({"fraud": [1], "genuine": ["1.0"]}, ["'1'"]),
+        ({"fraud": [True], "genuine": ["YES"]}, ["'yes'"]),
+        ({"fraud": ["a"], "genuine": [None]}, ["`genuine`", "empty"]),
+        ({"fraud": [], "genuine": ["b"]}, ["label.fraud is empty"]),
+    ],
+)
+def test_a_word_of_a_label_means_one_thing(label, words):
+    with pytest.raises(DataError) as error:
+        Dataset.from_dict(PLAIN | {"label": {"column": "f"} | label})
+    assert [word for word in words if word not in str(error.value)] == []
+
+
+@pytest.mark.parametrize("word", ["yes", "True", "on"])
+def test_what_yaml_reads_as_true_is_also_the_word(tmp_path, expected, word):
+    lines = [line[:-1] + (word if line[-1] == "1" else "ok") for line in ROWS]
+    words = LabelWords(column="fraud", fraud=[True], genuine=["ok"])
+    frame = read(tmp_path, "ts,a,eur,who,fraud\n" + "\n".join(lines), label_words=words)
+    assert frame["fraud"].tolist() == expected["fraud"].tolist()
+
+
+@pytest.mark.parametrize(
+    "given", [{"time": None}, {"time": ["d", "c"]}, {"time_format": "%d.%m.%Y"}]
+)
+def test_a_unit_without_effect_is_refused(given):
+    with pytest.raises(DataError, match="`time_unit` has no effect"):
+        Dataset.from_dict(PLAIN | {"time_unit": "ms"} | given)
+
+
+def test_a_unit_of_dates_is_refused(tmp_path):
+    with pytest.raises(DataError, match="`time_unit` has no effect"):
+        times(tmp_path, [f"2024-01-31 13:{i:02d}" for i in range(N)], time_unit="ms")
+
+
+@pytest.mark.parametrize("empty", ["day", "clock"])
+def test_half_a_time_is_refused_with_its_cell(tmp_path, empty):
+    frame = pd.read_csv(io.StringIO(TEXT)).assign(day="2024-01-31", clock="13:30")
+    frame.loc[4, empty] = None
+    message = refused(tmp_path, frame.to_csv(index=False), time=("day", "clock"))
+    assert f"row 5 (line 6), column {empty!r}" in message
+
+
+@pytest.mark.parametrize("as_day", [lambda d: d, lambda d: d.date, lambda d: d.tz_localize("UTC")])
+def test_the_day_of_a_pair_may_be_a_date_of_parquet(tmp_path, as_day):
+    days = as_day(pd.DatetimeIndex(["2024-01-31"] * N))
+    frame = pd.read_csv(io.StringIO(TEXT)).assign(day=days, clock="13:30")
+    frame.to_parquet(tmp_path / "t.parquet")
+    pair = table(time=("day", "clock"))
+    frame = datasets.read_transactions(pair, tmp_path / "t.parquet")
+    assert frame[pair.time_column][0] == pd.Timestamp("2024-01-31 13:30")
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [(1.5, pa.float64()), (2.0**53, pa.float64()), (2.0**24, pa.float32()), (np.inf, pa.float64())],
+)
+def test_ids_that_a_float_cannot_tell_apart_are_refused(tmp_path, value, kind):
+    numbers = pa.array([1.0] * (N - 1) + [value], kind)
+    with pytest.raises(DataError, match=r"row 40, column 'who'.*text or integers"):
+        parquet(tmp_path, who=numbers)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pa.array([bytes([200, i]) for i in range(N)]),
+        pa.ExtensionArray.from_storage(pa.uuid(), pa.array([bytes(16)] * N, pa.binary(16))),
+    ],
+)
+def test_a_feature_of_bytes_is_named(tmp_path, values):
+    with pytest.raises(DataError, match=r"column 'a'.*not a number"):
+        parquet(tmp_path, a=values)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"time_format": "%Q"}, ["time_format", "'%Q'"]),
+        ({"time_format": "%s"}, ["time_format", "'%s'"]),
+        ({"time_format": "%Y %Y"}, ["time_format", "'%Y %Y'"]),
+        ({"encoding": "rot13"}, ["encoding", "'rot13'"]),
+        ({"encoding": "base64"}, ["encoding", "'base64'"]),
+        ({"separator": 1}, ["separator", "1"]),
+        ({"features": [None, "a"]}, ["features", "quotes"]),
+        ({"features": [1.5]}, ["features", "1.5", "quotes"]),
+        ({"features": [datetime.date(2024, 1, 31)]}, ["2024-01-31", "quotes"]),
+        ({"name": True}, ["name", "quotes"]),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_refused_in_a_sentence(given, words):
+    with pytest.raises(DataError) as error:
+        Dataset.from_dict(PLAIN | given)
+    assert [word for word in words if word not in str(error.value)] == []
+
+
+def test_a_number_may_name_an_encoding(tmp_path):
+    assert Dataset.from_dict(PLAIN | {"encoding": 1252}).encoding == "1252"
+    content = TEXT.replace("id7,", "Müller,").encode("cp1252")
+    assert read(tmp_path, content, encoding="1252")["who"][7] == "Müller"
+
+
+def test_a_home_that_is_not_there():
+    dataset = Dataset.from_dict(PLAIN | {"raw": {"path": "~nobody-here/x.csv"}})
+    with pytest.raises(DataError, match="~nobody-here"):
+        datasets.find_raw(dataset)

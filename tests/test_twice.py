@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT
 
 from lib.pipeline.dependencies import BY_HAND, IN_THE_DATA, imported_files
-from lib.pipeline.notebook_execution import Execution
+from lib.pipeline.notebook_execution import NotebookExecution
 from lib.pipeline.stages import notebook, present
 
 STAGES = {stage.name: stage for stage in present(ROOT)}
@@ -83,7 +83,7 @@ def test_a_notebook_runs_twice_in_one_kernel_and_imports_what_it_is_known_to(
     folder, environment = project
     source = notebook(folder, STAGES[name])
     sources = write_twice(source, tmp_path / "twice.ipynb", SMALL[name])
-    outcome = Execution(
+    outcome = NotebookExecution(
         tmp_path / "twice.ipynb", tmp_path / "executed", {}, folder, environment
     ).run()
     assert outcome.message == ""

@@ -15,18 +15,28 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from lib.data import formats, reading
+from lib.data import fingerprints, formats, reading
+from lib.data.description import UNLABELLED, LabelWords, label_word
 from lib.data.reading import MISSING_TEXT
+from lib.data.times import ticks
 from lib.errors import DataError, nearest
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 UNREADABLE = (pa.ArrowException, OSError, EOFError, csv.Error, UnicodeError)
 ISO_8601 = r"\d{4}-\d{2}-\d{2}([T ].*)?"
+MIDNIGHT = r"[T ]00:00(:00(\.0+)?)?Z?$"  # behind a day that Parquet keeps as an instant
 ZONE_NAME = r"\s+(?:UTC|GMT|Z)$"  # as BigQuery writes it
 SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9, "min": 60.0, "h": 3600.0, "d": 86_400.0}
 FIFTY_YEARS_S = 50 * 365.25 * 86_400
 LABELS = {"1": 1, "true": 1, "t": 1, "yes": 1, "y": 1, "0": 0, "false": 0, "f": 0, "no": 0, "n": 0}
-UNLABELLED = -1  # y of a transaction whose label is not known yet
+A_TIME = (
+    "is not a time; write a number or ISO 8601, such as 2024-01-31 13:45:00, or add "
+    "`time_format` to the description"
+)
+INEXACT_ID = (
+    "is not an exact identifier: it has a fraction, or is so large a float that others may have "
+    "become the same; store the column as text or integers"
+)
 A_LABEL = (
     "is not a valid label; expected 1 or 0, true or false, yes or no, or an empty cell; for other "
     "words write `label: {column: …, fraud: […], genuine: […]}`"
@@ -40,7 +50,8 @@ def read_transactions(dataset, path: str | Path, labelled: bool = True) -> pd.Da
     -------
     DataFrame of `dataset.columns` under their names: numbers float64, label int8 (-1 = not known),
     ids text, and `dataset.time_column`, float64 seconds or UTC datetime. A declared weight column
-    that is absent becomes 1.0. Remarks are in `frame.attrs["remarks"]`.
+    that is absent becomes 1.0. Remarks are in `frame.attrs["remarks"]`; what identifies the rows
+    (`lib.data.fingerprints.of_rows`) is in `frame.attrs["fingerprint"]`.
 
     Raises
     ------
@@ -57,7 +68,10 @@ def read_transactions(dataset, path: str | Path, labelled: bool = True) -> pd.Da
     joined = {c: pd.concat([f.pop(c) for f in chunks], ignore_index=True) for c in names}
     frame = pd.DataFrame(joined, copy=False)
     pa.default_memory_pool().release_unused()
-    return in_time_order(dataset, frame, remarks(dataset, frame, columns_there))
+    identity = fingerprints.of_rows(dataset, frame) if labelled else None
+    frame = in_time_order(dataset, frame, remarks(dataset, frame, columns_there))
+    frame.attrs["fingerprint"] = identity
+    return frame
 
 
 def iter_transactions(
@@ -194,13 +208,6 @@ def in_time_order(dataset, frame: pd.DataFrame, said: list[str]) -> pd.DataFrame
     return frame
 
 
-def ticks(time: pd.Series) -> np.ndarray:
-    """Return time (n,) as exact comparable numbers: float64, or int64 of a datetime's own unit."""
-    if pd.api.types.is_numeric_dtype(time):
-        return time.to_numpy()
-    return time.astype("int64").to_numpy()
-
-
 def remarks(dataset, frame: pd.DataFrame, columns_there: set[str]) -> list[str]:
     """Return sentences on what is kept as it is: extra columns, missing cells, duplicates, odd
     times.
@@ -285,7 +292,8 @@ def clean(
         raise DataError(f"{where}: there are no rows")
     cells = {column: _Column(where, frame[column], dataset.format) for column in wanted}
     _refuse_text(dataset, cells, where)
-    result = {dataset.time_column: _time(dataset, frame, cells, first)}
+    order_of_rows = np.arange(first, first + len(frame), dtype=np.float64)
+    result = {dataset.time_column: _time(dataset, cells, where, order_of_rows)}
     for column, cell in cells.items():
         if column in dataset.time_columns:
             continue
@@ -327,18 +335,20 @@ def _refuse_text(dataset, cells: dict[str, _Column], where: str | Path) -> None:
         )
 
 
-def _time(dataset, frame: pd.DataFrame, cells: dict[str, _Column], first: int):
+def _time(dataset, cells: dict[str, _Column], where: str | Path, order: np.ndarray):
     """Return the time of each row: float64 seconds (n,), or datetime64 in UTC."""
     if dataset.time is None:
-        return np.arange(first, first + len(frame), dtype=np.float64)
+        return order
     if len(dataset.time_columns) == 1:
         cell = cells[dataset.time]
-        return cell.times(dataset.time_format, SECONDS[dataset.time_unit or "s"])
-    parts = [frame[column].astype("str").fillna("").str.strip() for column in dataset.time_columns]
-    both = (parts[0] + " " + parts[1]).rename(" and ".join(dataset.time_columns))
-    return _Column(next(iter(cells.values())).where, both, dataset.format).times(
-        dataset.time_format
-    )
+        return cell.times(dataset.time_format, dataset.time_unit)
+    for column in dataset.time_columns:
+        cells[column].refuse(cells[column].missing(), "is not a date or a clock")
+    day, clock = (cells[column].stripped() for column in dataset.time_columns)
+    if dataset.time_format is None:
+        day = day.str.replace(MIDNIGHT, "", regex=True)
+    both = day.str.cat(clock, sep=" ").rename(" and ".join(dataset.time_columns))
+    return _Column(where, both, dataset.format).times(dataset.time_format)
 
 
 def columns_to_read(dataset, present: list[str], where, labelled: bool) -> list[str]:
@@ -400,12 +410,18 @@ class _Column:
         kinds = pd.api.types
         return kinds.is_datetime64_any_dtype(self.cells) or kinds.is_timedelta64_dtype(self.cells)
 
-    def _stripped(self) -> pd.Series:
+    def stripped(self) -> pd.Series:
+        """Return the cells as text without blanks around them."""
         return self.cells.astype("str").fillna("").str.strip()
+
+    def missing(self) -> np.ndarray:
+        """Return which cells (n,) are empty or say that nothing is known."""
+        says_nothing = self.stripped().str.lower().isin(MISSING_TEXT)
+        return (says_nothing | self.cells.isna()).to_numpy(bool)
 
     def _parsed(self) -> tuple[np.ndarray, np.ndarray]:
         """Parse text as numbers: values (n,), NaN where that fails, and which cells are missing."""
-        text = self._stripped()
+        text = self.stripped()
         lower = text.str.lower()
         missing = lower.isin(MISSING_TEXT).to_numpy(bool)
         if self.given.decimal == "," or self._has_decimal_comma():
@@ -428,7 +444,7 @@ class _Column:
         if self._is_number or self._is_date:
             return []
         values, missing = self._parsed()
-        odd = self._stripped()[np.isnan(values) & ~missing]
+        odd = self.stripped()[np.isnan(values) & ~missing]
         return [value[:40] for value in odd.unique()[:n]]
 
     def numbers(self) -> np.ndarray:
@@ -458,7 +474,7 @@ class _Column:
         self.refuse(bad, "is not a valid weight; a weight is a number from 0 up")
         return values
 
-    def labels(self, words) -> np.ndarray:
+    def labels(self, words: LabelWords | None) -> np.ndarray:
         """Return int8 (n,): 1 = fraud, 0 = genuine, -1 = not known.
 
         Parameters
@@ -467,72 +483,61 @@ class _Column:
         """
         known, what = LABELS, A_LABEL
         if words is not None:
-            known = {_word(value): 1 for value in words.fraud}
-            known |= {_word(value): 0 for value in words.genuine}
-            known |= {_word(value): UNLABELLED for value in words.unknown}
+            known = words.meanings
             what = "is in none of the label's lists; add it to `fraud`, `genuine` or `unknown`"
+        unknown = dict.fromkeys(MISSING_TEXT, UNLABELLED)
         # few different values in many rows: each is looked up once
         codes, distinct = pd.factorize(self.cells, use_na_sentinel=True)
-        meaning = [known.get(_word(value)) for value in distinct]
-        for i, value in enumerate(distinct):
-            if meaning[i] is None and _word(value) in MISSING_TEXT:
-                meaning[i] = UNLABELLED
-        bad = np.array([m is None for m in meaning] + [False])
-        self.refuse(bad[codes], what)
+        meaning = [(unknown | known).get(label_word(value)) for value in distinct]
+        is_odd = np.array([each is None for each in meaning] + [False])
+        self.refuse(is_odd[codes], what)
         return np.array([*meaning, UNLABELLED], np.int8)[codes]
 
-    def text(self):
-        """Return the cells as text."""
+    def text(self) -> pd.api.extensions.ExtensionArray:
+        """Return the cells as text; floats only where they are whole and exact."""
         if pd.api.types.is_float_dtype(self.cells):
-            return (
-                pd.Series(reading.as_text(pa.array(self.cells, from_pandas=True)).to_pandas())
-                .astype("str")
-                .array
-            )
+            values = pa.array(self.cells, from_pandas=True)
+            self.refuse(reading.inexact(values), INEXACT_ID)
+            return reading.as_text(values).to_pandas().astype("str").array
         return self.cells.astype("str").array
 
-    def times(self, time_format: str | None = None, unit_s: float = 1.0):
+    def times(self, time_format: str | None = None, unit: str | None = None):
         """Return float64 seconds (n,) for numbers, datetime64 in UTC for dates.
 
         A date without a zone is taken as UTC.
         """
         cells = self.cells
         if pd.api.types.is_datetime64_any_dtype(cells):
-            self.refuse(cells.isna().to_numpy(), "is not a time")
-            return (cells if cells.dt.tz is None else cells.dt.tz_convert(None)).array
+            dates = cells if cells.dt.tz is None else cells.dt.tz_convert(None)
+            return self._dates(dates, "is not a time", unit)
         if pd.api.types.is_bool_dtype(cells):
             self.refuse(np.ones(len(cells), bool), "is not a time")
         if time_format is not None:
-            times = pd.to_datetime(self._stripped(), format=time_format, utc=True, errors="coerce")
+            dates = pd.to_datetime(self.stripped(), format=time_format, utc=True, errors="coerce")
             what = f"does not match `time_format: {time_format!r}`"
-            self.refuse(times.isna().to_numpy(), what)
-            return times.dt.tz_convert(None).array
-        if not self._is_number:
-            text = self._stripped()
-            if not reading.NUMBER.fullmatch(text.iloc[0].replace(",", ".")):
-                iso = text.where(text.str.fullmatch(ISO_8601))  # shorter or swapped is ambiguous
-                iso = iso.str.replace(ZONE_NAME, "Z", regex=True, flags=re.IGNORECASE)
-                times = pd.to_datetime(iso, format="ISO8601", utc=True, errors="coerce")
-                what = (
-                    "is not a time; write a number or ISO 8601, such as 2024-01-31 13:45:00, or "
-                    "add "
-                    "`time_format` to the description"
-                )
-                self.refuse(times.isna().to_numpy(), what)
-                return times.dt.tz_convert(None).array
+            return self._dates(dates.dt.tz_convert(None), what, unit)
+        if not self._is_number and not self._starts_with_number():
+            text = self.stripped()
+            iso = text.where(text.str.fullmatch(ISO_8601))  # shorter or swapped is ambiguous
+            iso = iso.str.replace(ZONE_NAME, "Z", regex=True, flags=re.IGNORECASE)
+            dates = pd.to_datetime(iso, format="ISO8601", utc=True, errors="coerce")
+            return self._dates(dates.dt.tz_convert(None), A_TIME, unit)
         values = self.numbers()
         self.refuse(~np.isfinite(values), "is not a time")
+        unit_s = SECONDS[unit or "s"]
         return values if unit_s == 1.0 else values * unit_s
 
+    def _starts_with_number(self) -> bool:
+        first = self.stripped().iloc[0]
+        return reading.NUMBER.fullmatch(first.replace(",", ".")) is not None
 
-def _word(value) -> str:
-    """Return a label's value as it is compared: text without blanks around it, whatever its
-    case.
-    """
-    if isinstance(value, float | np.floating) and np.isfinite(value) and value == int(value):
-        value = int(value)
-    text = str(value).strip().casefold()
-    return text.removesuffix(".0") if reading.NUMBER.fullmatch(text) else text
+    def _dates(self, dates: pd.Series, what: str, unit: str | None):
+        """Return dates that are all there, and have no unit that would go unheard."""
+        self.refuse(dates.isna().to_numpy(), what)
+        if unit is not None:
+            is_date = np.ones(len(dates), bool)
+            self.refuse(is_date, "is a date, on which `time_unit` has no effect; leave it out")
+        return dates.array
 
 
 def _shown(value) -> str:

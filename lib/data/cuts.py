@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from lib.data import checks
 from lib.data.datasets import UNLABELLED, Dataset
+from lib.data.times import ticks
 from lib.errors import DataError
 
 
@@ -90,7 +90,7 @@ def cut(
     """
     _check_shares(reference, validation, n_batches)
     time_column = frame[dataset.time_column]
-    time = checks.ticks(time_column)
+    time = ticks(time_column)
     weight = np.ones(len(frame))
     if dataset.weight:
         weight = frame[dataset.weight].to_numpy()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,11 +10,13 @@ import numpy as np
 import pandas as pd
 
 from lib.data import checks, description
-from lib.data.checks import UNLABELLED, check, iter_transactions, prepare, read_transactions  # noqa: F401 - this is their door
+from lib.data.checks import check, iter_transactions, prepare, read_transactions  # noqa: F401 - this is their door
 from lib.data.columns import free_name
-from lib.data.description import BUDGET, BUDGETS, ROOT, LabelWords, Raw
+from lib.data.description import BUDGET, BUDGETS, ROOT, UNLABELLED, LabelWords, Raw
 from lib.data.download import fetch
+from lib.data.fingerprints import of_rows as fingerprint
 from lib.data.reading import Format
+from lib.data.times import seconds
 from lib.errors import DataError, RawFileMissing, did_you_mean
 
 
@@ -117,7 +118,7 @@ class Dataset:
         """Where the raw file lies if no other is named."""
         if not self.raw.path:
             return None
-        return (self.folder or ROOT / "data") / Path(self.raw.path).expanduser()
+        return (self.folder or ROOT / "data") / _at_home(self.raw.path)
 
     def arrays(self, frame: pd.DataFrame) -> Arrays:
         """Return the Arrays of a checked frame (`read_transactions`, `prepare` or a split's)."""
@@ -134,7 +135,7 @@ class Dataset:
         amount = None
         if self.amount is not None:
             amount = np.nan_to_num(frame[self.amount].to_numpy(np.float64))
-        return Arrays(X, y, weight, _seconds(frame[self.time_column]), amount)
+        return Arrays(X, y, weight, seconds(frame[self.time_column]), amount)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the description as JSON has it; `from_dict` is its inverse.
@@ -203,12 +204,12 @@ class Dataset:
         return self
 
 
-def _seconds(time: pd.Series) -> np.ndarray:
-    """Return a frame's time (n,) as float64 seconds; since 1970-01-01 UTC where it is a date."""
-    if pd.api.types.is_numeric_dtype(time):
-        return np.asarray(time, np.float64)
-    per_second = {"s": 1, "ms": 1e3, "us": 1e6, "ns": 1e9}[time.dt.unit]
-    return checks.ticks(time) / per_second
+def _at_home(path: str | Path) -> Path:
+    """Return a path with `~` replaced by the home folder."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise DataError(f"{path}: there is no such home folder; write the path in full") from error
 
 
 def load_description(name_or_path: str | Path) -> Dataset:
@@ -217,7 +218,7 @@ def load_description(name_or_path: str | Path) -> Dataset:
     """
     path = ROOT / "data" / f"{name_or_path}.yaml"
     if not path.is_file():
-        path = Path(name_or_path).expanduser()
+        path = _at_home(name_or_path)
     if not path.is_file():
         known = sorted(p.stem for p in (ROOT / "data").glob("*.yaml"))
         raise DataError(
@@ -227,44 +228,16 @@ def load_description(name_or_path: str | Path) -> Dataset:
     return Dataset.from_dict(description.read(path), str(path), path.resolve().parent)
 
 
-def fingerprint(dataset: Dataset, frame: pd.DataFrame) -> str:
-    """Return the hex SHA-256 of what identifies raw rows, in the file's order, in any file format.
+def find_raw(dataset: Dataset, raw: str | Path = "", download: bool = True, progress=None) -> Path:
+    """Return the raw file or folder.
 
-    Over time_s (float64), amount in cents (int64) and label (int8), as far as there are such
-    columns, little endian, column after column; weights take no part.
-    """
-    arrays = dataset.arrays(frame)
-    columns = [arrays.time_s.astype("<f8")]
-    if arrays.amount is not None:
-        columns.append(np.rint(arrays.amount * 100).astype("<i8"))
-    if dataset.label is not None:
-        columns.append(arrays.y)
-    return hashlib.sha256(b"".join(column.tobytes() for column in columns)).hexdigest()
-
-
-def _contents(dataset: Dataset, path: Path) -> Raw:
-    """Return rows, frauds and fingerprint of a raw file."""
-    from dataclasses import replace
-
-    slim = replace(dataset, features=(), weight=None, ids=())
-    frame = pd.concat([part for part, _ in checks.cleaned_parts(slim, path, None, True)])
-    frauds = int((frame[dataset.label] == 1).sum()) if dataset.label is not None else None
-    return Raw(rows=len(frame), frauds=frauds, fingerprint=fingerprint(slim, frame))
-
-
-def find_raw(
-    dataset: Dataset, raw: str | Path = "", download: bool = True, progress=None
-) -> tuple[Path, str]:
-    """Return the raw file or folder, and its source.
-
-    The source is 'full' where the fingerprint is the description's, else 'custom'. The file is
-    `raw` if that is given; else the description's raw.path; else it is downloaded there from
+    It is `raw` if that is given; else the description's raw.path; else it is downloaded there from
     raw.url, and kept only if its rows, frauds and fingerprint are the description's.
 
     Raises RawFileMissing where nothing is there and nothing can be had; the message says what to
     do.
     """
-    path = Path(raw).expanduser().resolve() if raw else dataset.raw_path
+    path = _at_home(raw).resolve() if raw else dataset.raw_path
     if raw and not path.exists():
         raise DataError(f"raw file {path}: there is no such file or folder")
     if path is None:
@@ -280,23 +253,23 @@ def find_raw(
             fetch(dataset.raw.url, path, lambda part: _verify(dataset, part), progress)
         except RawFileMissing as error:
             raise RawFileMissing(f"{missing}. {error}") from error
-    return path, _source(dataset, path)
+    return path
+
+
+def source(dataset: Dataset, frame: pd.DataFrame) -> str:
+    """Return 'full' where a frame (`read_transactions`) is the table described, else 'custom'."""
+    is_full = dataset.raw.fingerprint and frame.attrs["fingerprint"] == dataset.raw.fingerprint
+    return "full" if is_full else "custom"
 
 
 def _verify(dataset: Dataset, path: Path) -> None:
-    there = _contents(dataset, path)
+    """Raise DataError where rows, frauds or fingerprint are not the description's."""
+    slim = replace(dataset, features=(), weight=None, ids=())  # a fraction of the memory
+    frame = pd.concat([part for part, _ in checks.cleaned_parts(slim, path, None, True)])
+    frauds = int((frame[dataset.label] == 1).sum()) if dataset.label is not None else None
+    there = Raw(rows=len(frame), frauds=frauds, fingerprint=fingerprint(slim, frame))
     for key in ("rows", "frauds", "fingerprint"):
         asked = getattr(dataset.raw, key)
         found = getattr(there, key)
         if asked is not None and asked != found:
             raise DataError(f"its {key} should be {asked} and is {found}")
-
-
-def _source(dataset: Dataset, path: Path) -> str:
-    if not dataset.raw.fingerprint:
-        return "custom"
-    try:
-        is_full = _contents(dataset, path).fingerprint == dataset.raw.fingerprint
-    except DataError:
-        return "custom"  # what is wrong with the file is said where it is read as a whole
-    return "full" if is_full else "custom"

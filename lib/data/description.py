@@ -6,7 +6,7 @@ that editors complete keys and mark mistakes.
 
 from __future__ import annotations
 
-import codecs
+import datetime
 import json
 import re
 from pathlib import Path
@@ -15,21 +15,24 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from lib.data.formats import NUMBER
 from lib.errors import DataError, did_you_mean
 from lib.files import write_text
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = ROOT / "data" / "description.schema.json"
 BUDGET = 0.002  # of transactions that people review, where the description does not say
+FRAUD, GENUINE, UNLABELLED = 1, 0, -1  # y; unlabelled: its label is not known yet
+YAML_BOOLEANS = {True: ("true", "yes", "on"), False: ("false", "no", "off")}  # how they are written
 BUDGETS = (0.001, BUDGET, 0.005, 0.01)
 
 
 def _name(value: Any) -> Any:
-    """Return a column's name as text; YAML reads `on`, `yes` and `no` as true and false."""
-    if isinstance(value, bool):
+    """Return a column's name as text; refuse what YAML has read as something else."""
+    if value is None or isinstance(value, bool | float | datetime.date):
+        read_as = "nothing" if value is None else str(value).lower()
         raise ValueError(
-            f"YAML reads this name as {str(value).lower()}: put quotes around it, such as 'on' or "
-            "'no'"
+            f"YAML reads this name as {read_as}: put quotes around it, such as 'on' or 'no'"
         )
     return str(value) if isinstance(value, int) else value
 
@@ -44,27 +47,56 @@ def _no_list(value: Any) -> Any:
     return [] if value is None else value
 
 
-def _encoding(value: str) -> str:
+def _encoding(value: Any) -> Any:
+    """Return the name of an encoding of text; YAML reads `1252` as a number."""
+    name = str(value)
     try:
-        codecs.lookup(value)
-    except LookupError as error:
+        "".encode(name)  # unlike codecs.lookup, this refuses base64 and the like
+    except (LookupError, ValueError) as error:
         raise ValueError(
-            "Python knows no such encoding; common ones are utf-8, cp1252, latin-1"
+            "Python knows no such encoding of text; common ones are utf-8, cp1252, latin-1"
         ) from error
-    return value
+    return name
 
 
-def _separator(value: str) -> str:
-    value = {"tab": "\t", "\\t": "\t"}.get(value, value)
-    if len(value) != 1:
+def _separator(value: Any) -> str:
+    character = {"tab": "\t", "\\t": "\t"}.get(str(value), value)
+    is_one = isinstance(character, str) and len(character) == 1
+    if not is_one or character.isalnum() or character in '"\r\n' or not character.isascii():
         raise ValueError("expected one character, such as ';', or the word tab")
-    return value
+    return character
 
 
-def _format(value: str) -> str:
-    if "%" not in value:
+def _format(value: Any) -> Any:
+    """Return a pattern of dates that pandas can follow."""
+    pattern = str(value)
+    if "%" not in pattern:
         raise ValueError("expected a pattern such as '%m/%d/%Y %H:%M'")
-    return value
+    from pandas import to_datetime  # here: whoever only wants the schema does not wait for it
+
+    try:
+        to_datetime(["a date"], format=pattern, errors="coerce")
+    except (ValueError, re.error) as error:
+        raise ValueError(f"{error}; expected a pattern such as '%m/%d/%Y %H:%M'") from error
+    return pattern
+
+
+def label_word(value: Any) -> str:
+    """Return a label as it is compared: text without blanks around it, whatever its case.
+
+    Whole numbers are the same word however they are written: 1, 1.0 and '1'.
+    """
+    text = str(value).strip().casefold()
+    if not NUMBER.fullmatch(text):
+        return text
+    return re.sub(r"\.0*$", "", text)
+
+
+def _words(value: Any) -> tuple[str, ...]:
+    """Return the words that a value of a label's list stands for."""
+    if isinstance(value, bool):
+        return YAML_BOOLEANS[value]
+    return (label_word(value),)
 
 
 Name = Annotated[str, BeforeValidator(_name)]
@@ -92,6 +124,33 @@ class LabelWords(Strict):
         (), description="values that mean that nobody knows yet"
     )
 
+    @property
+    def meanings(self) -> dict[str, int]:
+        """What each word means, as `label_word` writes it: 1, 0 or -1 (unknown)."""
+        lists = ((self.fraud, FRAUD), (self.genuine, GENUINE), (self.unknown, UNLABELLED))
+        return {
+            word: meaning for values, meaning in lists for value in values for word in _words(value)
+        }
+
+    @model_validator(mode="after")
+    def _one_meaning_a_word(self) -> LabelWords:
+        """Refuse a word of two lists, and an empty one: an empty cell is always unknown."""
+        list_of: dict[str, str] = {}
+        for key in ("fraud", "genuine", "unknown"):
+            for value in getattr(self, key):
+                if key != "unknown" and (value is None or not str(value).strip()):
+                    raise ValueError(
+                        f"`{key}` holds an empty value; an empty cell always means not known"
+                    )
+                for word in _words(value):
+                    other = list_of.setdefault(word, key)
+                    if other != key:
+                        raise ValueError(
+                            f"{word!r} is in `{other}` and in `{key}`, as case is ignored; "
+                            "leave it in one of them"
+                        )
+        return self
+
 
 class Raw(Strict):
     """Where the raw file comes from, and what a download of it must hold to be kept."""
@@ -116,8 +175,8 @@ class Simulation(Strict):
 class Description(Strict):
     """A table of transactions: what its columns mean and how its files are read."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")] = Field(
-        description="folder under data/, part of the registered model's name"
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$"), BeforeValidator(_name)] = (
+        Field(description="folder under data/, part of the registered model's name")
     )
     time: Name | tuple[Name, Name] | None = Field(
         description="orders the rows and is no feature: numbers, or dates and times; two columns "
@@ -169,6 +228,21 @@ class Description(Strict):
             return {key: value for key, value in mapping.items() if key != "raw"}
         return mapping
 
+    @model_validator(mode="after")
+    def _unit_of_numbers(self) -> Description:
+        """Refuse a unit where the description says that the time is no number."""
+        if self.time_unit is None:
+            return self
+        reasons = {
+            "the time is the order of the rows": self.time is None,
+            "the time is a date and a clock in two columns": isinstance(self.time, tuple),
+            "`time_format` says that the time is a date": self.time_format is not None,
+        }
+        for reason, holds in reasons.items():
+            if holds:
+                raise ValueError(f"`time_unit` has no effect, as {reason}; leave it out")
+        return self
+
 
 def read(path: Path) -> Any:
     """Return what a YAML file holds; DataError if it cannot be read."""
@@ -205,28 +279,43 @@ def _sentence(error: ValidationError, where: str) -> str:
     """Return one sentence on the first thing that is wrong."""
     first = min(error.errors(), key=_gravity)
     keys = [str(part) for part in first["loc"] if not _is_branch(part)]
-    key = ".".join(part for part in keys if not part.isdigit())
-    value = first["input"]
-    if first["type"] == "extra_forbidden":
-        block = _fields(keys[:-1])
-        return f"{where}: the key {keys[-1]!r} is unknown; {did_you_mean(keys[-1], block)}"
-    is_empty = first["type"] == "too_short" and len(keys) == 1
-    if first["type"] == "missing" or is_empty:
-        return f"{where}: the key {key!r} is missing"
-    if first["type"] == "value_error":
-        return f"{where}: {key} holds {value!r}; {first['ctx']['error']}"
-    if first["type"] == "literal_error":
-        return f"{where}: {key} is {value!r}; expected {first['ctx']['expected']}"
-    if first["type"] == "string_pattern_mismatch":
-        return f"{where}: {key} is {value!r}; it is made of letters, digits, '-' and '_'"
-    if keys[0] in ("alert_budget", "alert_budgets"):
-        return f"{where}: {key} is {value!r}; expected shares between 0 and 1, such as 0.002"
-    if keys[0] in ("features", "ids", "time", "label", "amount", "weight"):
-        if keys[0] in ("features", "ids") and len(keys) == 1:
-            return f"{where}: {key} is {value!r}; expected a list of column names"
-        return f"{where}: {key} holds {value!r}; expected the name of a column"
-    hint = "put quotes around text, none around numbers" if keys[0] == "raw" else first["msg"]
-    return f"{where}: {key} is {value!r}; {hint}"
+    names = [key for key in keys if not key.isdigit()]
+    if not names:
+        return f"{where}: {first['ctx']['error']}"
+    return f"{where}: {_complaint(first, keys, '.'.join(names))}"
+
+
+def _complaint(found: Any, keys: list[str], key: str) -> str:
+    """Return what is wrong with the value of a key."""
+    kind, value = found["type"], found["input"]
+    if kind == "extra_forbidden":
+        return f"the key {keys[-1]!r} is unknown; {did_you_mean(keys[-1], _fields(keys[:-1]))}"
+    if kind == "missing":
+        return f"the key {key!r} is missing"
+    if kind == "too_short":
+        is_missing = len(keys) == 1
+        return f"the key {key!r} is missing" if is_missing else f"{key} is empty; list its values"
+    if kind == "value_error":
+        return f"{key} holds {value!r}; {found['ctx']['error']}"
+    if kind == "literal_error":
+        return f"{key} is {value!r}; expected {found['ctx']['expected']}"
+    return f"{key} is {value!r}; {_expected(found, keys)}"
+
+
+def _expected(found: Any, keys: list[str]) -> str:
+    """Return what belongs where the value of a key has another type."""
+    block = keys[0]
+    if found["type"] == "string_pattern_mismatch":
+        return "it is made of letters, digits, '-' and '_'"
+    if block in ("alert_budget", "alert_budgets"):
+        return "expected shares between 0 and 1, such as 0.002"
+    if block in ("features", "ids") and len(keys) == 1:
+        return "expected a list of column names"
+    if block in ("features", "ids", "time", "label", "amount", "weight"):
+        return "expected the name of a column"
+    if block == "raw":
+        return "put quotes around text, none around numbers"
+    return found["msg"]
 
 
 def _gravity(found: Any) -> tuple[int, int]:

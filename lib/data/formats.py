@@ -19,6 +19,7 @@ from lib.errors import DataError
 HEAD_BYTES = 1 << 16  # of a file that are looked at
 SNIFFED_ROWS = 100  # rows of a CSV file that are looked at
 SEPARATORS = (",", ";", "\t", "|")
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 DECIMAL_POINT = re.compile(r"[+-]?\d*\.\d+")
 AS_CSV = "save it as CSV (UTF-8) or Parquet"

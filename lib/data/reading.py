@@ -5,8 +5,6 @@ Knows files and columns only; what the columns mean is `lib.data.datasets`' affa
 
 from __future__ import annotations
 
-import hashlib
-import re
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,12 +15,19 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from lib import files
-from lib.data.formats import FOUND_OUT, SNIFFED_ROWS, Dialect, Format, csv_rows, dialect, kind
+from lib.data.formats import (
+    FOUND_OUT,
+    NUMBER,
+    SNIFFED_ROWS,
+    Dialect,
+    Format,
+    csv_rows,
+    dialect,
+    kind,
+)
 from lib.errors import DataError
 
 SUFFIXES = (".csv", ".csv.gz", ".parquet", ".pq")
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 MISSING_TEXT = ("", "nan", "na", "n/a", "#n/a", "null", "none", "<na>", r"\n", "-")  # lower case
 NULL_TEXT = sorted(
     {f(text) for text in MISSING_TEXT for f in (str, str.upper, str.capitalize)} | {"NaN"}
@@ -44,18 +49,6 @@ def parts(path: Path) -> list[Path]:
     if not shown:
         raise DataError(f"{path}: the folder holds no file that ends in {', '.join(SUFFIXES)}")
     return sorted(shown, key=lambda p: p.relative_to(path).as_posix())
-
-
-def sha256(path: Path) -> str:
-    """Hex sha256 of a file's bytes; of a folder, over the names and hashes of its parts in
-    order.
-    """
-    if path.is_file():
-        return files.sha256(path)
-    whole = hashlib.sha256()
-    for part in parts(path):
-        whole.update(f"{part.relative_to(path).as_posix()}\n{sha256(part)}\n".encode())
-    return whole.hexdigest()
 
 
 def line_of(path: Path, row: int, given: Format = FOUND_OUT) -> int | None:
@@ -96,6 +89,7 @@ def batches(
     if kind(path) == "parquet":
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             _refuse_nested(path, file.schema_arrow, columns)
+            text = _as_text_too(file.schema_arrow, columns, text)
             stored = [column for column in columns if column in file.schema_arrow.names]
             found_batches = file.iter_batches(batch_size=rows or 1 << 18, columns=stored)
             ranges = _ranges(file.schema_arrow)
@@ -169,6 +163,15 @@ def _refuse_nested(path: Path, schema: pa.Schema, columns: list[str]) -> None:
         )
 
 
+def _as_text_too(schema: pa.Schema, columns: list[str], text: list[str]) -> list[str]:
+    """Return the columns that become text: those asked for, and those of bytes or UUIDs."""
+    stored = [schema.field(column) for column in columns if column in schema.names]
+    is_text = {
+        f.name for f in stored if is_bytes(f.type) or isinstance(f.type, pa.BaseExtensionType)
+    }
+    return [column for column in columns if column in is_text or column in text]
+
+
 def _frames(record_batches, text, rows):
     first = 0
     for batch in record_batches:
@@ -188,26 +191,31 @@ def _frames(record_batches, text, rows):
 
 def as_text(values: pa.Array) -> pa.Array:
     """Return a column as text: whole floats without exponent or point, UUIDs as people write
-    them.
+    them. Floats that are not exact stay floats, for others to refuse.
     """
     if isinstance(values, pa.ExtensionArray):
         values = values.storage
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
-    kind_ = values.type
-    if pa.types.is_floating(kind_):
-        numbers = values.to_numpy(zero_copy_only=False)
-        known = np.isfinite(numbers)
-        if np.all(np.abs(numbers[known]) < 2**53) and np.all(numbers[known] % 1 == 0):
-            whole = pa.array(np.where(known, numbers, 0).astype(np.int64), mask=~known)
-            return whole.cast(pa.string())
-    if (
-        pa.types.is_binary(kind_)
-        or pa.types.is_large_binary(kind_)
-        or pa.types.is_fixed_size_binary(kind_)
-    ):
+    if pa.types.is_floating(values.type):
+        return values if inexact(values).any() else values.cast(pa.int64()).cast(pa.string())
+    if is_bytes(values.type):
         return pa.array([_bytes_as_text(value) for value in values.to_pylist()], pa.string())
     return values.cast(pa.string())
+
+
+def inexact(values: pa.Array) -> np.ndarray:
+    """Return which floats (n,) have a fraction, or are so large that their neighbours are lost."""
+    numbers = values.to_numpy(zero_copy_only=False)
+    limit = 2.0 ** (np.finfo(numbers.dtype).nmant + 1)  # from here on not every integer is there
+    is_exact = (np.abs(numbers) < limit) & (np.trunc(numbers) == numbers)
+    return ~is_exact & values.is_valid().to_numpy(zero_copy_only=False)
+
+
+def is_bytes(type_: pa.DataType) -> bool:
+    """Return whether cells are bytes, which some programs write for text."""
+    kinds = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
+    return any(is_kind(type_) for is_kind in kinds)
 
 
 def _bytes_as_text(value: bytes | None) -> str | None:

@@ -15,13 +15,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lib.data import cuts, datasets, reading
+from lib.data import cuts, datasets, fingerprints
 from lib.data.checks import check_header, columns_to_read
 from lib.data.datasets import (
     Arrays,
@@ -32,9 +32,10 @@ from lib.data.datasets import (
     prepare,
     read_transactions,
 )
-from lib.files import locked
+from lib.files import locked, sha256
 
 MANIFEST = "splits.json"
+PERIODS = ("reference", "validation", "untouched")
 MAKER = "run notebook 02_split, or call lib.data.splits.ensure, to make it"
 
 
@@ -58,7 +59,7 @@ class Split:
     @property
     def fingerprint(self) -> str:
         """Hex sha256 of splits.json."""
-        return reading.sha256(self.path / MANIFEST)
+        return sha256(self.path / MANIFEST)
 
     @property
     def batches(self) -> list[str]:
@@ -113,90 +114,126 @@ def locate(
     )
 
 
-class Table(NamedTuple):
-    """A checked table before it is split."""
+@dataclass(frozen=True)
+class Table:
+    """The transactions that a description means, found but not read yet.
+
+    Parameters
+    ----------
+    source_id : identifies the transactions without parsing them
+    path : the raw file or folder; None for simulated transactions
+    read : returns the transactions, checked and in time order; raises DataError at the first row
+        that is not right
+    seed : of simulated transactions
+    """
 
     dataset: Dataset
-    source: str  # 'full', 'custom' or 'simulated'
-    source_id: str  # identifies the transactions without reading them
-    path: Path | None  # the raw file or folder; None for simulated transactions
-    # the transactions, checked and in time order; DataError if a row is not right
+    source_id: str
+    path: Path | None
     read: Callable[[], pd.DataFrame]
+    seed: int | None = None
+
+    def locate(self, **shares: Any) -> Path:
+        """Return the folder of a split, whether it is there or not."""
+        return locate(self.dataset, source_id=self.source_id, **shares)
+
+    def split(
+        self, *, reference: float = 0.5, validation: float = 0.2, n_batches: int = 10
+    ) -> Path:
+        """Return the folder of a split, made if it is not there; DataError before it is written.
+
+        Several processes may call this at once. See `make` for the shares.
+        """
+        shares: dict[str, Any] = {
+            "reference": reference,
+            "validation": validation,
+            "n_batches": n_batches,
+        }
+        folder = self.locate(**shares)
+        if is_whole(folder):
+            return folder
+        frame = self.read()
+        is_simulated = self.path is None
+        make(
+            self.dataset,
+            frame,
+            folder,
+            source="simulated" if is_simulated else datasets.source(self.dataset, frame),
+            raw_sha256=cuts.digest(frame) if is_simulated else self.source_id,
+            seed=self.seed,
+            **shares,
+        )
+        return folder
 
 
 def find(
-    dataset_name="simulated", rows=20_000, seed=0, raw="", *, download=True, progress=None
-) -> Table:
-    """The table that a description means, found but not read yet; real tables ignore `rows` and
-    `seed`.
-
-    rows : simulated transactions (n); 0: as the description says. See `find_raw` for the rest, and
-        for DataError.
-    """
-    dataset = load_description(dataset_name)
-    if dataset.simulation is None:
-        path, source = find_raw(dataset, raw, download, progress)
-        check_header(dataset, path)  # also where nobody will read the rows: in a dry run
-        return Table(
-            dataset, source, reading.sha256(path), path, lambda: read_transactions(dataset, path)
-        )
-    if raw:
-        raise DataError(
-            f"{dataset.name} is simulated and takes no raw file ({raw}); name another dataset "
-            "with it"
-        )
-    from lib.data import simulation  # only here: real data do not need it
-
-    columns_to_read(dataset, list(simulation.COLUMNS), dataset.name, labelled=True)
-    rows, drift = rows or dataset.simulation["rows"], dataset.simulation.get("drift", True)
-    code = reading.sha256(Path(simulation.__file__))[:12]  # another simulator, other transactions
-    where = f"{dataset.name} (rows={rows}, seed={seed})"
-    source_id = f"simulated-{rows}-{seed}-{drift}-{code}"
-
-    def simulated() -> pd.DataFrame:
-        return prepare(dataset, simulation.simulate(rows, seed, drift=drift), where)
-
-    return Table(dataset, "simulated", source_id, None, simulated)
-
-
-def ensure(  # noqa: PLR0913 - the shares of a split, by name
     dataset_name: str | Path = "simulated",
     rows: int = 20_000,
     seed: int = 0,
     raw: str | Path = "",
     *,
-    reference: float = 0.5,
-    validation: float = 0.2,
-    n_batches: int = 10,
     download: bool = True,
-    progress=None,
-) -> Path:
-    """The split folder of a table (see `find`), made if it is not there. Several processes may call
-    this at once.
+    progress: Callable | None = None,
+) -> Table:
+    """Return the table that a description means; real tables ignore `rows` and `seed`.
 
-    Raises DataError before anything is written.
+    Parameters
+    ----------
+    rows : simulated transactions (n); 0: as the description says
+    raw, download, progress : see `lib.data.datasets.find_raw`
+
+    Raises
+    ------
+    DataError
+        The raw file is not there, or lacks a column of the description.
     """
-    table = find(dataset_name, rows, seed, raw, download=download, progress=progress)
-    shares: dict[str, Any] = {
-        "reference": reference,
-        "validation": validation,
-        "n_batches": n_batches,
-    }
-    folder = locate(table.dataset, source_id=table.source_id, **shares)
-    if not is_whole(folder):
-        frame, raw_sha256, made_with = table.read(), table.source_id, None
-        if table.source == "simulated":
-            raw_sha256, made_with = cuts.digest(frame), seed
-        make(
-            table.dataset,
-            frame,
-            folder,
-            source=table.source,
-            raw_sha256=raw_sha256,
-            seed=made_with,
-            **shares,
+    dataset = load_description(dataset_name)
+    if dataset.simulation is None:
+        path = find_raw(dataset, raw, download, progress)
+        check_header(dataset, path)  # also where nobody will read the rows: in a dry run
+        source_id = fingerprints.of_bytes(path, datasets.ROOT / "data")
+        return Table(dataset, source_id, path, lambda: read_transactions(dataset, path))
+    if raw:
+        raise DataError(
+            f"{dataset.name} is simulated and takes no raw file ({raw}); name another dataset "
+            "with it"
         )
-    return folder
+    return _simulated(dataset, rows or dataset.simulation["rows"], seed)
+
+
+def _simulated(dataset: Dataset, rows: int, seed: int) -> Table:
+    from lib.data import simulation  # only here: real data do not need it
+
+    columns_to_read(dataset, list(simulation.COLUMNS), dataset.name, labelled=True)
+    drift = (dataset.simulation or {}).get("drift", True)
+    code = sha256(simulation.__file__)[:12]  # another simulator, other transactions
+
+    def read() -> pd.DataFrame:
+        where = f"{dataset.name} (rows={rows}, seed={seed})"
+        return prepare(dataset, simulation.simulate(rows, seed, drift=drift), where)
+
+    return Table(dataset, f"simulated-{rows}-{seed}-{drift}-{code}", None, read, seed)
+
+
+def ensure(
+    dataset_name: str | Path = "simulated",
+    rows: int = 20_000,
+    seed: int = 0,
+    raw: str | Path = "",
+    **shares: Any,
+) -> Path:
+    """Return the folder of a table's split, made if it is not there.
+
+    See `find` for the table, `Table.split` for `shares`.
+    """
+    return find(dataset_name, rows, seed, raw).split(**shares)
+
+
+def opened(
+    folder: str | Path, dataset_name: str | Path = "simulated", rows: int = 20_000, seed: int = 0
+) -> Split:
+    """Open the split in `folder`; where that is empty, the one that `ensure` makes of a table."""
+    return open_split(folder or ensure(dataset_name, rows, seed))
 
 
 def make(  # noqa: PLR0913 - the shares of a split, by name

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from lib.evaluation.figures import in_words
+
 # of every metric in lib.evaluation.metrics, and so of the one that selects
 DIRECTION = "higher is better"
 PROMOTE = ("better", "clearly_better")
@@ -422,6 +424,5 @@ def _frauds(n):
 
 
 def _text(figure):
-    if figure["low"] is None:
-        return f"{figure['value']:.4f} (no interval)"
-    return f"{figure['value']:.4f} (95 % interval {figure['low']:.4f} to {figure['high']:.4f})"
+    # a digit more than in tables: differences between candidates are small
+    return in_words(figure, digits=4)

@@ -6,87 +6,162 @@ import sys
 import time
 from collections.abc import Sequence
 from textwrap import shorten
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
+from lib.evaluation.figures import cell
 from lib.files import read_json
 from lib.registry.serving import Now
 from lib.reporting.names import champion_entry, headline
 
 if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+    from lib.pipeline.notebook_execution import NotebookExecution
     from lib.pipeline.plan import Task
     from lib.pipeline.runs import Run
 
 NOT_EXPORTED = "done, not exported"
-FIGURES = ("seconds", "peak_mb")
 PULSE_S = 20  # between the lines that tell how far notebooks are, where there is no terminal
 SHOWN = ("average_precision", "recall_at_budget", "precision_at_budget", "amount_recall_at_budget")
 
 
 class Progress:
-    """Lines for people: on a terminal with a status line below that is rewritten, elsewhere plain.
+    """Lines for people: when a notebook starts, when it ends, and now and then how far it is.
 
     Parameters
     ----------
-    n : int, notebooks to execute
-    n_cells : dict, code cells of each job
+    n : notebooks to execute
+    n_cells : code cells of each job
+    stream : where the lines go; None for stderr
     """
 
-    def __init__(self, n=0, n_cells=None, stream=None):
-        self.n, self.n_cells, self.stream = n, n_cells or {}, stream or sys.stderr
-        self.n_started, self.is_live, self._told = 0, self.stream.isatty(), time.monotonic()
+    def __init__(
+        self, n: int = 0, n_cells: dict[str, int] | None = None, stream: TextIO | None = None
+    ):
+        self.n = n
+        self.n_cells = n_cells or {}
+        self.stream = stream or sys.stderr
+        self.n_started = 0
+        self._said_at = time.monotonic()
 
-    def say(self, text):
+    def say(self, text: str) -> None:
         """Write a line that stays."""
-        self._told = time.monotonic()
-        self.stream.write(("\r\x1b[K" if self.is_live else "") + text + "\n")
+        self._said_at = time.monotonic()
+        self._write(text)
+
+    def _write(self, text: str) -> None:
+        self.stream.write(text + "\n")
         self.stream.flush()
 
     def started(self, task: Task) -> None:
         """Say that a notebook starts, and why."""
         self.n_started += 1
-        self.say(
-            f"{time.strftime('%H:%M:%S')}  [{self.n_started}/{self.n}] {task.name}: "
-            f"{shorten(task.why, 90)}"
-        )
+        place = f"[{self.n_started}/{self.n}]"
+        self.say(f"{_clock()}  {place} {task.name}: {shorten(task.why, 90)}")
 
     def ended(self, task: Task) -> None:
         """Say how a notebook has ended, and what it took."""
         figures = f"{task.record['seconds']:.0f} s, {task.record['peak_mb']:,} MB"
-        said = f"\n          {task.why}" if task.why else ""
-        self.say(
-            f"{time.strftime('%H:%M:%S')}        {task.name}: {task.status} after {figures}{said}"
+        self.say(f"{_clock()}        {task.name}: {task.status} after {figures}")
+        if task.why:
+            self.say(f"          {task.why}")
+
+    def tick(self, executions: Sequence[NotebookExecution]) -> None:
+        """Say how far the notebooks that are running are, unless something was said just now."""
+        is_due = time.monotonic() - self._said_at > PULSE_S
+        if executions and is_due:
+            parts = [self._how_far(execution) for execution in executions]
+            self.say(f"{_clock()}        … {'   '.join(parts)}")
+
+    def _how_far(self, execution: NotebookExecution) -> str:
+        cells = f"{execution.n_done}/{self.n_cells[execution.name]} cells"
+        return f"{execution.name} {cells}, {execution.seconds:.0f} s"
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """Nothing is left to be tidied up."""
+
+
+class Bars(Progress):
+    """The same lines on a terminal, and below them a bar for each notebook that is running."""
+
+    def __init__(
+        self, n: int = 0, n_cells: dict[str, int] | None = None, stream: TextIO | None = None
+    ):
+        super().__init__(n, n_cells, stream)
+        from rich import progress  # here: who has no terminal does not wait for its import
+        from rich.console import Console
+
+        self._bars = progress.Progress(
+            progress.TextColumn("  {task.description}"),
+            progress.BarColumn(bar_width=30),
+            progress.MofNCompleteColumn(),
+            progress.TextColumn("cells"),
+            progress.TimeElapsedColumn(),
+            console=Console(file=self.stream),
+            transient=True,
         )
+        self._bar_of: dict[str, TaskID] = {}
 
-    def tick(self, executions):
-        """Cells done and seconds of every notebook that is running: a line rewritten, or one now
-        and then.
-        """
-        parts = "   ".join(
-            f"{e.name} {e.n_done}/{self.n_cells[e.name]} cells, {e.seconds:.0f} s"
-            for e in executions
-        )
-        if self.is_live:
-            self.stream.write("\r\x1b[K" + parts[:118])
-            self.stream.flush()
-        elif parts and time.monotonic() - self._told > PULSE_S:
-            self.say(f"{time.strftime('%H:%M:%S')}        … {parts}")
+    def __enter__(self) -> Bars:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """Take the bars away, so that what is written next begins on a line of its own."""
+        self._bars.stop()
+
+    def _write(self, text: str) -> None:
+        # as it is: brackets in a message are no markup
+        self._bars.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def tick(self, executions: Sequence[NotebookExecution]) -> None:
+        """Show a bar for each notebook that is running, none for those that have ended."""
+        running = {execution.name: execution for execution in executions}
+        for name in list(self._bar_of):
+            if name not in running:
+                bar = self._bar_of.pop(name)
+                self._bars.remove_task(bar)
+        for name, execution in running.items():
+            if name not in self._bar_of:
+                bar = self._bars.add_task(name, total=self.n_cells[name])
+                self._bar_of[name] = bar
+            self._bars.update(self._bar_of[name], completed=execution.n_done)
 
 
-def table(header, rows):
-    """Aligned text; columns of numbers to the right."""
-    cells = [header, *([_text(cell) for cell in row] for row in rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+def progress(n: int = 0, n_cells: dict[str, int] | None = None) -> Progress:
+    """Return what suits stderr: bars on a terminal, plain lines elsewhere."""
+    kind = Bars if sys.stderr.isatty() else Progress
+    return kind(n, n_cells)
+
+
+def _clock() -> str:
+    return time.strftime("%H:%M:%S")
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Return aligned text; columns of numbers to the right."""
+    lines = [list(header), *([_text(cell) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     is_text = [any(isinstance(row[i], str) for row in rows) for i in range(len(header))]
-    cells.insert(1, ["-" * width for width in widths])
-    sides = [str.ljust if text else str.rjust for text in is_text]
-    lines = [
-        "  ".join(pad(c, w) for pad, c, w in zip(sides, row, widths, strict=True)) for row in cells
-    ]
-    return "\n".join(line.rstrip() for line in lines)
+    lines.insert(1, ["-" * width for width in widths])
+    aligned = [_aligned(cells, widths, is_text) for cells in lines]
+    return "\n".join(aligned)
 
 
-def _text(cell):
-    return "" if cell is None else cell if isinstance(cell, str) else f"{cell:,}"
+def _aligned(cells: Sequence[str], widths: Sequence[int], is_text: Sequence[bool]) -> str:
+    padded = []
+    for text, width, left in zip(cells, widths, is_text, strict=True):
+        padded.append(text.ljust(width) if left else text.rjust(width))
+    return "  ".join(padded).rstrip()
+
+
+def _text(cell: Any) -> str:
+    if cell is None:
+        return ""
+    return cell if isinstance(cell, str) else f"{cell:,}"
 
 
 def summary(
@@ -105,70 +180,99 @@ def summary(
     remarks : sentences that must not be overlooked
     """
     metrics = read_json(run.folder / "metrics.json", {})
-    decided = metrics.get("champion")
-    if decided:
-        entry = metrics.get("models", {}).get(champion_entry(metrics), {})
-        figures = entry.get("validation", {})
-        shown = {name: figures[name] for name in SHOWN if name in figures}
-        decided = decided | {"validation": shown}
-    export = next((task for task in tasks if task.job.stage.short == "export"), None)
-    withheld = ""
-    if export is not None and export.is_whole:
-        said = read_json(run.folder / "stages" / export.name / "metrics.json", {})
-        withheld = said.get("not_exported") or ""
+    withheld = _withheld(run, tasks)
+    is_exported = status != "done" or not withheld
+    reasons = metrics.get("verdict", {}).get("reasons") or [""]
+    intervals = metrics.get("intervals") or {}
     return {
         "run": run.name,
         "folder": str(run.folder),
         "dataset": run.info["dataset"],
         "source": metrics.get("source"),
-        "status": NOT_EXPORTED if status == "done" and withheld else status,
+        "status": status if is_exported else NOT_EXPORTED,
         "stages": [_stage(task) for task in tasks],
-        "verdict": (metrics.get("verdict", {}).get("reasons") or [""])[-1],
-        "champion": decided,  # what the run decided; "serving" is what has become of it
+        "verdict": reasons[-1],
+        "champion": _champion(metrics),  # what the run decided; "serving": what has become of it
         "serving": now.to_dict(),
         "headline": headline(metrics, now) if metrics else "",
         "not_exported": withheld,
-        "no_interval": (metrics.get("intervals") or {}).get("no_interval", ""),
+        "no_interval": intervals.get("no_interval", ""),
         "remarks": [*metrics.get("remarks", []), *remarks],
     }
 
 
+def _champion(metrics: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the champion that a run decided on, with its figures on validation."""
+    decided = metrics.get("champion")
+    if not decided:
+        return None
+    entry = metrics.get("models", {}).get(champion_entry(metrics), {})
+    figures = entry.get("validation", {})
+    shown = {name: figures[name] for name in SHOWN if name in figures}
+    return decided | {"validation": shown}
+
+
+def _withheld(run: Run, tasks: Sequence[Task]) -> str:
+    """Return why the export has left the served bundle as it was; empty where it has not."""
+    export = next((task for task in tasks if task.job.stage.short == "export"), None)
+    if export is None or not export.is_whole:
+        return ""
+    said = read_json(run.folder / "stages" / export.name / "metrics.json", {})
+    return said.get("not_exported") or ""
+
+
 def _stage(task: Task) -> dict[str, Any]:
-    figures = {key: task.record.get(key) for key in FIGURES}
-    return {"stage": task.name, "status": task.status, "why": task.why} | figures
+    return {
+        "stage": task.name,
+        "status": task.status,
+        "why": task.why,
+        "seconds": task.record.get("seconds"),
+        "peak_mb": task.record.get("peak_mb"),
+    }
 
 
 def told(summary: dict[str, Any], now: Now) -> str:
     """Return the summary for people."""
-    rows = [(s["stage"], s["status"], s["seconds"], s["peak_mb"]) for s in summary["stages"]]
+    columns = ("stage", "status", "seconds", "peak_mb")
+    rows = [[stage[column] for column in columns] for stage in summary["stages"]]
     lines = [table(["stage", "status", "seconds", "peak MB"], rows), ""]
     for stage in summary["stages"]:
         if stage["status"] == "failed":
             lines.append(f"{stage['stage']} failed: {stage['why']}")
-    if summary["champion"]:
-        lines += _decided(summary)
-    elif summary["status"].startswith("done") and summary["verdict"]:
-        lines.append(f"No champion: {summary['verdict']}.")
-    elif summary["status"].startswith("done"):
-        lines.append("No champion.")
+    lines += _decided(summary)
     lines += ["", *now.sentences()]
     if summary["not_exported"]:
         lines.append(f"{NOT_EXPORTED.capitalize()}: {summary['not_exported']}")
     folder = f"reports/{summary['run']}"
-    lines += ["", f"Report      {folder}/index.html", f"Notebooks   {folder}/notebooks/"]
-    lines.append("Tracking    make mlflow")
+    lines += [
+        "",
+        f"Report      {folder}/index.html",
+        f"Notebooks   {folder}/notebooks/",
+        "Tracking    make mlflow",
+    ]
     if now.bundle is not None:
         lines.append("Server      make serve")
     return "\n".join([*lines, *summary["remarks"]])
 
 
 def _decided(summary: dict[str, Any]) -> list[str]:
-    """Return the champion of this run with its figures."""
-    champion, why = summary["champion"], summary["no_interval"]
+    """Return what the run has decided: its champion with figures, or why there is none."""
+    if summary["champion"]:
+        return _champion_told(summary)
+    if not summary["status"].startswith("done"):
+        return []
+    reason = f": {summary['verdict']}" if summary["verdict"] else ""
+    return [f"No champion{reason}."]
+
+
+def _champion_told(summary: dict[str, Any]) -> list[str]:
+    champion = summary["champion"]
+    why = summary["no_interval"]
     figures = champion["validation"]
     known = {name: figure for name, figure in figures.items() if figure["value"] is not None}
     lines = [summary["headline"], f"{champion['model']} on validation:"]
-    lines += [f"  {name:<25}{_interval(figure, why)}" for name, figure in known.items()]
+    for name, figure in known.items():
+        lines.append(f"  {name:<25}{_interval(figure, why)}")
     if figures and not known:
         lines.append(f"  nobody has judged it: {why or 'no fraud is known'}")
     if not figures:
@@ -176,9 +280,9 @@ def _decided(summary: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _interval(figure, why=""):
-    """`0.636 (0.390 to 0.815)`; without an interval why there is none."""
+def _interval(figure: dict[str, Any], why: str = "") -> str:
+    """Return `0.636 [0.390, 0.815]`; without an interval why there is none."""
+    if figure["low"] is not None:
+        return cell(figure)
     reason = f": {why}" if why else ""
-    if figure["low"] is None:
-        return f"{figure['value']:.3f} (no interval{reason})"
-    return f"{figure['value']:.3f} ({figure['low']:.3f} to {figure['high']:.3f})"
+    return f"{cell(figure)} (no interval{reason})"

@@ -9,7 +9,7 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,13 @@ from lib.pipeline.settings import Job
 from lib.pipeline.stages import read_cells
 
 # Imports that only a notebook run by hand reaches: the pipeline passes `track=False` and logs from
-# the
-# files itself, so that an edit of how MLflow is spoken to reruns no fit.
+# the files itself, so that an edit of how MLflow is spoken to reruns no fit.
 BY_HAND = {"lib/notebook.py": {"lib.registry.tracking"}}
 # Imports whose effect is in the data: another simulator makes another split, which real data never
 # see.
 IN_THE_DATA = {"lib/data/splits.py": {"lib.data.simulation"}}
+
+IPYTHON = ("%", "!", "?")  # what lines begin with that are not Python
 
 
 def made_from(job: Job, root: Path, inputs: dict, registry: dict) -> dict[str, Any]:
@@ -35,15 +36,20 @@ def made_from(job: Job, root: Path, inputs: dict, registry: dict) -> dict[str, A
     inputs : {place: hash} of what the job reads
     registry : what it reads of the registry
     """
-    started = [path for pattern in job.stage.starts for path in sorted(root.glob(pattern))]
+    started: list[Path] = []
+    for pattern in job.stage.starts:
+        started += sorted(root.glob(pattern))
     programs = [path for path in started if path.suffix == ".py"]
-    notebooks = [job.notebook, *(path for path in started if path.suffix == ".ipynb")]
+    notebooks = [path for path in started if path.suffix == ".ipynb"]
+    notebooks.insert(0, job.notebook)
     cells = {path.name: read_cells(path) for path in notebooks}
-    sources = [cell.source for of_one in cells.values() for cell in of_one if cell.kind == "code"]
-    files = {*programs, *imported_files(sources, root, programs)}
+    sources = []
+    for of_one in cells.values():
+        sources += [cell.source for cell in of_one if cell.kind == "code"]
+    files = sorted({*programs, *imported_files(sources, root, programs)})
     return {
         "notebook": {name: _hash(of_one) for name, of_one in cells.items()},
-        "files": {path.relative_to(root).as_posix(): sha256(path) for path in sorted(files)},
+        "files": {path.relative_to(root).as_posix(): sha256(path) for path in files},
         "parameters": job.parameters,
         "inputs": inputs,
         "registry": registry,
@@ -74,16 +80,16 @@ def imported_files(sources: Iterable[str], root: Path, programs: Sequence[Path] 
     while queue:
         source, importer = queue.pop()
         inside = importer.relative_to(root) if importer else None
-        for module in _imported_modules(source, inside):
-            for file in (root / f"{module}.py", root / module / "__init__.py"):
-                if file not in found and file.is_file():
-                    found.add(file)
-                    queue.append((file.read_text(encoding="utf-8"), file))
+        for file in _files(_imported_names(source, inside), root):
+            if file in found:
+                continue
+            found.add(file)
+            queue.append((file.read_text(encoding="utf-8"), file))
     return sorted(found)
 
 
-def _imported_modules(source: str, importer: Path | None) -> set[str]:
-    """Return what may be modules in a source's imports, packages too: {"lib", "lib/metrics", …}.
+def _imported_names(source: str, importer: Path | None) -> set[str]:
+    """Return what may be modules in a source's imports: {"lib.evaluation.metrics", …}.
 
     `importer` is the source's file within the project, which relative imports start from.
     """
@@ -98,11 +104,18 @@ def _imported_modules(source: str, importer: Path | None) -> set[str]:
     if importer is not None:
         for left_out in (BY_HAND, IN_THE_DATA):
             names -= left_out.get(importer.as_posix(), set())
-    modules: set[str] = set()
+    return names
+
+
+def _files(names: Iterable[str], root: Path) -> Iterator[Path]:
+    """Yield the project's files that importing these names executes, those of packages too."""
     for name in names:
         parts = name.split(".")
-        modules.update("/".join(parts[:n]) for n in range(1, len(parts) + 1))
-    return modules
+        for n in range(1, len(parts) + 1):
+            module = root.joinpath(*parts[:n])
+            for file in (module.with_name(f"{module.name}.py"), module / "__init__.py"):
+                if file.is_file():
+                    yield file
 
 
 def _nodes(source: str) -> list[ast.AST]:
@@ -111,9 +124,9 @@ def _nodes(source: str) -> list[ast.AST]:
         return list(ast.walk(ast.parse(source)))
     except SyntaxError:
         lines = source.splitlines()
-        lines = [line for line in lines if not line.lstrip().startswith(("%", "!", "?"))]
+    python = [line for line in lines if not line.lstrip().startswith(IPYTHON)]
     try:
-        return list(ast.walk(ast.parse("\n".join(lines))))
+        return list(ast.walk(ast.parse("\n".join(python))))
     except SyntaxError:
         return []  # a cell that is not Python fails when it is executed
 
@@ -134,15 +147,18 @@ def locked_versions(root: Path) -> dict[str, str | None]:
     Torch is installed apart from the lock, as its build depends on the machine.
     """
     lock = root / "requirements.txt"
-    try:
-        torch = importlib.metadata.version("torch")
-    except importlib.metadata.PackageNotFoundError:
-        torch = None
     return {
         "python": platform.python_version(),
         "requirements.txt": sha256(lock) if lock.is_file() else None,
-        "torch": torch,
+        "torch": _installed_version("torch"),
     }
+
+
+def _installed_version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def reasons(old: dict, new: dict) -> list[str]:
@@ -156,19 +172,32 @@ def reasons(old: dict, new: dict) -> list[str]:
         ("registry", "registry, "),
         ("versions", ""),
     ):
-        before, after = old[part], new[part]
-        for key in sorted({*before, *after}):
-            if before.get(key, "none") != after.get(key, "none"):
-                said.append(f"{prefix}{key}: {_short(before.get(key))} → {_short(after.get(key))}")
+        said += [prefix + change for change in _changed_values(old[part], new[part])]
     for part in ("notebook", "files", "inputs"):
-        before, after = old[part], new[part]
-        changed = [key for key in after if key in before and before[key] != after[key]]
-        added = [key for key in after if key not in before]
-        gone = [key for key in before if key not in after]
-        for keys, what in ((changed, "changed"), (added, "new"), (gone, "gone")):
-            if keys:
-                said.append(f"{_listed(keys)} {what}")
+        said += _changed_files(old[part], new[part])
     return said
+
+
+def _changed_values(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """Return `latent: 8 → 16` for each value that differs."""
+    said = []
+    for key in sorted({*before, *after}):
+        was = before.get(key, "none")
+        is_now = after.get(key, "none")
+        if was != is_now:
+            said.append(f"{key}: {_short(before.get(key))} → {_short(after.get(key))}")
+    return said
+
+
+def _changed_files(before: dict[str, str], after: dict[str, str]) -> list[str]:
+    """Return `a.py, b.py changed` and the like for hashes that differ, are new or are gone."""
+    both = [key for key in after if key in before]
+    found = {
+        "changed": [key for key in both if before[key] != after[key]],
+        "new": [key for key in after if key not in before],
+        "gone": [key for key in before if key not in after],
+    }
+    return [f"{_listed(keys)} {what}" for what, keys in found.items() if keys]
 
 
 def _listed(keys: list[str], n: int = 4) -> str:

@@ -5,18 +5,22 @@ Kernels talk over sockets in the file system: over TCP, kernels that start side 
 other's ports.
 """
 
+from __future__ import annotations
+
 import os
+import signal
 import socket
 import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from ipykernel.kernelspec import make_ipkernel_cmd
-from jupyter_client import AsyncKernelManager
+from jupyter_client import AsyncKernelClient, AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_core.utils import run_sync
 from papermill.clientwrap import PapermillNotebookClient
-from papermill.engines import Engine, papermill_engines
+from papermill.engines import Engine, NotebookExecutionManager, papermill_engines
 from papermill.log import logger
 
 ENGINE = "running-interpreter"
@@ -32,9 +36,8 @@ class KernelFailed(RuntimeError):  # noqa: N818 - reads as what happened
 
 
 @contextmanager
-def socket_folder():
-    """Make a folder for a kernel's sockets, with a path short enough for them -> Path; it is gone
-    afterwards.
+def socket_folder() -> Iterator[Path]:
+    """Yield a folder for a kernel's sockets, with a path short enough for them, and remove it.
 
     The path of a socket has to fit into about a hundred bytes, so that a long TMPDIR is passed
     over.
@@ -61,13 +64,12 @@ def socket_folder():
             refused.append(f"{base} ({reason})")
     raise KernelFailed(
         f"none of these folders can hold its sockets: {', '.join(refused)}; let TMPDIR name a "
-        "folder with a short "
-        "path that can be written to"
+        "folder with a short path that can be written to"
     )
 
 
-def _no_socket(path):
-    """Why there can't be a socket at this path; empty if there can."""
+def _no_socket(path: Path) -> str:
+    """Return why there can't be a socket at this path; empty if there can."""
     with socket.socket(socket.AF_UNIX) as attempt:
         try:
             attempt.bind(str(path))
@@ -82,7 +84,7 @@ class RunningInterpreter(KernelSpecManager):
     JUPYTER_PATH says.
     """
 
-    def get_kernel_spec(self, kernel_name):
+    def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
         """See KernelSpecManager."""
         return KernelSpec(argv=make_ipkernel_cmd(), display_name=kernel_name, language="python")
 
@@ -92,24 +94,35 @@ class Kernel:
 
     Parameters
     ----------
-    sockets : Path, a folder of its own, see `socket_folder`
-    environment : dict, its environment variables; folder : Path, its working directory
+    sockets : a folder of its own, see `socket_folder`
+    environment : its environment variables
+    folder : its working directory
     inherit : file descriptors that stay open as long as it lives
     on_start : function (process id), called as soon as there is a process
     """
 
-    def __init__(self, sockets, environment, folder, *, inherit=(), on_start=lambda pid: None):
-        self.environment, self.folder = environment, folder
-        self.inherit, self.on_start = inherit, on_start
-        file = str(sockets / "kernel.json")
-        specs = RunningInterpreter()
+    def __init__(
+        self,
+        sockets: Path,
+        environment: dict[str, str],
+        folder: Path,
+        *,
+        inherit: Sequence[int] = (),
+        on_start: Callable[[int], None] = lambda pid: None,
+    ):
+        self.environment = environment
+        self.folder = folder
+        self.inherit = inherit
+        self.on_start = on_start
         self.manager = AsyncKernelManager(
-            transport="ipc", connection_file=file, kernel_spec_manager=specs
+            transport="ipc",
+            connection_file=str(sockets / "kernel.json"),
+            kernel_spec_manager=RunningInterpreter(),
         )
 
     @contextmanager
-    def started(self, timeout_s):
-        """Start, and connect within `timeout_s` -> client; at the block's end the kernel ends.
+    def started(self, timeout_s: float) -> Iterator[AsyncKernelClient]:
+        """Start, connect within `timeout_s` and yield the client; at the block's end it ends.
 
         Raises KernelFailed; then as at any other end no process is left, and no socket that keeps
         ours from ending.
@@ -121,7 +134,7 @@ class Kernel:
         finally:
             run_sync(self._end)(client)
 
-    async def _connect(self, timeout_s):
+    async def _connect(self, timeout_s: float) -> AsyncKernelClient:
         client = None
         try:
             await self.manager.start_kernel(
@@ -130,7 +143,8 @@ class Kernel:
                 cwd=str(self.folder),
                 pass_fds=self.inherit,
             )
-            self.on_start(self.manager.provisioner.pid)
+            pid = self.manager.provisioner.pid  # type: ignore[attr-defined]  # of a local process
+            self.on_start(pid)
             client = self.manager.client()
             client.start_channels()
             await client.wait_for_ready(timeout_s)
@@ -141,7 +155,7 @@ class Kernel:
         client.allow_stdin = False
         return client
 
-    async def _end(self, client):
+    async def _end(self, client: AsyncKernelClient | None) -> None:
         """Ask a connected kernel to end, so that it can tidy up; end by force what has not ended
         then.
         """
@@ -152,6 +166,9 @@ class Kernel:
                     await self.manager.request_shutdown()
                     await self.manager.finish_shutdown()
         finally:
+            if self.manager.has_kernel:
+                # at once: what comes next interrupts it first, and Python answers with a traceback
+                await self.manager.signal_kernel(signal.SIGKILL)
             # frees sockets as well: open ones would block our own exit
             await self.manager.shutdown_kernel(now=True)
 
@@ -160,8 +177,17 @@ class KernelEngine(Engine):
     """papermill's way to be given a kernel that is already there."""
 
     @classmethod
-    def execute_managed_notebook(cls, nb_man, kernel_name, *, kernel, start_timeout, hooks, **_):
-        """Execute the cells; `kernel`: Kernel, `hooks`: dict of nbclient's `on_…` functions."""
+    def execute_managed_notebook(
+        cls,
+        nb_man: NotebookExecutionManager,
+        kernel_name: str,
+        *,
+        kernel: Kernel,
+        start_timeout: float,
+        hooks: dict[str, Callable[..., None]],
+        **_: object,
+    ) -> None:
+        """Execute the cells in `kernel`; `hooks` are nbclient's `on_…` functions."""
         with kernel.started(start_timeout) as client:
             options = {"km": kernel.manager, "kernel_name": kernel_name, "log": logger}
             notebook = PapermillNotebookClient(nb_man, **options, **hooks)

@@ -1,21 +1,30 @@
-"""What a run tells MLflow, from the files of stages that have ended, in a thread of its own:
-nothing waits for it.
+"""What a run tells MLflow, from the files of stages that have ended.
+
+In a thread of its own: nothing waits for it.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
 
 from lib.files import read_json
+from lib.pipeline.runs import Run
 from lib.pipeline.stages import read_cells, within
 from lib.registry import mlflow_store
+from lib.registry.serving import Now
 from lib.reporting import run_descriptions
+
+if TYPE_CHECKING:
+    from lib.pipeline.plan import Task
+    from lib.pipeline.state import Places
 
 STATUS = {"done": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}  # ours and MLflow's
 
 
-def champion_version(name):
-    """Version that the registry's alias points to, None without one; "unknown" where there is no
-    answer.
-    """
+def champion_version(name: str) -> str | None:
+    """Return the version that the registry's alias points to; "unknown" without an answer."""
     try:
         return mlflow_store.champion_version(name)
     except mlflow_store.TrackingError:  # no SQLite store: ask MLflow, whose import takes seconds
@@ -24,7 +33,7 @@ def champion_version(name):
         champion = tracking.champion(name)
     except mlflow_store.TrackingError:
         return "unknown"
-    return champion and champion.version
+    return champion.version if champion else None
 
 
 class Logbook:
@@ -34,46 +43,49 @@ class Logbook:
 
     Parameters
     ----------
-    run : Run, which remembers the id of its MLflow run
-    tags : dict, such as dataset and source
+    run : remembers the id of its MLflow run
+    tags : such as dataset and source
     """
 
-    def __init__(self, run, tags):
-        self.run, self.tags, self.error = run, tags, ""
+    def __init__(self, run: Run, tags: dict[str, str]):
+        self.run = run
+        self.tags = tags
+        self.error = ""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="logbook")
         self._parent = self._thread.submit(self._attempt, self._start)
 
     @property
-    def parent_id(self):
+    def parent_id(self) -> str:
         """The id of the MLflow run; waits until it has been started. Empty if it could not be."""
         return self._parent.result() or ""
 
-    def stage(self, task, places):
+    def stage(self, task: Task, places: Places) -> None:
         """Log a task that has ended, or was taken over from an earlier run."""
         self._thread.submit(self._attempt, self._stage, task, places)
 
-    def finish(self, status, metrics, now=None):
-        """End the MLflow run, wait until everything is logged -> `error`; `metrics`: the run's
-        metrics.json.
+    def finish(self, status: str, metrics: dict[str, Any], now: Now | None = None) -> str:
+        """End the MLflow run, wait until everything is logged, and return `error`.
+
+        Parameters
+        ----------
+        metrics : the run's metrics.json
         """
         self._thread.submit(self._attempt, self._finish, status, metrics, now)
         self._thread.shutdown()
         return self.error
 
-    def _attempt(self, function, *args):
-        if not self.error:
-            try:
-                return function(*args)
-            except Exception as error:  # whatever it is, a run is not lost by it
-                what = (
-                    error
-                    if isinstance(error, mlflow_store.TrackingError)
-                    else f"{type(error).__name__}: {error}"
-                )
-                self.error = f"What could not be logged is in reports/{self.run.name}: {what}"
+    def _attempt(self, function: Callable, *args: Any) -> Any:
+        if self.error:
+            return None
+        try:
+            return function(*args)
+        except Exception as error:  # whatever it is, a run is not lost by it
+            is_sentence = isinstance(error, mlflow_store.TrackingError)
+            what = str(error) if is_sentence else f"{type(error).__name__}: {error}"
+            self.error = f"What could not be logged is in reports/{self.run.name}: {what}"
         return None
 
-    def _start(self):
+    def _start(self) -> str:
         from lib.registry import tracking  # imports MLflow, which takes seconds
 
         description = run_descriptions.pipeline(self.run.name, {})
@@ -83,46 +95,41 @@ class Logbook:
         self.run.note(mlflow_run=parent_id)
         return parent_id
 
-    def _stage(self, task, places):
+    def _stage(self, task: Task, places: Places) -> None:
         from lib.registry import tracking
 
         outputs = [key for key in task.record.get("outputs", ()) if key.startswith("run/")]
-        models = [
-            key for key in outputs if within(key, "run/models") and key.endswith("/manifest.json")
-        ]
+        manifests = [key for key in outputs if key.endswith("/manifest.json")]
+        models = [key for key in manifests if within(key, "run/models")]
+        figures = [key for key in outputs if within(key, "run/figures")]
+        cards = [key for key in outputs if key.endswith("_card.md")]
+        tags = dict(self.tags)
         reused = task.record.get("run", self.run.name) != self.run.name
+        if reused:
+            tags["reused_from"] = task.record["run"]
         # their candidates have been logged already
         if reused or "registry" in task.job.stage.writes:
             models = []
+        stage = task.job.stage.name
         run_id = tracking.log_stage(
             self._parent.result(),
             task.name,
             params=task.job.parameters,
             metrics=read_json(places.path(f"run/stages/{task.name}/metrics.json")) or {},
-            figures=[
-                places.path(key)
-                for key in outputs
-                if key.startswith("run/figures/") and key.endswith(".png")
-            ],
+            figures=[places.path(key) for key in figures if key.endswith(".png")],
             notebooks=places.files(f"run/notebooks/{task.name}.*").values(),
-            cards=[
-                places.path(key)
-                for key in outputs
-                if key.endswith("_card.md") and key.count("/") == 1
-            ],
+            cards=[places.path(key) for key in cards if key.count("/") == 1],
             # the comparison may add to the others by now
             candidates=[task.state.kept(key).parent for key in models],
-            tags=self.tags | ({"reused_from": task.record["run"]} if reused else {}),
-            description=run_descriptions.stage(
-                task.job.stage.name, read_cells(task.job.notebook), task.why
-            ),
+            tags=tags,
+            description=run_descriptions.stage(stage, read_cells(task.job.notebook), task.why),
             status="FINISHED" if task.is_whole else "FAILED",
             seconds=task.record.get("seconds", 0.0),
         )
         if task.is_whole:
             task.state.note(task.record | {"mlflow_run": run_id})
 
-    def _finish(self, status, metrics, now):
+    def _finish(self, status: str, metrics: dict[str, Any], now: Now | None) -> None:
         from lib.registry import tracking
 
         tracking.finish_pipeline(

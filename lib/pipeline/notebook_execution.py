@@ -2,12 +2,16 @@
 .html.
 """
 
+from __future__ import annotations
+
 import contextlib
 import os
 import re
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -32,55 +36,65 @@ class Outcome:
     n_cells: int
 
 
-class Execution:
-    """A notebook being executed. `run` blocks until its end; `watch` is to be called by another
-    thread meanwhile.
+@dataclass
+class NotebookExecution:
+    """A notebook being executed.
+
+    `run` blocks until its end; `watch` is to be called by another thread meanwhile.
 
     Parameters
     ----------
-    notebook : Path
-    archive : Path without suffix; `<archive>.ipynb` and `<archive>.html` appear there at the end,
+    notebook : the file
+    archive : path without suffix; `<archive>.ipynb` and `<archive>.html` appear there at the end,
         however it ends
-    parameters : dict, every one of them in the notebook's parameters cell
-    root : Path, the project's folder: the kernel's working directory and import path
-    environment : dict, the kernel's environment variables, to which import path and threads are
-        added
-    threads : int, compute threads of the kernel
-    timeout : float, s; 0 for none
+    parameters : every one of them in the notebook's parameters cell
+    root : the project's folder: the kernel's working directory and import path
+    environment : the kernel's environment variables, to which import path and threads are added
+    threads : compute threads of the kernel
+    timeout_s : 0 for none
     inherit : file descriptors that stay open as long as the kernel lives
     """
 
-    def __init__(  # noqa: PLR0913 - all that an execution is made of
-        self, notebook, archive, parameters, root, environment, threads=1, timeout=0.0, inherit=()
-    ):
-        self.notebook, self.archive, self.parameters, self.root = (
-            notebook,
-            archive,
-            parameters,
-            Path(root),
-        )
-        self.name, self.threads, self.timeout, self.inherit = (
-            archive.name,
-            threads,
-            timeout,
-            inherit,
-        )
-        self.environment = environment | dict.fromkeys(THREAD_VARIABLES, str(threads)) | QUIET
-        self.environment["PYTHONPATH"] = os.pathsep.join(
-            filter(None, [str(root), environment.get("PYTHONPATH")])
-        )
-        self.environment.pop("MLFLOW_RUN_ID", None)  # it would break nested runs
-        self.kernel, self.peak_mb, self.n_done, self.start = None, 0.0, 0, time.monotonic()
-        self._killed, self._cell, self._n_injected = "", "no cell", 0
+    notebook: Path
+    archive: Path
+    parameters: dict[str, Any]
+    root: Path
+    environment: dict[str, str]
+    threads: int = 1
+    timeout_s: float = 0.0
+    inherit: Sequence[int] = ()
+    kernel: psutil.Process | None = field(default=None, init=False)
+    peak_mb: float = field(default=0.0, init=False)
+    n_done: int = field(default=0, init=False)  # cells
+
+    def __post_init__(self) -> None:
+        self._start = time.monotonic()
+        self._killed = ""  # why it was
+        self._cell = "no cell"
+        self._n_injected = 0
+
+    @property
+    def name(self) -> str:
+        """The job's name, which the archive has."""
+        return self.archive.name
+
+    def _kernel_environment(self) -> dict[str, str]:
+        environment = dict(self.environment)
+        environment.pop("MLFLOW_RUN_ID", None)  # it would break nested runs
+        environment.update(dict.fromkeys(THREAD_VARIABLES, str(self.threads)))
+        environment.update(QUIET)
+        import_path = [str(self.root), self.environment.get("PYTHONPATH")]
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, import_path))
+        return environment
 
     @property
     def seconds(self) -> float:
         """Seconds since it was started."""
-        return time.monotonic() - self.start
+        return time.monotonic() - self._start
 
-    def run(self):
-        """Execute and archive -> Outcome."""
-        self.start = time.monotonic()
+    def run(self) -> Outcome:
+        """Execute and archive; return how it ended."""
+        self._start = time.monotonic()
         partial = self.archive.with_name(f".{self.archive.name}.part.ipynb")
         try:
             partial.parent.mkdir(parents=True, exist_ok=True)
@@ -91,23 +105,31 @@ class Execution:
             message = self._killed or f"{self.name} could not be executed and archived: {error}"
         return Outcome(message, self.seconds, self.peak_mb, self.n_done)
 
-    def _execute(self, partial):
-        """Execute into the file `partial` -> message, empty if the notebook ran through."""
+    def _execute(self, partial: Path) -> str:
+        """Execute into the file `partial`; return the message, empty if the notebook ran
+        through.
+        """
         from nbclient.exceptions import DeadKernelError
         from papermill import PapermillExecutionError, execute_notebook
 
         from lib.pipeline import kernels  # imports Jupyter, which takes a second
 
-        options = {"inherit": self.inherit, "on_start": self._started}
         try:
             with kernels.socket_folder() as sockets:
+                kernel = kernels.Kernel(
+                    sockets,
+                    self._kernel_environment(),
+                    self.root,
+                    inherit=self.inherit,
+                    on_start=self._started,
+                )
                 execute_notebook(
                     verbatim(self.notebook),
                     verbatim(partial),
                     self.parameters,
                     kernel_name="python3",
                     engine_name=kernels.ENGINE,
-                    kernel=kernels.Kernel(sockets, self.environment, self.root, **options),
+                    kernel=kernel,
                     hooks={"on_cell_execute": self._begin, "on_cell_executed": self._end},
                     start_timeout=START_TIMEOUT_S,
                     progress_bar=False,
@@ -115,62 +137,64 @@ class Execution:
         except PapermillExecutionError as error:
             return f"{self._cell} failed: {plain(error.ename)}: {plain(error.evalue)}"
         except DeadKernelError:
-            return f"{self._killed or 'the kernel died'} in {self._cell}, at {self.peak_mb:,.0f} MB"
+            reason = self._killed or "the kernel died"
+            return f"{reason} in {self._cell}, at {self.peak_mb:,.0f} MB"
         except kernels.KernelFailed as error:
             return self._killed or f"its kernel could not be started: {error}"
         return ""
 
-    def _started(self, pid):
+    def _started(self, pid: int) -> None:
         self.kernel = psutil.Process(pid)
         if self._killed:  # before there was a process
             self.kill(self._killed)
 
-    def watch(self):
+    def watch(self) -> None:
         """Note the memory of the kernel and its children; stop them when their time is over."""
         memory = 0
         for process in self._processes():
             with contextlib.suppress(psutil.Error):  # it has just ended
                 memory += process.memory_info().rss
         self.peak_mb = max(self.peak_mb, memory / 2**20)
-        if self.timeout and self.seconds > self.timeout:
-            self.kill(f"stopped after {self.timeout:g} s (--timeout)")
+        if self.timeout_s and self.seconds > self.timeout_s:
+            self.kill(f"stopped after {self.timeout_s:g} s (--timeout)")
 
-    def kill(self, reason):
+    def kill(self, reason: str) -> None:
         """End the kernel and its children at once; the outcome's message begins with `reason`."""
         self._killed = reason
         for process in self._processes():
             with contextlib.suppress(psutil.Error):
                 process.kill()
 
-    def _processes(self):
+    def _processes(self) -> list[psutil.Process]:
         if self.kernel is None:
             return []
         with contextlib.suppress(psutil.Error):
             return [*self.kernel.children(recursive=True), self.kernel]
         return []
 
-    def _begin(self, cell, cell_index):
+    def _begin(self, cell: Any, cell_index: int) -> None:
         self._n_injected += "injected-parameters" in cell.metadata.get("tags", [])
         first_line = next(iter(cell.source.strip().splitlines()), "")
         self._cell = f"cell {cell_index + 1 - self._n_injected} (`{first_line}`)"
 
-    def _end(self, **_):
+    def _end(self, **_: object) -> None:
         self.n_done += 1
 
 
-def verbatim(path):
-    """A path for papermill, which fills in what stands between braces."""
+def verbatim(path: Path) -> str:
+    """Return a path for papermill, which fills in what stands between braces."""
     return str(path).replace("{", "{{").replace("}", "}}")
 
 
-def plain(text):
-    """`text` without a terminal's colours."""
+def plain(text: str) -> str:
+    """Return text without a terminal's colours."""
     return re.sub(r"\x1b\[[\d;]*m", "", text).strip()
 
 
-def archive(partial, target):
-    """The executed notebook under its name, and as HTML with its code folded away; each appears
-    whole.
+def archive(partial: Path, target: Path) -> None:
+    """Put the executed notebook under its name, and as HTML with its code folded away.
+
+    Each appears whole.
     """
     import nbformat
     from jinja2 import DictLoader

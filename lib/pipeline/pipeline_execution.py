@@ -13,7 +13,7 @@ from typing import Any
 from lib.files import read_json
 from lib.pipeline.console import Progress
 from lib.pipeline.logbook import Logbook
-from lib.pipeline.notebook_execution import Execution, Outcome
+from lib.pipeline.notebook_execution import NotebookExecution, Outcome
 from lib.pipeline.plan import Plan, Task
 from lib.pipeline.runs import Run
 from lib.pipeline.settings import Job, Settings, resolved
@@ -27,23 +27,27 @@ PARENT = "PIPELINE_MLFLOW_RUN"  # variable in which notebooks find the id of the
 class Running:
     """The notebooks that are being executed."""
 
-    futures: dict[Future, tuple[Task, Execution]] = field(default_factory=dict)
+    futures: dict[Future, tuple[Task, NotebookExecution]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.futures)
 
     @property
-    def executions(self) -> list[Execution]:
+    def executions(self) -> list[NotebookExecution]:
         """What is being executed, in the order of its start."""
         return [execution for _, execution in self.futures.values()]
 
     def ended(self, timeout_s: float) -> list[tuple[Task, Outcome]]:
         """Wait for at most this long; return the tasks that have ended, with how they did."""
         done, _ = wait(self.futures, timeout_s, FIRST_COMPLETED)
-        return [(self.futures.pop(future)[0], future.result()) for future in done]
+        found = []
+        for future in done:
+            task, _ = self.futures.pop(future)
+            found.append((task, future.result()))
+        return found
 
 
-class Pipeline:
+class PipelineExecution:
     """A run of what a plan has to do.
 
     The newest run is resumed if the same was asked for then and nothing that has finished in it is
@@ -64,8 +68,11 @@ class Pipeline:
         jobs = [task.job for task in self.tasks]
         settings = resolved(asked, jobs, self.data.argument, self.data.raw)
         settings.write(self.run.folder / "run.yaml")
-        raw_file = str(self.data.file) if self.data.file else ""
-        self.run.note(status="running", source=self.data.source, raw_file=raw_file)
+        self.run.note(
+            status="running",
+            source=self.data.source,
+            raw_file=str(self.data.file or ""),
+        )
         self._adopt([task for task in self.tasks if task.is_whole])
 
     def _fits(self, run: Run) -> bool:
@@ -144,11 +151,13 @@ class Pipeline:
     def _next(self, n: int, logbook: Logbook) -> list[Task]:
         """Return at most `n` tasks whose turn has come, those first that took longest last time."""
         for task in self.tasks:
-            if task.status == "waiting" and all(before.is_whole for before in task.before):
-                self.plan.decide(task)
-                if task.is_whole:
-                    self._adopt([task])
-                    logbook.stage(task, self.places)
+            is_its_turn = all(before.is_whole for before in task.before)
+            if task.status != "waiting" or not is_its_turn:
+                continue
+            self.plan.decide(task)
+            if task.is_whole:
+                self._adopt([task])
+                logbook.stage(task, self.places)
         ready = [task for task in self.tasks if task.status == "to run"]
         return sorted(ready, key=lambda task: -task.expected_s)[:n]
 
@@ -161,15 +170,15 @@ class Pipeline:
 
     def _execution(
         self, task: Task, environment: dict[str, str], timeout_s: float, inherit: Sequence[int]
-    ) -> Execution:
-        return Execution(
+    ) -> NotebookExecution:
+        return NotebookExecution(
             task.job.notebook,
             archive=self.run.folder / "notebooks" / task.name,
             parameters=self.parameters(task.job),
             root=self.plan.root,
             environment=environment,
             threads=task.job.parameters.get("threads", 1),
-            timeout=timeout_s,
+            timeout_s=timeout_s,
             inherit=inherit,
         )
 

@@ -99,9 +99,10 @@ class Plan:
         self.reports = self.root / "reports"
         self.runs = Run.all(self.reports, data.dataset.name)
         last = max(i for i, job in enumerate(jobs) if job.stage in chosen)
-        self.tasks = [
-            Task(job, job.stage in chosen, expected_s=job.stage.usual_s) for job in jobs[: last + 1]
-        ]
+        self.tasks = []
+        for job in jobs[: last + 1]:
+            is_chosen = job.stage in chosen
+            self.tasks.append(Task(job, is_chosen, expected_s=job.stage.usual_s))
         for task in self.tasks:
             self._begin(task)
 
@@ -208,7 +209,8 @@ class Plan:
         places = [place for place in task.job.stage.reads if place not in ("raw", "registry")]
         read = {}
         for other in task.before:
-            for key, (_, _, digest) in other.record["outputs"].items():
+            for key, stamp in other.record["outputs"].items():
+                _, _, digest = stamp
                 if any(within(key, place) for place in places):
                     read[key] = digest
         read["the data"] = sha256(self.data.split_dir / "splits.json")

@@ -22,7 +22,7 @@ class Data:
 
     Parameters
     ----------
-    source : 'full', 'custom' or 'simulated'
+    source : 'full', 'custom' or 'simulated'; empty where there is no split yet
     argument, raw : what notebooks take as `dataset` and `raw`
     rows : how many are to be simulated; 0: as the description says
     file : the raw file; None for simulated transactions
@@ -102,10 +102,17 @@ def prepare(  # noqa: PLR0913 - the command line's options, by name
         )
     argument = _absolute(argument) if Path(argument).is_file() else argument
     raw = _absolute(raw) if raw else ""
-    folder = splits.locate(table.dataset, source_id=table.source_id, **shares)
-    if write and not splits.is_whole(folder):
-        splits.ensure(argument, rows, seed, raw, **shares)
-    return Data(table.dataset, table.source, argument, raw, rows, folder, table.path, fallback)
+    folder = table.split(**shares) if write else table.locate(**shares)
+    return Data(
+        dataset=table.dataset,
+        source=splits.open_split(folder).source if splits.is_whole(folder) else "",
+        argument=argument,
+        raw=raw,
+        rows=rows,
+        split_dir=folder,
+        file=table.path,
+        fallback=fallback,
+    )
 
 
 def _absolute(path: str) -> str:

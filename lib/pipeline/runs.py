@@ -2,12 +2,16 @@
 writes there.
 """
 
+from __future__ import annotations
+
 import contextlib
 import fcntl
 import os
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import IO, Any
 
 import psutil
 
@@ -19,11 +23,12 @@ PATIENCE_S = 15  # kernels of a killed run hold its lock for the second or two t
 
 
 class Run:
-    """A run's folder; `info` is what its `run.json` says: dataset, what was asked for, status,
-    MLflow's run.
+    """A run's folder.
+
+    `info` is what its `run.json` says: dataset, what was asked for, status, MLflow's run.
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder: Path | str):
         self.folder = Path(folder)
         self.info = read_json(self.folder / "run.json") or {}
 
@@ -33,37 +38,47 @@ class Run:
         return self.folder.name
 
     @property
-    def asked(self):
+    def asked(self) -> Settings:
         """The settings that the run was started with."""
         return Settings(**self.info.get("asked", {}))
 
-    def note(self, **changes):
+    def note(self, **changes: Any) -> None:
         """Change entries of `run.json`, whole."""
         self.info |= changes
         write_json(self.folder / "run.json", self.info)
 
     @classmethod
-    def all(cls, reports, dataset=""):
-        """The runs in a folder, the newest first; only those of one dataset if it is named."""
-        folders = {
-            path.parent for path in Path(reports).glob("*/run.json") if not path.parent.is_symlink()
-        }
-        runs = [cls(folder) for folder in sorted(folders, reverse=True)]
-        return [run for run in runs if dataset in ("", run.info.get("dataset"))]
+    def all(cls, reports: Path | str, dataset: str = "") -> list[Run]:
+        """Return the runs in a folder, the newest first; those of one dataset if it is named."""
+        found = []
+        for file in sorted(Path(reports).glob("*/run.json"), reverse=True):
+            if file.parent.is_symlink():  # the latest, once more
+                continue
+            run = cls(file.parent)
+            if dataset in ("", run.info.get("dataset")):
+                found.append(run)
+        return found
 
     @classmethod
-    def create(cls, reports, dataset, asked):
-        """A new run's folder."""
-        while (folder := Path(reports) / time.strftime(f"%Y%m%d-%H%M%S-{dataset}")).exists():
+    def create(cls, reports: Path | str, dataset: str, asked: Settings) -> Run:
+        """Make a new run's folder, named after the second in which it starts."""
+        folder = cls._folder_now(reports, dataset)
+        while folder.exists():
             time.sleep(0.1)
+            folder = cls._folder_now(reports, dataset)
         folder.mkdir(parents=True)
         run = cls(folder)
         run.note(dataset=dataset, asked=asdict(asked), status="running")
         return run
 
-    def publish(self):
-        """Let `reports/latest` point to this run, which has ended: until then people look at the
-        one before.
+    @staticmethod
+    def _folder_now(reports: Path | str, dataset: str) -> Path:
+        return Path(reports) / f"{time.strftime('%Y%m%d-%H%M%S')}-{dataset}"
+
+    def publish(self) -> None:
+        """Let `reports/latest` point to this run, which has ended.
+
+        Until then people look at the one before.
         """
         link = self.folder.parent / ".latest"
         link.unlink(missing_ok=True)
@@ -72,20 +87,23 @@ class Run:
 
 
 @contextlib.contextmanager
-def locked(root, wait, say):
-    """Hold the project's lock -> its file descriptor, for kernels to inherit; Refused if another
-    pipeline has it.
+def locked(root: Path, wait: bool, say: Callable[[str], None]) -> Iterator[int]:
+    """Hold the project's lock and yield its file descriptor, for kernels to inherit.
 
     The system releases the lock when the last process that holds it has died, whichever way.
+
+    Raises Refused where another pipeline has it and goes on having it, unless told to wait.
     """
     folder = Path(root) / ".pipeline"
     folder.mkdir(exist_ok=True)
     with (folder / "lock").open("a+") as file:
-        start, said = time.monotonic(), False
+        start = time.monotonic()
+        said = False
         while not _lock(file):
             file.seek(0)
             holder = int(file.read() or 0)
-            if not wait and (psutil.pid_exists(holder) or time.monotonic() - start > PATIENCE_S):
+            is_patient = time.monotonic() - start <= PATIENCE_S
+            if not wait and (psutil.pid_exists(holder) or not is_patient):
                 raise Refused(
                     f"Another pipeline (process {holder}) is running in this folder; --wait waits "
                     "for it."
@@ -100,7 +118,7 @@ def locked(root, wait, say):
         yield file.fileno()
 
 
-def _lock(file):
+def _lock(file: IO[str]) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

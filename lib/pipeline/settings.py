@@ -42,17 +42,14 @@ class Settings:
 
         Raises Refused if it cannot be read, or holds an unknown key or a value of the wrong type.
         """
-        try:
-            content = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-            raise Refused(f"{path} cannot be read: {' '.join(str(error).split())}") from error
-        content = _mapping(content, str(path))
+        content = _mapping(_yaml(path), str(path))
         for key in content:
             if key not in KEYS:
                 raise Refused(f"{path}: {unknown('key', key, KEYS)}")
         for key in ("dataset", "raw"):
-            if not isinstance(content.get(key) or "", str):
-                raise Refused(f"{path}: {key} is {content[key]!r}; expected text.")
+            value = content.get(key) or ""
+            if not isinstance(value, str):
+                raise Refused(f"{path}: {key} is {value!r}; expected text.")
         return cls(
             dataset=content.get("dataset") or "",
             raw=content.get("raw") or "",
@@ -73,7 +70,9 @@ class Settings:
         plain = {key for key in other.parameters if "." not in key}
 
         def kept(entries: dict) -> dict:
-            return {key: v for key, v in entries.items() if key.rpartition(".")[2] not in plain}
+            return {
+                key: value for key, value in entries.items() if key.rpartition(".")[2] not in plain
+            }
 
         return Settings(
             dataset=other.dataset or self.dataset,
@@ -81,6 +80,15 @@ class Settings:
             parameters=kept(self.parameters) | other.parameters,
             sweep=kept(self.sweep) | other.sweep,
         )
+
+
+def _yaml(path: Path | str) -> Any:
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        return yaml.safe_load(text) or {}
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise Refused(f"{path} cannot be read: {reason}") from error
 
 
 def _mapping(content: Any, where: str) -> dict[str, Any]:
@@ -93,10 +101,11 @@ def _flat(content: Any, where: str) -> dict[str, Any]:
     """Return {"04_autoencoder.latent": 8} for {"04_autoencoder": {"latent": 8}}."""
     flat = {}
     for key, value in _mapping(content, where).items():
-        if isinstance(value, dict):
-            flat.update({f"{key}.{name}": inner for name, inner in value.items()})
-        else:
+        if not isinstance(value, dict):
             flat[key] = value
+            continue
+        for name, inner in value.items():
+            flat[f"{key}.{name}"] = inner
     return flat
 
 
@@ -131,10 +140,13 @@ class Job:
     def outputs(self) -> tuple[str, ...]:
         """Patterns of the files it writes: the table's, and what every notebook leaves in a run."""
         patterns = []
+        own_candidate = f"run/models/{self.stage.short}"
         for place in self.stage.writes:
-            if place == f"run/models/{self.stage.short}":  # a candidate for each regime and variant
-                patterns += [f"run/models/{self.candidate}"]
-                patterns += [f"run/models/{self.candidate}[@,]train_on=*"]
+            if place == own_candidate:  # one for each regime and variant
+                patterns += [
+                    f"run/models/{self.candidate}",
+                    f"run/models/{self.candidate}[@,]train_on=*",
+                ]
             elif place != "registry":  # no files
                 patterns.append(place)
         return (
@@ -165,16 +177,10 @@ def jobs(root: Path, settings: Settings, among: Sequence[Stage] | None = None) -
     stages = present(root)
     among = stages if among is None else among
     known = {stage: read_parameters(notebook(root, stage)) for stage in stages}
-    values = {stage: _defaults(known[stage]) for stage in stages}
-    for key in sorted(settings.parameters, key=lambda key: "." in key):  # the particular last
-        for stage, name in _meant(key, stages, among, known):
-            value = convert(known[stage][name], settings.parameters[key], f"-p {key}")
-            values[stage][name] = value
+    values = _values(settings, stages, among, known)
     axes = _axes(settings.sweep, stages, known)
     result = []
     for stage in stages:
-        if "split_dir" in known[stage]:  # how many rows were simulated is the split's affair
-            values[stage].pop("rows", None)
         for variant, swept in _combinations(axes.get(stage, [])).items():
             job = Job(
                 stage=stage,
@@ -185,6 +191,22 @@ def jobs(root: Path, settings: Settings, among: Sequence[Stage] | None = None) -
             )
             result.append(job)
     return result
+
+
+def _values(
+    settings: Settings, stages: Sequence[Stage], among: Sequence[Stage], known: Known
+) -> dict[Stage, dict[str, Any]]:
+    """Return the value of every parameter of every stage, but for those that are swept over."""
+    values = {stage: _defaults(known[stage]) for stage in stages}
+    the_particular_last = sorted(settings.parameters, key=lambda key: "." in key)
+    for key in the_particular_last:
+        for stage, name in _meant(key, stages, among, known):
+            parameter = known[stage][name]
+            values[stage][name] = convert(parameter, settings.parameters[key], f"-p {key}")
+    for stage in stages:
+        if "split_dir" in known[stage]:  # how many rows were simulated is the split's affair
+            values[stage].pop("rows", None)
+    return values
 
 
 def _defaults(parameters: dict[str, Parameter]) -> dict[str, Any]:
@@ -206,15 +228,17 @@ def resolved(asked: Settings, all_jobs: Sequence[Job], dataset: str, raw: str) -
     for key in asked.sweep:
         stage_name, _, name = key.rpartition(".")
         stage = find(stage_name, stages)
-        values = [job.parameters[name] for job in all_jobs if job.stage == stage]
-        unique = [value for i, value in enumerate(values) if value not in values[:i]]
+        unique: list[Any] = []
+        for job in all_jobs:
+            if job.stage == stage and job.parameters[name] not in unique:
+                unique.append(job.parameters[name])
         sweep[f"{stage.name}.{name}"] = unique
-    parameters = {
-        f"{job.stage.name}.{name}": value
-        for job in all_jobs
-        for name, value in job.parameters.items()
-        if f"{job.stage.name}.{name}" not in sweep
-    }
+    parameters = {}
+    for job in all_jobs:
+        for name, value in job.parameters.items():
+            key = f"{job.stage.name}.{name}"
+            if key not in sweep:
+                parameters[key] = value
     return Settings(dataset, raw, parameters, sweep)
 
 
@@ -229,11 +253,14 @@ def _meant(
     if stage_name:
         among = [find(stage_name, stages)]
     pairs = [(stage, name) for stage in among if name in known[stage]]
-    if not pairs:
-        names = {other for stage in among for other in known[stage]} - set(PIPELINE_OWNED)
-        what = f"{among[0].name} parameter" if len(among) == 1 else "parameter"
-        raise Refused(unknown(what, name, names))
-    return pairs
+    if pairs:
+        return pairs
+    names: set[str] = set()
+    for stage in among:
+        names.update(known[stage])
+    names.difference_update(PIPELINE_OWNED)
+    what = f"{among[0].name} parameter" if len(among) == 1 else "parameter"
+    raise Refused(unknown(what, name, names))
 
 
 def _axes(sweep: dict, stages: Sequence[Stage], known: Known) -> dict[Stage, list]:
@@ -259,8 +286,9 @@ def _combinations(axes: list[tuple[str, list]]) -> dict[str, dict[str, Any]]:
     {"@latent=4": {"latent": 4}, …}; {"": {}} where nothing is swept.
     """
     names = [name for name, _ in axes]
+    grid = [values for _, values in axes]
     combinations = {}
-    for chosen in itertools.product(*(values for _, values in axes)):
+    for chosen in itertools.product(*grid):
         swept = dict(zip(names, chosen, strict=True))
         combinations[_label(swept)] = swept
     return combinations
@@ -268,5 +296,7 @@ def _combinations(axes: list[tuple[str, list]]) -> dict[str, dict[str, Any]]:
 
 def _label(swept: dict[str, Any]) -> str:
     """Return `@latent=4,seed=1`, fit for the name of a file."""
+    if not swept:
+        return ""
     text = ",".join(f"{name}={value}" for name, value in swept.items())
-    return "@" + re.sub(r"[^\w.,=+-]", "_", text) if text else ""
+    return "@" + re.sub(r"[^\w.,=+-]", "_", text)

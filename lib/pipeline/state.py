@@ -17,7 +17,7 @@ from typing import Any
 from lib.files import link, read_json, sha256, write_json
 from lib.pipeline.settings import Job
 
-Stamp = list  # [bytes, time of change in ns, sha256], as JSON has it
+Stamp = list[Any]  # [bytes, time of change in ns, sha256], as JSON has it
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,11 @@ class Places:
         """
         head, _, tail = pattern.partition("/")
         base = self.path(head)
+        tops = base.glob(tail) if tail else [base]
         found = {}
-        for top in base.glob(tail) if tail else [base]:
-            for file in [top] if top.is_file() else top.rglob("*"):
+        for top in tops:
+            files = [top] if top.is_file() else top.rglob("*")
+            for file in files:
                 inside = file.relative_to(base)
                 is_hidden = any(part.startswith(".") for part in inside.parts)
                 if file.is_file() and not is_hidden:
@@ -85,7 +87,12 @@ class State:
                 outputs[key] = _stamp(path)
                 if key.startswith("run/"):
                     link(path, self.folder / key)
-        record = {"made_from": made, "outputs": outputs, "run": self.places.run.name, **figures}
+        record = {
+            "made_from": made,
+            "outputs": outputs,
+            "run": self.places.run.name,
+            **figures,
+        }
         return self.note(record)
 
     def note(self, record: dict[str, Any]) -> dict[str, Any]:

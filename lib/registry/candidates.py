@@ -12,11 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lib import bundle
+from lib.bundle import Bundle
+from lib.data import labels_seen
 from lib.data.datasets import UNLABELLED, Arrays
 from lib.data.splits import Split
 from lib.detectors.base import Detector
@@ -24,12 +26,10 @@ from lib.detectors.sampling import weighted_quantile
 from lib.errors import DataError
 from lib.files import whole, write_json
 
+if TYPE_CHECKING:
+    from lib.evaluation.intervals import Basis
+
 REGIMES = {"genuine": ("genuine",), "all": ("all",), "both": ("genuine", "all")}
-# what a manifest says of the labels that a fit without learning from labels has seen
-LABELS_SEEN_IN_FULL = {
-    "genuine": "known frauds of reference removed from the fit",
-    "all": "none",
-}
 N_PARITY = 10_000  # rows kept for the proof that an export scores as its estimator did
 # apart from the parameters in a manifest: they are named beside them
 OUTSIDE_PARAMETERS = {"seed", "threads"}
@@ -174,6 +174,26 @@ def write(run_dir: Path, name: str, fitted: Fit, split: Split) -> Path:
     return folder
 
 
+def write_all(
+    run_dir: Path, candidate: str, fitted: dict[str, Fit], split: Split, threads: int = 1
+) -> dict[str, Bundle]:
+    """Write the fit of each regime as a candidate of a run; return the bundles by name.
+
+    They are loaded from what was written: what is compared is what would be served.
+
+    Parameters
+    ----------
+    candidate : name of the fit without known frauds; `variant` names the others
+    threads : of scoring
+    """
+    bundles = {}
+    for regime, fit_of_regime in fitted.items():
+        name = variant(candidate, regime)
+        folder = write(run_dir, name, fit_of_regime, split)
+        bundles[name] = bundle.load(folder, threads=threads)
+    return bundles
+
+
 def _manifest(name: str, fitted: Fit, split: Split) -> dict[str, Any]:
     """Return what is known of a candidate before its calibration."""
     detector = fitted.detector
@@ -219,15 +239,10 @@ def _manifest(name: str, fitted: Fit, split: Split) -> dict[str, Any]:
 
 def _labels_seen(fitted: Fit, split: Split) -> str:
     if fitted.supervised:
-        n_frauds = np.sum(fitted.training.y == 1)
-        return f"{n_frauds:,} known frauds of reference, in the fit"
+        n_frauds = int(np.count_nonzero(fitted.training.y == 1))
+        return labels_seen.in_full("labels", n_frauds=n_frauds)
     n_unlabelled = _n_unlabelled(split.arrays("reference"))
-    if n_unlabelled and fitted.regime == "genuine":
-        return (
-            f"known frauds and {n_unlabelled:,} unlabelled transactions of reference removed from "
-            "the fit"
-        )
-    return LABELS_SEEN_IN_FULL[fitted.regime]
+    return labels_seen.in_full(fitted.regime, n_unlabelled=n_unlabelled)
 
 
 def add_metrics(folder: Path, metrics: dict) -> Path:
@@ -236,6 +251,20 @@ def add_metrics(folder: Path, metrics: dict) -> Path:
     metrics : {"validation": {metric: {"value", "low", "high"}}, …}
     """
     return write_json(Path(folder) / "metrics.json", metrics)
+
+
+def record(run_dir: Path, figures: dict[str, dict], basis: Basis) -> dict[str, Any]:
+    """Write the figures of validation beside each candidate; return what its notebook records.
+
+    Parameters
+    ----------
+    figures : {candidate: {metric: {"value", "low", "high"}}}
+    basis : what the intervals rest on
+    """
+    entries = {name: {"validation": figure} for name, figure in figures.items()}
+    for name, entry in entries.items():
+        add_metrics(Path(run_dir) / "models" / name, entry)
+    return entries | {"intervals": basis.to_dict()}
 
 
 def _ranges(training: Arrays) -> list[list[float]]:

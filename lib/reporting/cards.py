@@ -6,9 +6,10 @@ import pandas as pd
 
 from lib.bundle.manifest import MODEL_CARD  # noqa: F401 - named beside the data card
 from lib.data import cuts
+from lib.evaluation.figures import cell
 from lib.files import write_text
 from lib.reporting.names import HEADLINE, SHARES, SIMULATED, SOURCES, code, label
-from lib.reporting.tables import cell, markdown
+from lib.reporting.tables import markdown
 
 DATA_CARD = "data_card.md"
 ABOUT = {

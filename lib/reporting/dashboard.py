@@ -9,8 +9,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullLocator, PercentFormatter
 
 from lib.data.columns import SCORE, one_line
+from lib.evaluation.figures import DASH, cell, number
 from lib.reporting import plots
-from lib.reporting.tables import cell
 
 POLICY_COLOURS = {
     "frozen": "#4D4D4D",
@@ -145,10 +145,11 @@ def alerts(ax, results):
     ax.stairs(
         high, edges, baseline=low, fill=True, color="#DCE6EE", label="95 % band around the budget"
     )
-    for policy, result in results.items():
+    for i, (policy, result) in enumerate(results.items()):
         rate = [step["alert_rate"] for step in result["steps"]]
+        # beside each other: policies that agree would hide all but the last
         ax.plot(
-            x,
+            x + _spread(i, len(results)),
             rate,
             "o-",
             color=POLICY_COLOURS[policy],
@@ -161,7 +162,7 @@ def alerts(ax, results):
         t for t in (0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1) if t <= 1.2 * top
     ]
     ax.set_yscale("symlog", linthresh=max(*high, 1e-4), linscale=1.0)
-    ax.set_yticks(ticks[:1] + ticks[-4:], [f"{t:.1%}" for t in ticks[:1] + ticks[-4:]])
+    ax.set_yticks(ticks[:1] + ticks[-4:], [plots.percent(t) for t in ticks[:1] + ticks[-4:]])
     ax.yaxis.set_minor_locator(NullLocator())
     ax.set(ylabel="of transactions", ylim=(0, 1.3 * top), title="Alert rate")
     hint = "logarithmic above the band"
@@ -251,7 +252,7 @@ def recall(ax, results):
         estimated = [
             np.nan if s["estimated_recall"] is None else s["estimated_recall"] for s in steps
         ]
-        ax.plot(x, estimated, "_", color=hue, markersize=11, markeredgewidth=1.8)
+        ax.plot(x, estimated, "_", color=hue, markersize=7, markeredgewidth=1.8)
     for step, at in zip(steps, _x(steps), strict=True):
         ax.annotate(
             f"{step['realised']['n_frauds']:.0f}",
@@ -291,7 +292,7 @@ def money(ax, results):
     for policy in sorted(ends, key=ends.get):
         y = max(ends[policy], y + 0.1 * top)
         ax.annotate(
-            f"{ends[policy]:.0%} {label(policy)}",
+            f"{ends[policy]:.1%} {label(policy)}",
             (x[-1], y),
             (6, 0),
             textcoords="offset points",
@@ -320,13 +321,19 @@ def _seen(step):
         [SCORE] if step["score_drifted"] else []
     )
     more = f" and {len(drifted) - 4} more" if len(drifted) > 4 else ""
+    # the bounds are of what a threshold that fits the budget would give, not of this rate
+    rate = {
+        "value": step["alert_rate"],
+        "low": step["alert_low"],
+        "high": step["alert_high"],
+    }
     return {
         "batch": step["batch"],
         "transactions": f"{step['n']:,}",
         "version": step["model_version"],
-        "alerts": f"{step['alert_rate']:.2%} [{step['alert_low']:.2%}, {step['alert_high']:.2%}]",
+        "alerts": cell(rate, 2, "%"),
         "p99": f"{step['latency_p99_ms']:.0f} ms",
-        "drifted": ", ".join(drifted[:4]) + more or "–",
+        "drifted": ", ".join(drifted[:4]) + more or DASH,
     }
 
 
@@ -338,10 +345,12 @@ def _told(step):
         else {}
     )
     return known | {
-        "labels after": (step["labels_known_after"] or "the stream") if told["n_labelled"] else "–",
-        "frauds": f"{told['n_frauds']:.0f}" if told["n_labelled"] else "–",
+        "labels after": (step["labels_known_after"] or "the stream")
+        if told["n_labelled"]
+        else DASH,
+        "frauds": f"{told['n_frauds']:.0f}" if told["n_labelled"] else DASH,
         "recall": cell(told["recall"], 2),
-        "estimated": "–" if guess is None else f"{guess:.2f}",
+        "estimated": number(guess, 2),
         "average precision": cell(told["average_precision"], 2),
         "money at budget": cell(told["amount_recall_at_budget"], 2),
     }

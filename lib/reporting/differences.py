@@ -2,90 +2,113 @@
 champion.
 """
 
+from __future__ import annotations
+
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
+from lib.evaluation.figures import DASH, number
 from lib.files import read_json
 from lib.reporting.names import HEADLINE, label
 
 SHOWN = ("average_precision", "recall_at_budget", "amount_recall_at_budget")
+# a digit more than in tables, where the interval says that it means little: here equal is equal
+DIGITS = 4
 
 
-def since_previous(run_dir, metrics):
-    """Name of the newest earlier run on the same dataset that has figures, and what has changed
-    since.
+def since_previous(run_dir: Path, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Compare a run with the newest earlier one on the same dataset that has figures.
+
+    Parameters
+    ----------
+    run_dir : the run's folder; the others lie beside it
+    metrics : its metrics.json
 
     Returns
     -------
-    {"run": str, "parameters": rows, "figures": rows}, a row being (what, then, now); {} without an
-    earlier run
+    {"run": name of the earlier one, "parameters": rows, "figures": rows}, a row being
+    (what, then, now), of what has changed only; {} without an earlier run
     """
     run_dir = Path(run_dir)
     previous = _previous(run_dir, metrics.get("dataset"))
     if previous is None:
         return {}
-    before = _json(previous / "metrics.json")
+    before = _read_metrics(previous)
     return {
         "run": previous.name,
-        "parameters": [*_changed(_settings(previous, before), _settings(run_dir, metrics))],
-        "figures": [*_changed(_figures(before), _figures(metrics))],
+        "parameters": _changed(_settings(previous, before), _settings(run_dir, metrics)),
+        "figures": _changed(_figures(before), _figures(metrics)),
     }
 
 
-def _previous(run_dir, dataset):
-    earlier = [p.parent for p in run_dir.parent.glob("*/metrics.json") if not p.parent.is_symlink()]
-    earlier = [p for p in earlier if p.name < run_dir.name and p.name[0].isdigit()]
-    same = [p for p in earlier if _json(p / "metrics.json").get("dataset") == dataset]
-    return max(same, key=lambda p: p.name, default=None)
+def _previous(run_dir: Path, dataset: str | None) -> Path | None:
+    """Return the folder of the newest earlier run; names of runs begin with their time."""
+    earlier = []
+    for path in run_dir.parent.glob("*/metrics.json"):
+        folder = path.parent
+        # neither the link `latest` nor the folder `by-hand`
+        is_run = folder.name[0].isdigit() and not folder.is_symlink()
+        if is_run and folder.name < run_dir.name:
+            earlier.append(folder)
+    same = [folder for folder in earlier if _read_metrics(folder).get("dataset") == dataset]
+    return max(same, key=lambda folder: folder.name, default=None)
 
 
-def _settings(run_dir, metrics):
-    """Everything that was asked for, and what data and programs it met -> {what: text}."""
+def _settings(run_dir: Path, metrics: Mapping[str, Any]) -> dict[str, str]:
+    """Return everything that was asked for, and what data and programs it met: {what: text}."""
+    asked: dict[str, Any] = {}
     path = run_dir / "run.yaml"
-    asked = (yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None) or {}
-    found = {
-        "source": metrics.get("source"),
-        "transactions": _n(metrics, "n"),
-        "known frauds": _n(metrics, "n_frauds"),
-    }
+    if path.is_file():
+        asked = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    found = dict(asked.get("parameters") or {})
+    found["source"] = metrics.get("source")
+    found["transactions"] = _total(metrics, "n")
+    found["known frauds"] = _total(metrics, "n_frauds")
     if not asked:
-        found |= {name: metrics.get(name) for name in ("seed", "alert_budget")}
-    found |= {
-        f"version of {name}": version for name, version in metrics.get("versions", {}).items()
-    }
-    return {name: str(value) for name, value in ((asked.get("parameters") or {}) | found).items()}
+        # a run by hand has no run.yaml: these two are known from its figures
+        found["seed"] = metrics.get("seed")
+        found["alert_budget"] = metrics.get("alert_budget")
+    for package, version in metrics.get("versions", {}).items():
+        found[f"version of {package}"] = version
+    return {name: str(value) for name, value in found.items()}
 
 
-def _n(metrics, key):
-    main = [
-        period
-        for name, period in metrics.get("splits", {}).items()
-        if not name.startswith("batch_")
-    ]
-    return sum(period[key] or 0 for period in main)
+def _total(metrics: Mapping[str, Any], key: str) -> int:
+    """Return the sum over the periods; the batches are parts of one of them."""
+    total = 0
+    for name, period in metrics.get("splits", {}).items():
+        if not name.startswith("batch_"):
+            total += period[key] or 0
+    return total
 
 
-def _figures(metrics):
-    """{what: text} of every model's main figures, and of the champion."""
+def _figures(metrics: Mapping[str, Any]) -> dict[str, str]:
+    """Return {what: text} of every model's main figures, and of the champion."""
     found = {}
     for model, entry in metrics.get("models", {}).items():
         for period in ("validation", "untouched"):
             for metric in SHOWN:
-                value = entry.get(period, {}).get(metric, {}).get("value")
-                found[f"{label(model)}, {HEADLINE[metric]} on {period}"] = (
-                    "–" if value is None else f"{value:.4f}"
-                )
+                figure = entry.get(period, {}).get(metric, {})
+                what = f"{label(model)}, {HEADLINE[metric]} on {period}"
+                found[what] = number(figure.get("value"), DIGITS)
     champion = metrics.get("champion") or {}
     found["champion"] = label(champion["model"]) if champion else "none"
-    return found | {"champion's version": champion.get("version", "none")}
+    found["champion's version"] = champion.get("version", "none")
+    return found
 
 
-def _changed(before, now):
+def _changed(before: Mapping[str, str], now: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    """Return (what, then, now) of what differs, in the order of the earlier run."""
+    rows = []
     for what in dict.fromkeys([*before, *now]):
-        if before.get(what, "–") != now.get(what, "–"):
-            yield what, before.get(what, "–"), now.get(what, "–")
+        row = (what, before.get(what, DASH), now.get(what, DASH))
+        if row[1] != row[2]:
+            rows.append(row)
+    return rows
 
 
-def _json(path):
-    return read_json(path, {})
+def _read_metrics(folder: Path) -> dict[str, Any]:
+    return read_json(folder / "metrics.json", {})

@@ -19,8 +19,6 @@ _MODELS = {
     "amount": "amount alone",
 }
 LOWER = {"random", "max_abs_z", "amount"}
-# cells of a table; a manifest says it in full, see lib.registry.candidates
-LABELS_SEEN_IN_SHORT = {"genuine": "frauds removed", "labels": "in the fit"}
 SOURCES = {
     "full": "the published file, as its fingerprint proves",
     "custom": "a file of the user's own",

@@ -2,19 +2,25 @@
 files.
 """
 
+from __future__ import annotations
+
 import base64
 import json
 import re
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
+from lib.data import labels_seen
+from lib.evaluation.figures import Figure, interval, number
 from lib.files import read_json, write_text
-from lib.reporting import differences, names
+from lib.reporting import differences, names, tables
 from lib.reporting.names import HEADLINE, SHARES, label
 from lib.reporting.plots import colour
 
+NO_FIGURE = {"value": None, "low": None, "high": None}
 TEMPLATES = Path(__file__).parent / "templates"
-COLUMNS = {metric: text for metric, text in HEADLINE.items() if metric != "average_precision"}
 NOTES = {
     "untouched": "Read once, after every decision: what production would have seen.",
     "validation": "Decided between the models and set their thresholds.",
@@ -167,82 +173,106 @@ def _when(name):
     return f"{when.day} {when:%B %Y, %H:%M}"
 
 
-def _cell(figure, digits=3):
-    """A figure as text, its interval, and their places on a strip from 0 to 100."""
-    if not figure or figure["value"] is None:
-        return {"text": "–", "range": "", "low": None, "high": None, "at": None}
-    known = figure["low"] is not None
+def _cell(figure: Figure | None, digits: int = 3) -> dict[str, Any]:
+    """Return a figure as text, its interval below it, and their places on a strip."""
+    figure = figure or NO_FIGURE
     return {
-        "text": f"{figure['value']:.{digits}f}",
-        "range": f"{figure['low']:.{digits}f} to {figure['high']:.{digits}f}" if known else "",
-        "low": round(100 * figure["low"], 1) if known else None,
-        "high": round(100 * figure["high"], 1) if known else None,
-        "at": round(100 * figure["value"], 1),
+        "text": number(figure["value"], digits),
+        "range": interval(figure, digits),
+        "low": _place(figure["low"]),
+        "high": _place(figure["high"]),
+        "at": _place(figure["value"]),
     }
 
 
-def _tables(metrics, now=None):
+def _place(share: float | None) -> float | None:
+    """Return where a share lies on a strip of 100 units."""
+    return None if share is None else round(100 * share, 1)
+
+
+def _tables(metrics: Mapping[str, Any], now: Any = None) -> list[dict[str, Any]]:
+    """Return the tables of results, one a period that any label judges."""
+    # who has been replaced since is not shown as the champion
     is_past = names.became_of(metrics.get("champion"), now)
-    champion, result = None if is_past else names.champion_entry(metrics), []
-    for period, note in NOTES.items():
-        models = {m: v for m, v in metrics.get("models", {}).items() if _is_judged(v, period)}
-        order = sorted(
-            models, key=lambda m: -(models[m][period]["average_precision"]["value"] or 0)
-        )
-        rows = [_row(m, models[m], period, m == champion) for m in order]
-        if not rows:
-            continue
-        first = models[order[0]][period]
-        tops = [
-            first.get(f"ceiling_{m}") if m in SHARES else {"value": 1.0, "low": None}
-            for m in HEADLINE
-        ]
-        best = {"label": "Perfect ranking", "seen": "", "colour": "transparent", "champion": False}
-        rows.insert(0, best | {"cells": [_cell(top) | {"range": "", "low": None} for top in tops]})
-        budget = metrics.get("alert_budget", 0)
-        columns = [f"{text} at {budget:g}" if m in SHARES else text for m, text in HEADLINE.items()]
-        why = (metrics.get("intervals") or {}).get("no_interval") if period == "validation" else ""
-        note = f"{note} No intervals from resampled blocks: {why}." if why else note
-        result.append({"period": period, "note": note, "columns": columns, "rows": rows})
+    champion = None if is_past else names.champion_entry(metrics)
+    columns = tables.headings(metrics.get("alert_budget", 0))
+    result = []
+    for period in NOTES:
+        rows = _rows(metrics.get("models", {}), period, champion)
+        if rows:
+            result.append(
+                {
+                    "period": period,
+                    "note": _note(metrics, period),
+                    "columns": list(columns.values()),
+                    "rows": rows,
+                }
+            )
     return result
 
 
-def _is_judged(entry, period):
-    """Whether a model has any figure on a period; without labels it has none."""
+def _note(metrics: Mapping[str, Any], period: str) -> str:
+    """Return what a period is for, and why its figures have no intervals."""
+    note = NOTES[period]
+    why = (metrics.get("intervals") or {}).get("no_interval")
+    if period == "validation" and why:
+        note += f" No intervals from resampled blocks: {why}."
+    return note
+
+
+def _rows(models: Mapping[str, Any], period: str, champion: str | None) -> list[dict[str, Any]]:
+    """Return the rows of a table, a perfect ranking first, then the best; none without labels."""
+    judged = {m: entry for m, entry in models.items() if _is_judged(entry, period)}
+    if not judged:
+        return []
+    order = sorted(judged, key=lambda m: tables.precision(judged[m][period]), reverse=True)
+    # the ceilings are the same for all models of a period
+    first = judged[order[0]][period]
+    perfect = {
+        "label": "Perfect ranking",
+        "seen": "",
+        "colour": "transparent",
+        "champion": False,
+        "cells": [_cell(tables.ceiling(first, metric)) for metric in HEADLINE],
+    }
+    return [perfect, *(_row(m, judged[m], period, m == champion) for m in order)]
+
+
+def _is_judged(entry: Mapping[str, Any], period: str) -> bool:
+    """Return whether a model has any figure on a period; without labels it has none."""
     return any(figure["value"] is not None for figure in entry.get(period, {}).values())
 
 
-def _row(model, entry, period, champion):
-    seen = (
-        names.LABELS_SEEN_IN_SHORT.get(entry.get("train_on"), "no label used")
-        if "train_on" in entry
-        else "a rule, no fit"
-    )
-    cells = [_cell(entry[period].get(metric)) for metric in HEADLINE]
+def _row(model: str, entry: Mapping[str, Any], period: str, champion: bool) -> dict[str, Any]:
     return {
         "label": label(model),
-        "seen": seen,
+        "seen": labels_seen.in_short(entry.get("train_on")),
         "colour": colour(model),
         "champion": champion,
-        "cells": cells,
+        "cells": [_cell(entry[period].get(metric)) for metric in HEADLINE],
     }
 
 
-def _verdict(metrics, now=None):
+def _verdict(metrics: Mapping[str, Any], now: Any = None) -> dict[str, Any]:
+    """Return what the run decided, why, and the champion's main figures."""
     models = metrics.get("models", {})
-    said = [*metrics.get("verdict", {}).get("reasons", []), *metrics.get("remarks", [])]
-    reasons = [names.plain(sentence, models) for sentence in said]
+    reasons = metrics.get("verdict", {}).get("reasons", [])
+    said = [*reasons, *metrics.get("remarks", [])]
     entry = models.get(names.champion_entry(metrics), {})
-    period = next((period for period in NOTES if _is_judged(entry, period)), "")
-    shown = ["average_precision", *SHARES] if period else []
-    figures = [{"name": HEADLINE[metric]} | _cell(entry[period].get(metric), 2) for metric in shown]
+    judged = [period for period in NOTES if _is_judged(entry, period)]
+    figures = []
+    if judged:
+        for metric in ("average_precision", *SHARES):
+            figure = _cell(entry[judged[0]].get(metric), digits=2)
+            figures.append({"name": HEADLINE[metric], **figure})
     budget = metrics.get("alert_budget", 0)
     return {
         "headline": names.headline(metrics, now),
-        "reasons": reasons,
-        "period": period,
+        "reasons": [names.plain(sentence, models) for sentence in said],
+        "period": judged[0] if judged else "",
         "figures": figures,
-    } | {"budget": f"one transaction in {1 / budget:,.0f}" if budget else ""}
+        "budget": f"one transaction in {1 / budget:,.0f}" if budget else "",
+    }
 
 
 def _known(periods):

@@ -8,6 +8,7 @@ from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from lib.data.columns import one_line
 from lib.data.datasets import UNLABELLED
+from lib.evaluation.figures import number as number_of
 from lib.files import whole
 from lib.reporting.names import label
 
@@ -133,7 +134,8 @@ def by_class(ax, values, y, weight, xlabel="", bins=60, log_x=False):  # noqa: P
                 linewidth=1.6,
             )
     ax.set(xlabel=f"{xlabel} (log scale)" if log_x else xlabel, ylabel="share of the class")
-    ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    # with the digits that a tick needs: 2.5 % must not read 2 %
+    ax.yaxis.set_major_formatter(FuncFormatter(percent))
     return ax
 
 
@@ -389,7 +391,7 @@ def intervals(ax, values, xlabel, reference=None):
         ax.plot(v["value"], row, "o", color=colour(model), markersize=7)
         right = v["value"] if v["high"] is None else v["high"]
         ax.annotate(
-            f"{v['value']:.3f}",
+            number_of(v["value"]),
             (right, row),
             (8, 0),
             textcoords="offset points",

@@ -2,52 +2,83 @@
 and report.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
 from lib.bundle.calibration import Calibration, threshold_for_budget
 from lib.data.columns import free_name, one_line
+from lib.data.splits import Split
 from lib.detectors.sampling import weighted_quantile
+from lib.evaluation.figures import DASH, Figure, cell
 from lib.reporting.names import HEADLINE, SHARES, label
 
-
-def cell(figure, digits=3):
-    """{"value", "low", "high"} -> `0.812 [0.740, 0.866]`; a dash where there is no figure."""
-    if figure is None or figure["value"] is None:
-        return "–"
-    text = f"{figure['value']:.{digits}f}"
-    return (
-        text
-        if figure["low"] is None
-        else f"{text} [{figure['low']:.{digits}f}, {figure['high']:.{digits}f}]"
-    )
+Figures = Mapping[str, Figure]  # {metric: figure} of one model on one period
 
 
-def results(figures, alert_budget):
-    """The headline table: a row a model, best average precision first, what a perfect ranking
-    reaches on top.
+def precision(figures: Figures) -> float:
+    """Return the average precision that tables are sorted by; 0 where no label judges."""
+    return figures["average_precision"]["value"] or 0.0
 
-    figures : {model: {metric: {"value", "low", "high"}}} as `metrics.compare` gives them ->
-        DataFrame of str
+
+def headings(alert_budget: float) -> dict[str, str]:
+    """Return {metric: heading of its column}, those at a budget with the budget."""
+    named = {}
+    for metric, text in HEADLINE.items():
+        named[metric] = f"{text} at {alert_budget:g}" if metric in SHARES else text
+    return named
+
+
+def ceiling(figures: Figures, metric: str) -> Figure:
+    """Return what a perfect ranking reaches.
+
+    A share at a budget has a ceiling of its own: a budget below the prevalence can't find all
+    frauds, one above it can't have alerts that are all fraud. No interval is given: a ceiling
+    follows from the number of frauds.
+
+    Parameters
+    ----------
+    figures : of any model on the period: the ceiling is the same for all
+    metric : as in `names.HEADLINE`; those of `names.SHARES` may have a budget behind them
     """
-    order = sorted(figures, key=lambda m: -(figures[m]["average_precision"]["value"] or 0))
-    names = {
-        m: f"{text} at {alert_budget:g}" if m in SHARES else text for m, text in HEADLINE.items()
-    }
-    table = pd.DataFrame(
-        {names[m]: [cell(figures[model][m]) for model in order] for m in HEADLINE},
-        map(label, order),
-    )
+    value = 1.0
+    if "_at_budget" in metric:
+        value = figures.get(f"ceiling_{metric}", {"value": None})["value"]
+    return {"value": value, "low": None, "high": None}
+
+
+def results(figures: Mapping[str, Figures], alert_budget: float) -> pd.DataFrame:
+    """Return the headline table of text: a row a model, the best average precision first.
+
+    What a perfect ranking reaches stands on top.
+
+    Parameters
+    ----------
+    figures : {model: {metric: figure}} as `lib.evaluation.comparison` gives them
+    alert_budget : share of transactions that people review
+    """
+    order = sorted(figures, key=lambda model: precision(figures[model]), reverse=True)
+    named = headings(alert_budget)
     first = figures[order[0]]
-    perfect = {
-        names[m]: cell({**first[f"ceiling_{m}"], "low": None}) if m in SHARES else "1.000"
-        for m in HEADLINE
-    }
-    table = pd.concat([pd.DataFrame([perfect], ["perfect ranking"]), table])
+    perfect = {metric: ceiling(first, metric) for metric in named}
+    rows = {"perfect ranking": _cells(perfect, named)}
+    for model in order:
+        rows[label(model)] = _cells(figures[model], named)
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=list(named.values()))
     return table.rename_axis("model")
 
 
-def validated(compared, scores, weight, alert_budget):
+def _cells(figures: Figures, metrics: Iterable[str]) -> list[str]:
+    return [cell(figures[metric]) for metric in metrics]
+
+
+def validated(
+    compared: Any, scores: Mapping[str, np.ndarray], weight: np.ndarray, alert_budget: float
+) -> pd.DataFrame:
     """Return the headline table of a `metrics.Comparison`; see `results` and `ranked`.
 
     Without any label it shows what rankings say by themselves.
@@ -57,87 +88,121 @@ def validated(compared, scores, weight, alert_budget):
     return ranked(scores, weight, alert_budget)
 
 
-def ranked(scores, weight, alert_budget):
-    """What can be said of rankings that no label judges: a row a model -> DataFrame of str.
+def ranked(
+    scores: Mapping[str, np.ndarray], weight: np.ndarray, alert_budget: float
+) -> pd.DataFrame:
+    """Return what can be said of rankings that no label judges: a row of text a model.
 
     Threshold and alert rate at the budget, quantiles of the raw score, and the share of the other
     models' alerts that are alerts here, too.
 
-    scores : {model: (n,) float, higher = more anomalous}; weight : (n,) float
+    Parameters
+    ----------
+    scores : {model: (n,) float, higher = more anomalous}
+    weight : (n,) float
+    alert_budget : share of the weight
     """
-    thresholds = {
-        model: threshold_for_budget(raw, weight, alert_budget) for model, raw in scores.items()
-    }
-    alerts = {model: raw >= thresholds[model] for model, raw in scores.items()}
+    thresholds = {}
+    alerts = {}
+    for model, raw_score in scores.items():
+        thresholds[model] = threshold_for_budget(raw_score, weight, alert_budget)
+        alerts[model] = raw_score >= thresholds[model]
     rows = {}
-    for model, raw in scores.items():
-        middle, high, top = weighted_quantile(raw, weight, [0.5, 0.99, 1.0])
-        mine, others = alerts[model], [alert for other, alert in alerts.items() if other != model]
-        shared = [
-            weight[mine & other].sum() / weight[other].sum()
-            for other in others
-            if weight[other].sum() > 0
-        ]
+    for model, raw_score in scores.items():
+        median, high, top = weighted_quantile(raw_score, weight, [0.5, 0.99, 1.0])
+        rate = weight[alerts[model]].sum() / weight.sum()
+        shared = _shared(alerts, model, weight)
         rows[label(model)] = {
             "threshold (raw score)": f"{thresholds[model]:.4g}",
-            f"alert rate at {alert_budget:g}": f"{weight[mine].sum() / weight.sum():.3%}",
-            "median": f"{middle:.4g}",
+            f"alert rate at {alert_budget:g}": f"{rate:.3%}",
+            "median": f"{median:.4g}",
             "99 %": f"{high:.4g}",
             "highest": f"{top:.4g}",
-            "alerts of the others that it shares": f"{np.mean(shared):.0%}" if shared else "–",
+            "alerts of the others that it shares": DASH if shared is None else f"{shared:.0%}",
         }
-    return pd.DataFrame(rows).T.rename_axis("model")
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
 
 
-def by_budget(figures, budgets, alert_budget):
-    """Recall, precision and money caught, a column a budget, each model below the ceiling ->
-    DataFrame of str.
+def _shared(alerts: dict[str, np.ndarray], model: str, weight: np.ndarray) -> float | None:
+    """Return which share of another model's alerts the model raises, too, the mean over the others.
+
+    alerts : {model: (n,) bool}; None where no other model raises any
     """
-    rows, first = {}, next(iter(figures.values()))
+    shares = []
+    for other, alert in alerts.items():
+        total = weight[alert].sum()
+        if other != model and total > 0:
+            both = alerts[model] & alert
+            shares.append(weight[both].sum() / total)
+    return float(np.mean(shares)) if shares else None
+
+
+def by_budget(
+    figures: Mapping[str, Figures], budgets: Sequence[float], alert_budget: float
+) -> pd.DataFrame:
+    """Return recall, precision and money caught as text: a column a budget, models by the ceiling.
+
+    Parameters
+    ----------
+    figures : {model: {metric: figure}}
+    budgets : shares of transactions that people might review
+    alert_budget : the one they do: its metrics have no budget in their names
+    """
+    first = next(iter(figures.values()))
+    rows = {}
     for metric, text in SHARES.items():
-        names = {b: metric + ("" if b == alert_budget else f"_{b:g}") for b in budgets}
-        rows[text, "perfect ranking"] = {
-            b: cell({**first[f"ceiling_{name}"], "low": None}) for b, name in names.items()
-        }
-        rows |= {
-            (text, label(m)): {b: cell(f[name]) for b, name in names.items()}
-            for m, f in figures.items()
-        }
-    table = pd.DataFrame(rows).T.rename(columns=lambda budget: f"at {budget:g}")
-    table.index.names = ["share", "model"]
-    return table
+        names = [_at(metric, budget, alert_budget) for budget in budgets]
+        perfect = {name: ceiling(first, name) for name in names}
+        rows[text, "perfect ranking"] = _cells(perfect, names)
+        for model, own in figures.items():
+            rows[text, label(model)] = _cells(own, names)
+    index = pd.MultiIndex.from_tuples(rows, names=["share", "model"])
+    columns = [f"at {budget:g}" for budget in budgets]
+    return pd.DataFrame(list(rows.values()), index, columns)
 
 
-def labels_seen(bundles):
-    """Which labels each candidate has seen, and on how many rows it was fitted -> DataFrame of
-    str.
+def _at(metric: str, budget: float, alert_budget: float) -> str:
+    return metric if budget == alert_budget else f"{metric}_{budget:g}"
+
+
+def labels_seen(bundles: Mapping[str, Any]) -> pd.DataFrame:
+    """Return which labels each candidate has seen, and on how many rows it was fitted, as text.
+
+    bundles : {name: `lib.bundle` of the candidate}
     """
-    fits = {label(name): b.manifest["fit"] for name, b in bundles.items()}
-    return pd.DataFrame(
-        {
-            "train_on": {n: f["train_on"] for n, f in fits.items()},
-            "labels seen": {n: f["labels_seen"] for n, f in fits.items()},
-            "reference rows": {n: f"{f['n']:,}" for n, f in fits.items()},
+    rows = {}
+    for name, bundle in bundles.items():
+        fit = bundle.manifest["fit"]
+        rows[label(name)] = {
+            "train_on": fit["train_on"],
+            "labels seen": fit["labels_seen"],
+            "reference rows": f"{fit['n']:,}",
         }
-    ).rename_axis("candidate")
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("candidate")
 
 
-def calibrated(raw_score, weight, alert_budget):
-    """Anomaly scores (n,) and the threshold of the alert budget, in the same unit; no label is
-    used.
+def calibrated(
+    raw_score: np.ndarray, weight: np.ndarray, alert_budget: float
+) -> tuple[np.ndarray, float]:
+    """Return anomaly scores (n,) from 0 to 1 and the budget's threshold in that unit.
+
+    No label is used.
+
+    raw_score, weight : (n,) float; a higher raw score is more anomalous
     """
     calibration = Calibration.fit(raw_score, weight)
     threshold = threshold_for_budget(raw_score, weight, alert_budget)
-    return calibration.apply(raw_score), float(calibration.apply(np.array([threshold]))[0])
+    calibrated_threshold = calibration.apply(np.array([threshold]))
+    return calibration.apply(raw_score), float(calibrated_threshold[0])
 
 
-def worst(split, period, anomaly_score, n=5):
+def worst(split: Split, period: str, anomaly_score: np.ndarray, n: int = 5) -> pd.DataFrame:
     """Return the frauds with the lowest and the genuine transactions with the highest score.
 
     Of anomaly scores (m,), `n` of each. Without any label: the `n` transactions with the highest
     score. No column is merged with one of the user's.
     """
-    frame, y = split.frame(period), split.arrays(period).y
+    y = split.arrays(period).y
     order = np.argsort(anomaly_score, kind="stable")
     kinds = {
         "missed fraud": order[y[order] == 1][:n],
@@ -146,29 +211,37 @@ def worst(split, period, anomaly_score, n=5):
     if not any(map(len, kinds.values())):
         kinds = {"highest score": order[::-1][:n]}
     dataset = split.dataset
-    shown = dict.fromkeys(filter(None, (dataset.time_column, dataset.amount, *dataset.features)))
-    ours = free_name("anomaly score", shown)
+    columns = [dataset.time_column, dataset.amount, *dataset.features]
+    # a data set may lack the first two, and the amount may be a feature, too
+    shown = list(dict.fromkeys(column for column in columns if column))
     rows = np.concatenate(list(kinds.values()))
-    table = frame.iloc[rows][list(shown)]
-    table.insert(0, ours, np.asarray(anomaly_score)[rows])
-    what = np.repeat(list(kinds), [len(positions) for positions in kinds.values()])
+    table = split.frame(period).iloc[rows][shown]
+    table.insert(0, free_name("anomaly score", shown), np.asarray(anomaly_score)[rows])
+    what = np.repeat(list(kinds), [len(found) for found in kinds.values()])
     table.index = pd.MultiIndex.from_arrays([what, rows], names=["what", "row"])
     return rounded(table, 3)
 
 
-def rounded(frame, digits):
-    """The frame with its numbers rounded; dates and text stay as they are."""
-    return frame.round(dict.fromkeys(frame.select_dtypes("number"), digits))
+def rounded(frame: pd.DataFrame, digits: int) -> pd.DataFrame:
+    """Return the frame with its numbers rounded; dates and text stay as they are."""
+    numeric = frame.select_dtypes("number")
+    return frame.round(dict.fromkeys(numeric, digits))
 
 
-def markdown(table):
-    """A DataFrame of text as a Markdown table -> str."""
+def markdown(table: pd.DataFrame) -> str:
+    """Return a DataFrame of text as a Markdown table, its index as the first columns."""
     frame = table.reset_index()
-    head, *rows = [list(map(_markdown_cell, row)) for row in (frame.columns, *frame.to_numpy())]
-    lines = ["| " + " | ".join(row) + " |" for row in (head, *rows)]
-    return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])
+    lines = [_markdown_row(frame.columns), "|" + "---|" * frame.shape[1]]
+    lines += [_markdown_row(row) for row in frame.to_numpy()]
+    return "\n".join(lines)
 
 
-def _markdown_cell(value):
+def _markdown_row(values: Any) -> str:
+    cells = [_markdown_cell(value) for value in values]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _markdown_cell(value: Any) -> str:
     text = str(value)
+    # a pipe within a cell would begin the next one
     return one_line(text).replace("|", r"\|") if text else ""

@@ -1,0 +1,54 @@
+"""What labels of fraud a model has seen: in full for its manifest, in short for a table's cell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Words:
+    """Both texts of one way to fit, side by side so that they say the same.
+
+    Parameters
+    ----------
+    in_short : a few words for a cell below the heading `labels seen`
+    in_full : for a manifest and the model card; `{n}` is a number of known frauds
+    """
+
+    in_short: str
+    in_full: str
+
+
+WORDS = {  # how a model was fitted (`train_on`) -> what that means for labels
+    "genuine": Words("frauds removed", "known frauds of reference removed from the fit"),
+    "all": Words("none", "none"),
+    "labels": Words("in the fit", "{n:,} known frauds of reference, in the fit"),
+}
+
+
+def in_short(train_on: str | None) -> str:
+    """Return the words of a table's cell.
+
+    Parameters
+    ----------
+    train_on : `genuine`, `all` or `labels`; None: a rule without a fit, which sees no label either
+    """
+    return WORDS[train_on or "all"].in_short
+
+
+def in_full(train_on: str, *, n_frauds: int = 0, n_unlabelled: int = 0) -> str:
+    """Return what a manifest says.
+
+    Parameters
+    ----------
+    train_on : `genuine`, `all` or `labels`
+    n_frauds : known frauds of reference that a fit with labels has learnt from (n)
+    n_unlabelled : transactions of reference without a label (n): not known to be genuine, so that
+        `genuine` leaves them out, too
+    """
+    if train_on == "genuine" and n_unlabelled:
+        return (
+            f"known frauds and {n_unlabelled:,} unlabelled transactions of reference removed from "
+            "the fit"
+        )
+    return WORDS[train_on].in_full.format(n=n_frauds)
