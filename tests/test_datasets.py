@@ -487,8 +487,8 @@ def test_progress_is_a_bar_on_a_terminal_and_plain_lines_elsewhere():
         show = progress_on(stream, "downloading t.csv")
         for done in range(0, 151):
             show(done * 1_000_000, 150_000_000)
-    assert terminal.getvalue().count("\n") == 1
-    assert terminal.getvalue().endswith(f"\rdownloading t.csv [{'#' * 30}] 150 of 150 MB\n")
+    assert terminal.getvalue().count("\n") == 1  # a bar that is rewritten
+    assert "downloading t.csv: 100%" in terminal.getvalue()
     lines = pipe.getvalue().splitlines()
     assert len(lines) == 11
     assert lines[-1] == "downloading t.csv: 150 of 150 MB"

@@ -365,6 +365,8 @@ def test_threshold_rules_say_what_they_miss():
         pick_threshold(RAW, ONE, "f1", y=Y)
     with pytest.raises(ValueError, match="needs labels with at least one fraud"):
         pick_threshold(RAW, ONE, "max_f1", y=0 * Y)
+    with pytest.raises(ValueError, match="needs labels with at least one fraud"):
+        pick_threshold(RAW, ONE * (Y == 0), "max_f1", y=Y)  # all frauds weigh nothing
     with pytest.raises(ValueError, match="needs amounts"):
         pick_threshold(RAW, ONE, "min_cost", y=Y)
 

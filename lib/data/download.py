@@ -9,23 +9,29 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from typing import TextIO
 
 from lib.errors import DataError, RawFileMissing
 from lib.files import locked
 
 CHUNK_BYTES = 1 << 20
+Progress = Callable[[int, int | None], None]  # (bytes done, bytes in all or None)
 
 
 def fetch(
-    url: str, target: Path, verify: Callable[[Path], None], progress: Callable | None = None
+    url: str, target: Path, verify: Callable[[Path], None], progress: Progress | None = None
 ) -> None:
-    """Fetch `url` to `target`, whole or not at all; what an earlier call has fetched is not fetched
-    again.
+    """Fetch `url` to `target`, whole or not at all, going on where an earlier call stopped.
 
-    `verify` is called with the complete `target`.part before it takes its name, and raises
-    DataError. `progress` is called with (bytes done, bytes in all or None); default: a bar, or
-    lines without a terminal. Raises RawFileMissing with the reason; the part stays for the next
-    call, unless its content is wrong.
+    Parameters
+    ----------
+    verify : called with the complete `target`.part before it takes its name; raises DataError
+    progress : None: a bar, or lines without a terminal
+
+    Raises
+    ------
+    RawFileMissing
+        With the reason; the part stays for the next call, unless its content is wrong.
     """
     part = target.with_name(target.name + ".part")
     progress = progress or progress_on(sys.stderr, f"downloading {target.name}")
@@ -51,7 +57,7 @@ def fetch(
         raise RawFileMissing(f"{url} could not be downloaded ({why})") from error
 
 
-def _transfer(url, part, have, progress):
+def _transfer(url: str, part: Path, have: int, progress: Progress) -> None:
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
         answer = urllib.request.urlopen(request, timeout=20)
@@ -77,20 +83,36 @@ def _transfer(url, part, have, progress):
         raise OSError(f"the connection ended after {done:,} of {total:,} bytes")
 
 
-def progress_on(stream, what: str) -> Callable:
-    """A progress callback: one rewritten line on a terminal, else a plain line for each tenth."""
-    said = -1
+def progress_on(stream: TextIO, what: str) -> Progress:
+    """Return a progress callback: a bar on a terminal, else a plain line for each tenth."""
+    return _bar(stream, what) if stream.isatty() else _lines(stream, what)
 
-    def show(done, total):
+
+def _bar(stream: TextIO, what: str) -> Progress:
+    from tqdm import tqdm  # here: few runs download anything
+
+    bar = tqdm(desc=what, unit="B", unit_scale=True, file=stream)
+
+    def show(done: int, total: int | None) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+        if done == total:
+            bar.close()
+
+    return show
+
+
+def _lines(stream: TextIO, what: str) -> Progress:
+    said = -1  # the last tenth, or the last 10 MB of an unknown size
+
+    def show(done: int, total: int | None) -> None:
         nonlocal said
-        share = done / total if total else 0.0
-        size = f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB" if total else f"{done / 1e6:,.0f} MB"
-        if stream.isatty():
-            bar = "#" * int(30 * share)
-            stream.write(f"\r{what} [{bar:<30}] {size}" + ("\n" if done == total else ""))
-        elif (step := int(10 * share) if total else done // 10_000_000) > said:
-            said = step
-            stream.write(f"{what}: {size}\n")
+        step = 10 * done // total if total else done // 10_000_000
+        if step <= said:
+            return
+        said = step
+        of_all = f" of {total / 1e6:,.0f}" if total else ""
+        stream.write(f"{what}: {done / 1e6:,.0f}{of_all} MB\n")
         stream.flush()
 
     return show

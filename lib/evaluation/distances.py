@@ -22,10 +22,11 @@ def distances(
     order = np.argsort(values, kind="stable")
     step = np.diff(values[order])
     # difference of the two distribution functions, between one value and the next
-    gap = np.abs(np.cumsum(shares[order]))
-    gap = gap[:-1]
+    between = np.cumsum(shares[order])
+    gap = np.abs(between[:-1])
     # between equal values there is nothing to see: they are one step
-    largest = np.max(gap[step > 0], initial=0.0)
+    is_step = step > 0
+    largest = np.max(gap[is_step], initial=0.0)
     area = np.sum(gap * step)
     return float(largest), float(area)
 

@@ -21,7 +21,9 @@ def number(value: float | None, digits: int = 3, kind: str = "f") -> str:
     digits : after the point (n)
     kind : `f` as it is, `%` a share in per cent
     """
-    return DASH if value is None else f"{value:.{digits}{kind}}"
+    if value is None:
+        return DASH
+    return f"{value:.{digits}{kind}}"
 
 
 def interval(figure: Figure | None, digits: int = 3, kind: str = "f") -> str:
@@ -31,7 +33,9 @@ def interval(figure: Figure | None, digits: int = 3, kind: str = "f") -> str:
     ----------
     digits, kind : as in :func:`number`
     """
-    if figure is None or figure["value"] is None or figure["low"] is None:
+    if figure is None:
+        return ""
+    if figure["value"] is None or figure["low"] is None:
         return ""
     low = number(figure["low"], digits, kind)
     high = number(figure["high"], digits, kind)
@@ -48,7 +52,8 @@ def cell(figure: Figure | None, digits: int = 3, kind: str = "f") -> str:
     if figure is None:
         return DASH
     value = number(figure["value"], digits, kind)
-    return f"{value} {interval(figure, digits, kind)}".rstrip()
+    bounds = interval(figure, digits, kind)
+    return f"{value} {bounds}".rstrip()
 
 
 def in_words(figure: Figure, digits: int = 3) -> str:

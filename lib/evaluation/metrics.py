@@ -186,9 +186,9 @@ def _roc_auc(sums: _Sums) -> np.ndarray:
     # a genuine transaction that ties counts half, as in the Mann-Whitney statistic
     not_lower = (sums.above + sums.at_least) / 2
     lower = sums.n_genuine - not_lower
+    won = sums.fraud * lower
     n_pairs = sums.n_fraud * sums.n_genuine
-    n_won = (sums.fraud * lower).sum(axis=0)
-    return n_won / n_pairs
+    return won.sum(axis=0) / n_pairs
 
 
 def _recall_at_fpr(sums: _Sums) -> np.ndarray:
@@ -197,7 +197,8 @@ def _recall_at_fpr(sums: _Sums) -> np.ndarray:
     # without a genuine transaction there is no false positive rate
     is_defined = sums.n_genuine > 0
     counted = np.where(is_defined, allowed, np.nan)
-    caught = (sums.fraud * counted).sum(axis=0)
+    counted_fraud = sums.fraud * counted
+    caught = counted_fraud.sum(axis=0)
     return caught / sums.n_fraud
 
 
@@ -211,11 +212,13 @@ def _at_budget(sums: _Sums, budget: float, suffix: str) -> Values:
     found = np.clip(size - before, 0.0, sums.fraud)
     share = np.where(sums.fraud > 0, found / sums.fraud, 0.0)
     n_found = found.sum(axis=0)
-    money_found = (sums.money * share).sum(axis=0)
+    money_found = sums.money * share
+    money_caught = money_found.sum(axis=0)
+    money_at_stake = sums.money.sum(axis=0)
     return {
         f"recall_at_budget{suffix}": n_found / sums.n_fraud,
         f"precision_at_budget{suffix}": n_found / size,
-        f"amount_recall_at_budget{suffix}": money_found / sums.money.sum(axis=0),
+        f"amount_recall_at_budget{suffix}": money_caught / money_at_stake,
     }
 
 
@@ -250,11 +253,14 @@ def compare(
     block_s = options.block_s or intervals.block_length(outcomes.time_s)
     block = intervals.blocks(outcomes.time_s, block_s)
     of_frauds = outcomes.weight[outcomes.y == 1]
+    n_blocks = block.max() + 1
+    n_labelled = np.count_nonzero(outcomes.weight)
+    n_frauds = np.count_nonzero(of_frauds)
     basis = Basis(
         block_s=float(block_s),
-        n_blocks=int(block.max()) + 1,
-        n_labelled=int(np.count_nonzero(outcomes.weight)),
-        n_frauds=int(np.count_nonzero(of_frauds)),
+        n_blocks=int(n_blocks),
+        n_labelled=int(n_labelled),
+        n_frauds=int(n_frauds),
     )
     scores[CEILING] = _perfect_scores(outcomes)
     rankings = {}
@@ -270,14 +276,13 @@ def compare(
     for name, ranking in rankings.items():
         found = ranking.evaluate(each_once, budgets)
         figures[name] = _with_intervals(found, draws[name], trials)
-    ceiling = {
-        f"ceiling_{metric}": figure
-        for metric, figure in figures[CEILING].items()
-        if "budget" in metric
-    }
+    ceiling = {}
+    for metric, figure in figures[CEILING].items():
+        if "budget" in metric:
+            ceiling[f"ceiling_{metric}"] = figure
     return Comparison(
-        metrics={name: figures[name] | ceiling for name in raw_scores},
-        draws={name: draws[name] for name in raw_scores},
+        metrics={model: figures[model] | ceiling for model in raw_scores},
+        draws={model: draws[model] for model in raw_scores},
         basis=basis,
     )
 
@@ -302,9 +307,11 @@ def _checked(data, raw_scores) -> tuple[Outcomes, Values]:
         time_s=np.asarray(data.time_s, np.float64),
         amount=amount,
     )
-    if not outcomes.weight.sum() > 0:
+    has_weight = outcomes.weight.sum() > 0
+    if not has_weight:
         raise ValueError("there is no transaction with weight to evaluate")
-    if not np.isin(outcomes.y, (0, 1, UNLABELLED)).all():
+    is_label = np.isin(outcomes.y, (0, 1, UNLABELLED))
+    if not is_label.all():
         raise ValueError("labels must be 0 (genuine), 1 (fraud) or -1 (not known)")
     shape = outcomes.y.shape
     scores = {}
@@ -422,11 +429,13 @@ def levels(
 ) -> Levels:
     """Return a ranking of raw scores (n,) at the scores of its frauds; y and weight are (n,)."""
     n = len(y)
+    if amount is not None:
+        amount = np.asarray(amount)
     outcomes = Outcomes(
         y=np.asarray(y, np.float64),
         weight=np.asarray(weight, np.float64),
         time_s=np.zeros(n),
-        amount=None if amount is None else np.asarray(amount),
+        amount=amount,
     )
     ranking = _Ranking(
         outcomes,

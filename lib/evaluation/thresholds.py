@@ -55,8 +55,8 @@ def pick_threshold(
         raise ValueError(f"unknown threshold rule '{rule.name}'; known: {', '.join(RULES)}")
     if rule.name == "alert_budget":
         return threshold_for_budget(raw, data.weight, rule.alert_budget)
-    has_fraud = data.y is not None and np.any(np.asarray(data.y) == 1)
-    if not has_fraud:
+    is_fraud = np.asarray(data.y) == 1
+    if not np.any(data.weight[is_fraud] > 0):
         raise ValueError(f"the threshold rule '{rule.name}' needs labels with at least one fraud")
     at = levels(data.y, raw, data.weight, data.amount)
     if rule.name == "max_f1":

@@ -61,17 +61,22 @@ class Progress:
 
     def ended(self, task: Task) -> None:
         """Say how a notebook has ended, and what it took."""
-        figures = f"{task.record['seconds']:.0f} s, {task.record['peak_mb']:,} MB"
-        self.say(f"{_clock()}        {task.name}: {task.status} after {figures}")
+        seconds = task.record["seconds"]
+        peak_mb = task.record["peak_mb"]
+        self.say(
+            f"{_clock()}        {task.name}: {task.status} after {seconds:.0f} s, {peak_mb:,} MB"
+        )
         if task.why:
             self.say(f"          {task.why}")
 
     def tick(self, executions: Sequence[NotebookExecution]) -> None:
         """Say how far the notebooks that are running are, unless something was said just now."""
-        is_due = time.monotonic() - self._said_at > PULSE_S
-        if executions and is_due:
-            parts = [self._how_far(execution) for execution in executions]
-            self.say(f"{_clock()}        … {'   '.join(parts)}")
+        silent_s = time.monotonic() - self._said_at
+        if not executions or silent_s <= PULSE_S:
+            return
+        parts = [self._how_far(execution) for execution in executions]
+        text = "   ".join(parts)
+        self.say(f"{_clock()}        … {text}")
 
     def _how_far(self, execution: NotebookExecution) -> str:
         cells = f"{execution.n_done}/{self.n_cells[execution.name]} cells"
@@ -161,7 +166,9 @@ def _aligned(cells: Sequence[str], widths: Sequence[int], is_text: Sequence[bool
 def _text(cell: Any) -> str:
     if cell is None:
         return ""
-    return cell if isinstance(cell, str) else f"{cell:,}"
+    if isinstance(cell, str):
+        return cell
+    return f"{cell:,}"
 
 
 def summary(
@@ -261,7 +268,8 @@ def _decided(summary: dict[str, Any]) -> list[str]:
         return _champion_told(summary)
     if not summary["status"].startswith("done"):
         return []
-    reason = f": {summary['verdict']}" if summary["verdict"] else ""
+    verdict = summary["verdict"]
+    reason = f": {verdict}" if verdict else ""
     return [f"No champion{reason}."]
 
 

@@ -102,8 +102,9 @@ def _imported_names(source: str, importer: Path | None) -> set[str]:
             names.add(base)
             names.update(f"{base}.{alias.name}" for alias in node.names)
     if importer is not None:
-        for left_out in (BY_HAND, IN_THE_DATA):
-            names -= left_out.get(importer.as_posix(), set())
+        file = importer.as_posix()
+        names -= BY_HAND.get(file, set())
+        names -= IN_THE_DATA.get(file, set())
     return names
 
 
@@ -113,7 +114,8 @@ def _files(names: Iterable[str], root: Path) -> Iterator[Path]:
         parts = name.split(".")
         for n in range(1, len(parts) + 1):
             module = root.joinpath(*parts[:n])
-            for file in (module.with_name(f"{module.name}.py"), module / "__init__.py"):
+            candidates = (module.with_name(f"{module.name}.py"), module / "__init__.py")
+            for file in candidates:
                 if file.is_file():
                     yield file
 
@@ -136,8 +138,11 @@ def _base(node: ast.ImportFrom, importer: Path | None) -> str:
     if not node.level or importer is None:
         return node.module or ""
     folders = importer.parent.parts
-    package = folders[: len(folders) - node.level + 1]
-    return ".".join([*package, *filter(None, [node.module])])
+    n_kept = len(folders) - node.level + 1
+    parts = list(folders[:n_kept])
+    if node.module:
+        parts.append(node.module)
+    return ".".join(parts)
 
 
 @cache
@@ -201,11 +206,15 @@ def _changed_files(before: dict[str, str], after: dict[str, str]) -> list[str]:
 
 
 def _listed(keys: list[str], n: int = 4) -> str:
-    more = f" and {len(keys) - n} more" if len(keys) > n else ""
-    return ", ".join(keys[:n]) + more
+    listed = ", ".join(keys[:n])
+    if len(keys) > n:
+        listed += f" and {len(keys) - n} more"
+    return listed
 
 
 def _short(value: Any) -> Any:
     """Return the first characters of a hash; anything else as it is."""
     is_hash = isinstance(value, str) and len(value) == 64
-    return value[:8] if is_hash else value
+    if is_hash:
+        return value[:8]
+    return value

@@ -252,7 +252,10 @@ def _meant(
         raise Refused(f"-p {key}: {name} is set by the pipeline; it follows from {cause}.")
     if stage_name:
         among = [find(stage_name, stages)]
-    pairs = [(stage, name) for stage in among if name in known[stage]]
+    pairs = []
+    for stage in among:
+        if name in known[stage]:
+            pairs.append((stage, name))
     if pairs:
         return pairs
     names: set[str] = set()

@@ -159,4 +159,6 @@ def _matches(path: Path, stamp: Stamp) -> bool:
         return False
     if stat.st_size != size:
         return False
-    return stat.st_mtime_ns == time_ns or sha256(path) == digest
+    if stat.st_mtime_ns == time_ns:
+        return True
+    return sha256(path) == digest
