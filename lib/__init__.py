@@ -1,3 +1,1 @@
-"""The one definition of what notebooks, pipeline and server share; importing it loads nothing
-else.
-"""
+"""The one definition of what notebooks, pipeline and server share."""

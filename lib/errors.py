@@ -5,15 +5,14 @@ from collections.abc import Iterable
 
 
 class PipelineError(Exception):
-    """Base of every error that a user can mend; `str(error)` is the whole message, no traceback is
-    needed.
+    """Base of every error that a user can mend.
+
+    `str(error)` is the whole message; no traceback is needed.
     """
 
 
 class DataError(PipelineError, ValueError):
-    """A table, or its description, cannot be used; the message names file, column, row and
-    value.
-    """
+    """A table or its description cannot be used; the message names file, column, row and value."""
 
 
 class RawFileMissing(DataError):  # noqa: N818 - reads as what happened
@@ -40,9 +39,7 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return the end of a sentence that refuses `name`: the nearest known name, else all that are
-    known.
-    """
+    """Return the end of a sentence that refuses `name`: the nearest known name, else all."""
     known = sorted(known)
     near = nearest(name, known)
     if near is not None:
@@ -51,7 +48,5 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> str:
-    """Return the sentence that refuses an unknown name: `Unknown stage 'exprot': did you mean
-    …?`.
-    """
+    """Return the sentence that refuses a name: `Unknown stage 'exprot': did you mean …?`."""
     return f"Unknown {what} {name!r}: {did_you_mean(name, known)}"

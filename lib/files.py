@@ -68,9 +68,7 @@ def sha256(path: Path | str) -> str:
 
 
 def link(source: Path, target: Path) -> None:
-    """Put a hard link to `source` in place of `target`; a copy where the file system has no
-    links.
-    """
+    """Put a hard link to `source` in place of `target`; a copy where there are no links."""
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".part-{os.getpid()}-{target.name}")
     partial.unlink(missing_ok=True)

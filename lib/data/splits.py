@@ -1,6 +1,6 @@
-"""Three periods in time order, reference | validation | untouched (in batches), never parting one
-instant.
+"""Three periods in time order: reference, validation, and untouched in batches.
 
+Transactions of one instant are never parted.
 `splits.json` says what lies in a split folder; it is written with the Parquet files, all of them or
 none.
 """
@@ -101,9 +101,7 @@ def locate(
     validation: float = 0.2,
     n_batches: int = 10,
 ) -> Path:
-    """The folder of a split, a function of the data (`source_id`), their description and the
-    shares.
-    """
+    """Return the folder of a split: a function of the data, their description and the shares."""
     asked = [dataset.to_dict(), source_id, reference, validation, n_batches]
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
     return (
@@ -339,9 +337,7 @@ def _read(file):
 
 
 def _write(frame, parts, manifest, folder):
-    """Write into a temporary folder beside `folder`, then rename it; needs the lock of the
-    parent.
-    """
+    """Write into a temporary folder beside `folder`, then rename it, under the parent's lock."""
     text = json.dumps(manifest, indent=1, allow_nan=False) + "\n"
     if is_whole(folder) and (folder / MANIFEST).read_text(encoding="utf-8") == text:
         return  # made already, perhaps by the process that held the lock before

@@ -131,9 +131,7 @@ class Graph:
         return self.add("Clip", z, -CLIP, CLIP)
 
     def _log_some(self, t, logged):
-        """Apply :func:`lib.detectors.scaling.signed_log` to the columns marked in `logged` (d,)
-        bool.
-        """
+        """Apply `lib.detectors.scaling.signed_log` to the columns marked in `logged` (d,) bool."""
         size = self.add("Abs", t)
         size = self.add("Add", size, 1.0)
         size = self.add("Log", size)

@@ -118,9 +118,17 @@ def figure(value: float, draws: np.ndarray | tuple = ()) -> dict:
     draws = np.asarray(draws)
     defined = draws[np.isfinite(draws)]  # a resample without any fraud has no recall
     if not defined.size:
-        return {"value": float(value), "low": None, "high": None}
-    low, high = np.percentile(defined, PERCENTILES).tolist()
-    return {"value": float(value), "low": low, "high": high}
+        return {
+            "value": float(value),
+            "low": None,
+            "high": None,
+        }
+    low, high = np.percentile(defined, PERCENTILES)
+    return {
+        "value": float(value),
+        "low": float(low),
+        "high": float(high),
+    }
 
 
 def clopper_pearson(share: float, n: float) -> dict:
@@ -168,7 +176,8 @@ def block_length(time_s: np.ndarray) -> float:
     instants = np.unique(time_s)
     wanted = min(ENOUGH_BLOCKS, instants.size)
     for length in _LENGTHS:
-        held = np.unique(np.floor(instants / length))
+        in_block = np.floor(instants / length)
+        held = np.unique(in_block)
         if held.size >= wanted:
             return length
     return _LENGTHS[-1]
@@ -179,7 +188,8 @@ def blocks(time_s: np.ndarray, block_s: float) -> np.ndarray:
 
     Block i holds the times time_s (n,) in [i block_s, (i + 1) block_s).
     """
-    _, block = np.unique(np.floor(time_s / block_s), return_inverse=True)
+    number = np.floor(time_s / block_s)
+    _, block = np.unique(number, return_inverse=True)
     return block
 
 
@@ -196,8 +206,9 @@ def resamples(
     rng = np.random.default_rng(seed)
     for start in range(0, n_resamples, chunk):
         stop = min(start + chunk, n_resamples)
-        times = np.empty((n_blocks, stop - start))
-        for i in range(stop - start):
+        n = stop - start
+        times = np.empty((n_blocks, n))
+        for i in range(n):
             drawn = rng.integers(n_blocks, size=n_blocks)
             times[:, i] = np.bincount(drawn, minlength=n_blocks)
         yield slice(start, stop), times

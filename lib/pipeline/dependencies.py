@@ -1,6 +1,4 @@
-"""What a job's outputs depend on: its notebook, the code that it imports, parameters, inputs,
-versions.
-"""
+"""What a job's outputs depend on: notebook, imported code, parameters, inputs, versions."""
 
 from __future__ import annotations
 

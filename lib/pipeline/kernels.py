@@ -1,5 +1,4 @@
-"""Start the running interpreter as a notebook's kernel, let papermill execute in it, and end it
-whatever happens.
+"""Start the running interpreter as a notebook's kernel, and end it whatever happens.
 
 Kernels talk over sockets in the file system: over TCP, kernels that start side by side take each
 other's ports.
@@ -80,9 +79,7 @@ def _no_socket(path: Path) -> str:
 
 
 class RunningInterpreter(KernelSpecManager):
-    """Of whatever name the kernel is: the interpreter that runs now, not what a folder on
-    JUPYTER_PATH says.
-    """
+    """The interpreter that runs now, whatever name the kernel has and JUPYTER_PATH finds."""
 
     def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
         """See KernelSpecManager."""
@@ -156,9 +153,7 @@ class Kernel:
         return client
 
     async def _end(self, client: AsyncKernelClient | None) -> None:
-        """Ask a connected kernel to end, so that it can tidy up; end by force what has not ended
-        then.
-        """
+        """Ask a connected kernel to end, so that it can tidy up; then end it by force."""
         try:
             if client is not None:
                 client.stop_channels()

@@ -1,6 +1,4 @@
-"""One notebook: executed by papermill with a kernel of its own, watched, archived as .ipynb and
-.html.
-"""
+"""One notebook: executed by papermill with a kernel of its own, watched, and archived."""
 
 from __future__ import annotations
 
@@ -106,9 +104,7 @@ class NotebookExecution:
         return Outcome(message, self.seconds, self.peak_mb, self.n_done)
 
     def _execute(self, partial: Path) -> str:
-        """Execute into the file `partial`; return the message, empty if the notebook ran
-        through.
-        """
+        """Execute into the file `partial`; return what went wrong, empty if nothing did."""
         from nbclient.exceptions import DeadKernelError
         from papermill import PapermillExecutionError, execute_notebook
 

@@ -1,6 +1,4 @@
-"""A notebook's parameters: read from its cell tagged `parameters`, and values converted to their
-types.
-"""
+"""A notebook's parameters, read from its tagged cell, and values converted to their types."""
 
 import ast
 import io
@@ -46,9 +44,7 @@ class Parameter:
         return [re.sub(r"\(.*?\)", "", part).split(",")[0].strip() for part in parts]
 
     def shares(self, value: Any) -> list[float]:
-        """Return the numbers in `value` that are shares, as a comment beginning with that word
-        says.
-        """
+        """Return the numbers in `value` that are shares: their comment begins with that word."""
         if value is None or not self.comment.startswith("share"):
             return []
         return value if isinstance(value, list) else [value]

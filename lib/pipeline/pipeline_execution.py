@@ -1,6 +1,4 @@
-"""One run of the pipeline: its folder, its notebooks executed in parallel, in the order of the
-plan.
-"""
+"""One run of the pipeline: its notebooks executed in parallel, in the order of the plan."""
 
 from __future__ import annotations
 
@@ -76,9 +74,7 @@ class PipelineExecution:
         self._adopt([task for task in self.tasks if task.is_whole])
 
     def _fits(self, run: Run) -> bool:
-        """Return whether `run` can be resumed: it is not done, or nothing of it would be
-        replaced.
-        """
+        """Return whether `run` can be resumed: not done, or nothing of it would be replaced."""
         if run.info["status"] != "done":
             return True
         places = self.plan.places(run)

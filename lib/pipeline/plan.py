@@ -1,6 +1,4 @@
-"""What a run has to do: which jobs are up to date, in which earlier run, and why the others are
-not.
-"""
+"""What a run has to do: which jobs are up to date, and why the others are not."""
 
 from __future__ import annotations
 
@@ -184,9 +182,7 @@ class Plan:
         return None
 
     def _keep(self, task: Task) -> None:
-        """Take what a stage that was not chosen wrote the last time of this split, by whatever
-        code.
-        """
+        """Take what a stage that was not chosen last wrote of this split, by whatever code."""
         task.status = "not run"
         task.why = "not chosen"
         split = sha256(self.data.split_dir / "splits.json") if self.data.is_split else None

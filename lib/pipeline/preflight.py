@@ -1,5 +1,6 @@
-"""Before a run: find its data, check every row, split them in time. What is refused here has
-trained nothing.
+"""Before a run: find its data, check every row, split them in time.
+
+What is refused here has trained nothing.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""The folders of runs, `reports/<YYYYMMDD-HHMMSS-dataset>`, and the lock: one pipeline at a time
-writes there.
+"""The folders of runs, `reports/<YYYYMMDD-HHMMSS-dataset>`, and the lock on them all.
+
+One pipeline at a time writes there.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""The pipeline's table: which notebooks there are, what each reads and writes, and who waits for
-whom.
+"""The pipeline's table: which notebooks there are, and what each reads and writes.
 
 Places are written as people say them: `raw` (the raw file), `splits` (the folder of one split),
 `run/…` (in the run's folder), `registry`, `serve/model`. The order follows from them: a stage comes

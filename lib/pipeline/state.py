@@ -29,9 +29,7 @@ class Places:
     splits: Path
 
     def path(self, key: str) -> Path:
-        """Return the file or folder of `run/models/autoencoder`, `splits/splits.json`,
-        `serve/model`.
-        """
+        """Return the file or folder of a place: `run/models/autoencoder`, `serve/model`."""
         head, _, tail = key.partition("/")
         bases = {"run": self.run, "splits": self.splits}
         return bases.get(head, self.root / head) / tail
@@ -65,8 +63,9 @@ class State:
 
     @property
     def record(self) -> dict[str, Any] | None:
-        """{"made_from", "outputs": {key: stamp}, "run", …}; None if the job has not finished
-        here.
+        """What the job was made from, its outputs with their stamps, its run, seconds, and so on.
+
+        None if it has not finished here.
         """
         return read_json(self.folder / "state.json")
 

@@ -103,9 +103,7 @@ class Version:
 
     @property
     def bundle_hash(self) -> str:
-        """See `lib.bundle.bundle_hash`; empty in versions that were registered before it was
-        noted.
-        """
+        """See `lib.bundle.bundle_hash`; empty where it was not noted yet."""
         return self.tags.get("bundle_hash", "")
 
 
