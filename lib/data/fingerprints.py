@@ -22,7 +22,7 @@ from lib.data.times import seconds
 if TYPE_CHECKING:
     from lib.data.datasets import Dataset
 
-MEMORY = ".known_files.json"  # {path: [bytes, mtime_ns, ctime_ns, sha256]}
+MEMORY = ".known_files"  # {path: [bytes, mtime_ns, ctime_ns, sha256]}
 SETTLED_NS = 100_000_000  # a later write within one tick of the clock would leave both times alone
 
 
