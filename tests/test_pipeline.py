@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import re
 import shutil
 import sqlite3
 from pathlib import Path
@@ -11,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 from pipelines import FIXTURES, NOTEBOOKS, SMALL, Here, Project
 
-from lib.pipeline.console import PULSE_S, Progress, summary, told
+from lib.pipeline.console import PULSE_S, Bars, Progress, summary, told
 from lib.pipeline.dependencies import imported_files, made_from
 from lib.pipeline.settings import Job
 from lib.pipeline.stages import Stage
@@ -442,6 +443,30 @@ def test_without_a_terminal_a_line_tells_now_and_then_how_far_it_is(monkeypatch)
     assert [line[8:] for line in stream.getvalue().splitlines()] == [
         "        … 04_autoencoder 3/9 cells, 21 s"
     ]
+
+
+def test_a_terminal_shows_a_bar_for_each_notebook_that_is_running(monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich's word for a terminal
+    stream = io.StringIO()
+    mixture = SimpleNamespace(name="05_gaussian_mixture", n_done=2, seconds=3.0)
+    autoencoder = SimpleNamespace(name="04_autoencoder", n_done=5, seconds=9.0)
+    cells = {"04_autoencoder": 9, "05_gaussian_mixture": 7}
+    with Bars(2, cells, stream) as bars:
+        bars.tick([autoencoder, mixture])
+        stream.truncate(0)
+        bars.tick([mixture])
+        bars._bars.refresh()
+        shown = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", stream.getvalue())
+    assert "2/7" in shown
+    assert "04_autoencoder" not in shown
+
+
+def test_what_is_said_on_a_terminal_stays_as_it_is(monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    stream = io.StringIO()
+    with Bars(1, {}, stream) as bars:
+        bars.say("01_eda: forced [x] " + "long " * 60)
+    assert "01_eda: forced [x] " + "long " * 60 + "\n" in stream.getvalue()
 
 
 def test_the_champion_can_be_rolled_back(done):
