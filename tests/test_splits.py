@@ -169,11 +169,11 @@ def test_impossible_shares_are_refused_with_their_values(tmp_path, shares, words
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_validation_without_fraud_is_refused_and_nothing_is_written(tmp_path):
+def test_a_validation_without_fraud_is_remarked(tmp_path):
     fraud = np.where((np.arange(200) >= 100) & (np.arange(200) < 140), 0, 1)
-    with pytest.raises(DataError, match="validation holds no fraud"):
-        made(tmp_path, table(fraud=fraud))
-    assert list(tmp_path.iterdir()) == []
+    split = made(tmp_path, table(fraud=fraud))
+    assert split.manifest["periods"]["validation"]["n_frauds"] == 0
+    assert any("nobody will have judged" in remark for remark in split.manifest["remarks"])
 
 
 def test_a_batch_or_a_reference_without_fraud_is_remarked(tmp_path):
@@ -315,8 +315,8 @@ def test_a_file_that_is_still_being_written_is_not_remembered(root, tmp_path):
 def test_bad_rows_leave_nothing_behind(root, tmp_path):
     yaml = tmp_path / "mine.yaml"
     yaml.write_text("{name: mine, time: when, label: fraud, features: [eur, age]}")
-    table(fraud=0).to_csv(tmp_path / "a.csv", index=False)
-    with pytest.raises(DataError, match="validation holds no fraud"):
+    table(fraud=3).to_csv(tmp_path / "a.csv", index=False)
+    with pytest.raises(DataError, match="is not a valid label"):
         splits.ensure(yaml, raw=tmp_path / "a.csv")
     assert not (root / "data" / "mine").exists()
 

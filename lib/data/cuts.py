@@ -172,9 +172,19 @@ def summary(dataset: Dataset, frame: pd.DataFrame) -> dict:
 
 
 def remarks(periods: dict) -> list[str]:
-    """Sentences on periods without a fraud, which are kept."""
-    empty = [name for name, period in periods.items() if period["n_frauds"] == 0]
-    return [f"{name} holds no fraud: its recall is null" for name in empty]
+    """Return sentences on periods that are labelled and hold no fraud; they are kept."""
+    said = []
+    for name, period in periods.items():
+        if period["n_frauds"] != 0:
+            continue
+        what = "its recall is null"
+        if name == "validation":
+            what = (
+                "nothing can be compared on it, and nobody will have judged the model that is "
+                "chosen; a larger share may hold some"
+            )
+        said.append(f"{name} holds no fraud: {what}")
+    return said
 
 
 def table(manifest: dict) -> pd.DataFrame:

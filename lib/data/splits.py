@@ -254,8 +254,7 @@ def make(  # noqa: PLR0913 - the shares of a split, by name
         weight. A cut lies at the change of instant that is nearest to its share.
     seed : of simulated data.
 
-    Raises DataError, and writes nothing, where a period would be empty or validation would hold no
-    fraud.
+    Raises DataError, and writes nothing, where a period would be empty.
     """
     parts = cuts.cut(dataset, frame, reference, validation, n_batches)
     manifest: dict[str, Any] = {
@@ -268,11 +267,6 @@ def make(  # noqa: PLR0913 - the shares of a split, by name
         "periods": {name: cuts.summary(dataset, frame.iloc[part]) for name, part in parts.items()},
     }
     manifest["remarks"] = [*frame.attrs.get("remarks", []), *cuts.remarks(manifest["periods"])]
-    if manifest["periods"]["validation"]["n_frauds"] == 0:
-        raise DataError(
-            f"{dataset.name}: validation holds no fraud, so nothing can be compared on it; "
-            f"give it a larger share (validation={validation:g}) or use data with more frauds"
-        )
     try:
         with locked(Path(folder).parent / ".lock"):
             _write(frame, parts, manifest, Path(folder))
