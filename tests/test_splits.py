@@ -315,7 +315,7 @@ def test_a_file_that_is_still_being_written_is_not_remembered(root, tmp_path):
 def test_bad_rows_leave_nothing_behind(root, tmp_path):
     yaml = tmp_path / "mine.yaml"
     yaml.write_text("{name: mine, time: when, label: fraud, features: [eur, age]}")
-    table(fraud=3).to_csv(tmp_path / "a.csv", index=False)
+    table().assign(fraud=3).to_csv(tmp_path / "a.csv", index=False)
     with pytest.raises(DataError, match="is not a valid label"):
         splits.ensure(yaml, raw=tmp_path / "a.csv")
     assert not (root / "data" / "mine").exists()
