@@ -100,6 +100,7 @@ def parity(exported: bundle.Bundle, folder: Path) -> dict[str, Any]:
     with np.load(Path(folder) / "parity.npz") as kept:
         X, expected = kept["X"], kept["raw_score"]
     scores = exported.raw_score(X)
+    # a model may score everything alike: its spread is then 0
     scale = np.maximum(np.abs(expected), np.ptp(expected) or 1.0)
     difference = np.abs(scores - expected) / scale
     worst = float(difference.max())
@@ -113,6 +114,7 @@ def parity(exported: bundle.Bundle, folder: Path) -> dict[str, Any]:
             f"The graph differs from its estimator by {worst:.1e} (relative), {swapped} rows out "
             "of order."
         )
+    # ranks of scores that are all alike have no correlation
     varied = np.ptp(expected) > 0 and np.ptp(scores) > 0
     correlation = float(spearmanr(scores, expected).statistic) if varied else 1.0
     return {
@@ -134,6 +136,7 @@ def speed(
     {"one_row_ms" (median), "hundred_rows_ms" (median), "rows_per_s" (in bulk)}
     """
     with np.load(Path(folder) / "parity.npz") as kept:
+        # other rows in every call: a cache would flatter
         X = np.resize(kept["X"], (n_rows, kept["X"].shape[1]))
 
     def median_ms(rows):

@@ -112,6 +112,7 @@ def now(name: str, bundle_dir: Path) -> Now:
     """Return what is served of a registered name, and from the server's folder."""
     champion, unknown = _champion(name)
     bundle, damage = exported(bundle_dir)
+    # a tracking server that does not answer must not hide what the folder holds
     try:
         withdrawn = mlflow_store.withdrawn(name)
     except TrackingError:

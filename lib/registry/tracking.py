@@ -64,9 +64,10 @@ def _connect(uri, registry_uri):
         raise TrackingError(mlflow_store.unreachable(uri, error)) from error
     if experiment is None:
         path = mlflow_store.database(uri)
-        return client, client.create_experiment(
-            mlflow_store.EXPERIMENT, mlflow_store.artifacts(path) if path else None, KIND
-        )
+        # a tracking server decides itself where artifacts lie
+        place = mlflow_store.artifacts(path) if path else None
+        return client, client.create_experiment(mlflow_store.EXPERIMENT, place, KIND)
+    # somebody deleted it on MLflow's pages: its name is taken all the same
     if experiment.lifecycle_stage == "deleted":
         client.restore_experiment(experiment.experiment_id)
     return client, experiment.experiment_id
@@ -78,12 +79,13 @@ def _log(client, run_id, params, metrics, model_id=None):
     now = round(time.time() * 1000)
     entries = []
     for name, value in params.items():
+        # the characters that MLflow takes in the name of a parameter
         allowed = re.sub(r"[^\w\-. /]", "_", name)
         entries.append(Param(allowed, str(value)))
     numbers = []
     for name, value in flatten(metrics).items():
         numbers.append(Metric(name, value, now, 0, model_id, run_id=run_id))
-    # MLflow's limits for one request
+    # in pieces: MLflow's limits for one request
     for i in range(0, len(entries), 100):
         client.log_batch(run_id, params=entries[i : i + 100])
     for i in range(0, len(numbers), 1000):
@@ -123,6 +125,7 @@ def start_pipeline(
     tags : dict such as dataset and source; description : Markdown.
     """
     client, experiment = _client()
+    # by search: asking for a run that is gone is an error, and people do delete runs
     if parent_id and client.search_runs([experiment], f"attributes.run_id = '{parent_id}'"):
         client.update_run(parent_id, status="RUNNING")
         return parent_id
@@ -297,6 +300,7 @@ def _new_version(client, folder, name, description):
     tags = descriptions.version_tags(manifest) | {"bundle_hash": bundle.bundle_hash(folder)}
     run_id = os.environ.get(PARENT) or _start(f"register {manifest['model']}", tags)
     model_id = log_candidate(run_id, folder)
+    # the pipeline ends its own run
     if run_id != os.environ.get(PARENT):
         client.set_terminated(run_id)
     if _aliases(client, name) is None:
@@ -318,6 +322,7 @@ def _crown(client, name, version):
     """
     before = (_aliases(client, name) or {}).get(CHAMPION)
     if before != version:
+        # this alias first: whatever happens in between, there is a champion
         if before is not None:
             client.set_registered_model_alias(name, PREVIOUS, before)
         client.set_registered_model_alias(name, CHAMPION, version)
