@@ -2,10 +2,17 @@
 than for one.
 """
 
+from __future__ import annotations
+
 import asyncio
 import time
 
 import numpy as np
+
+from lib.bundle import Bundle
+
+# predictions (n,) int8, anomaly scores (n,) float64, the batch's seconds
+Scored = tuple[np.ndarray, np.ndarray, float]
 
 MAX_ROWS = 512  # of one batch: the loop sees to other work between two
 
@@ -17,12 +24,13 @@ class Batches:
     as have come meanwhile, on warm caches.
     """
 
-    def __init__(self):
-        self._waiting = []
+    def __init__(self) -> None:
+        self._waiting: list[tuple[Bundle, np.ndarray, asyncio.Future[Scored]]] = []
 
-    async def score(self, bundle, X):
-        """Predictions (n,) int8, anomaly scores (n,) float64 and the batch's seconds, for X (n, d)
-        float32.
+    async def score(self, bundle: Bundle, X: np.ndarray) -> Scored:
+        """Return predictions (n,) int8, anomaly scores (n,) float64 and the batch's seconds.
+
+        X is (n, d) float32.
         """
         loop = asyncio.get_running_loop()
         future = loop.create_future()
@@ -31,7 +39,7 @@ class Batches:
         self._waiting.append((bundle, X, future))
         return await future
 
-    def _turn(self):
+    def _turn(self) -> None:
         """Score one batch; leave what is too much for it, or for another bundle, to the next
         turn.
         """
