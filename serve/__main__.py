@@ -86,11 +86,11 @@ def one(settings: Settings, opened: list[socket.socket]) -> int:
     return 0 if server.started else STARTUP_FAILURE
 
 
-# Why not uvicorn's own workers (supervisors.Multiprocess, tried at 0.54)? It starts dead ones again,
-# too, but answers SIGHUP with new workers instead of passing it on: two seconds and every open
+# Why not uvicorn's own workers (supervisors.Multiprocess, tried at 0.54)? It starts dead ones again
+# as well, but answers SIGHUP with new workers instead of passing it on: two seconds and every open
 # connection for what takes 30 ms here, and SIGTERM waits until it is over. While workers drain, its
-# sockets stay open: callers connect, and nobody answers. A worker that is silent for five seconds is
-# killed, and the exit status is 0 even if none could start. Metrics of the dead are no reason:
+# sockets stay open: callers connect, and nobody answers. A worker silent for five seconds is ended
+# by force, and the exit status is 0 even if none could start. Metrics of the dead are no reason:
 # serve/telemetry.py sees to them either way.
 def several(settings: Settings, opened: list[socket.socket]) -> int:
     """Keep workers alive on shared sockets until a signal comes, and return the exit status."""

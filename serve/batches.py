@@ -57,12 +57,12 @@ class Batches:
             predictions, scores = bundle.predict(parts[0] if n == 1 else np.concatenate(parts))
         except Exception as error:  # each of them answers for itself
             for future in futures:
-                future.cancelled() or future.set_exception(error)
+                if not future.cancelled():
+                    future.set_exception(error)
             return
         seconds, first = time.perf_counter() - start, 0
         for X, future in zip(parts, futures, strict=True):
             last = first + len(X)
-            future.cancelled() or future.set_result(
-                (predictions[first:last], scores[first:last], seconds)
-            )
+            if not future.cancelled():
+                future.set_result((predictions[first:last], scores[first:last], seconds))
             first = last
