@@ -345,7 +345,7 @@ def create_app(
 
 
 def _json(content: dict, served: Served | None = None) -> Response:
-    """Make a JSON answer; with X-Model where a model is what it is about."""
+    """Make a JSON answer, with X-Model where a model is what it is about."""
     answer = Response(encode(content), media_type="application/json")
     if served is not None:
         answer.raw_headers.append(served.header)

@@ -1,5 +1,6 @@
-"""Requests that arrive together are scored together: one run of the graph for all costs little more
-than for one.
+"""Requests that arrive together are scored together.
+
+One run of the graph for all of them costs little more than for one.
 """
 
 from __future__ import annotations
@@ -40,9 +41,7 @@ class Batches:
         return await future
 
     def _turn(self) -> None:
-        """Score one batch; leave what is too much for it, or for another bundle, to the next
-        turn.
-        """
+        """Score one batch, and leave to the next turn what is too much or for another bundle."""
         bundle, n, size = self._waiting[0][0], 0, 0
         for other, X, _ in self._waiting:
             if other is not bundle or (n and size + len(X) > MAX_ROWS):

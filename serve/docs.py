@@ -1,5 +1,6 @@
-"""The page at /docs: the OpenAPI document as HTML that asks no other host for anything, with
-requests to try.
+"""The page at /docs: the OpenAPI document as HTML, with requests to try.
+
+It asks no other host for anything.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""Around every request: admission, API key, request id, security headers, metrics, one log line, no
-stack trace.
+"""Around every request: admission, API key, request id, security headers, metrics, one log line.
+
+No stack trace gets out.
 """
 
 from __future__ import annotations
@@ -51,8 +52,9 @@ _ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 
 class Edge:
-    """The outermost ASGI application; handlers leave `rows`, `alerts` … for the log in
-    scope["fraud"].
+    """The outermost ASGI application.
+
+    Handlers leave `rows`, `alerts` … for the log in scope["fraud"].
 
     Parameters
     ----------

@@ -1,5 +1,6 @@
-"""The bundle that answers: loaded at start-up, replaced while requests go on, kept when its
-successor is broken.
+"""The bundle that answers: loaded at start-up, then replaced while requests go on.
+
+It is kept when its successor is broken.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""From the bytes of a request to a matrix: every row checked, and what is wrong said with row and
-field.
+"""From the bytes of a request to a matrix, every row checked.
+
+What is wrong is said with row and field.
 """
 
 from __future__ import annotations
@@ -153,8 +154,9 @@ class Rows:
         return X if np.isfinite(X).all() else None
 
     def _ordered(self, body, rows):
-        """Rows as lists, values in the order of the columns; names that are unknown, missing or
-        given twice refused.
+        """Return rows as lists, values in the order of the columns.
+
+        Names that are unknown, missing or given twice are refused.
         """
         expected = 2 + 2 * sum(len(row) for row in rows if isinstance(row, dict))
         if body.count(b'"') != expected:

@@ -1,5 +1,6 @@
-"""What the API says of itself: the shapes of its answers and an OpenAPI document that fits the
-served bundle.
+"""What the API says of itself: the shapes of its answers, and an OpenAPI document.
+
+The document fits the served bundle.
 """
 
 from collections.abc import Sequence
