@@ -5,15 +5,19 @@ afresh, not forked, and talk to nobody: what they share is the sockets and a fol
 metrics and a copy of the bundle that they serve.
 """
 
+from __future__ import annotations
+
 import contextlib
 import logging
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 
 from serve import logs, sockets
 from serve.settings import (
@@ -31,7 +35,7 @@ STARTUP_FAILURE = 3  # uvicorn's exit status for an application that can never w
 
 
 def main() -> int:
-    """Serve until a signal comes; the exit status."""
+    """Serve until a signal comes, and return the exit status."""
     # how `several` calls its children: with the numbers of the sockets
     is_worker = sys.argv[1:2] == ["--worker"]
     if sys.argv[1:] and not is_worker:
@@ -55,8 +59,8 @@ def main() -> int:
     return one(settings, opened) if settings.workers == 1 else several(settings, opened)
 
 
-def one(settings, opened):
-    """Serve in this process on open sockets; the exit status."""
+def one(settings: Settings, opened: list[socket.socket]) -> int:
+    """Serve in this process on open sockets, and return the exit status."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the application listens to it
     # uvicorn raises the signal again when all is drained
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -82,8 +86,14 @@ def one(settings, opened):
     return 0 if server.started else STARTUP_FAILURE
 
 
-def several(settings, opened):
-    """Start workers on shared sockets and start each that dies again; the exit status."""
+# Why not uvicorn's own workers (supervisors.Multiprocess, tried at 0.54)? It starts dead ones again
+# as well, but answers SIGHUP with new workers instead of passing it on: two seconds and every open
+# connection for what takes 30 ms here, and SIGTERM waits until it is over. While workers drain, its
+# sockets stay open: callers connect, and nobody answers. A worker silent for five seconds is ended
+# by force, and the exit status is 0 even if none could start. Metrics of the dead are no reason:
+# serve/telemetry.py sees to them either way.
+def several(settings: Settings, opened: list[socket.socket]) -> int:
+    """Keep workers alive on shared sockets until a signal comes, and return the exit status."""
     # /dev/shm can be written to even in a read-only container
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     try:
@@ -101,7 +111,7 @@ def several(settings, opened):
         each.set_inheritable(True)
     command = [sys.executable, "-m", "serve", "--worker", ",".join(map(str, numbers))]
 
-    def start():
+    def start() -> subprocess.Popen:
         return subprocess.Popen(command, env=environ, pass_fds=numbers)
 
     try:
@@ -110,9 +120,12 @@ def several(settings, opened):
         shutil.rmtree(shared, ignore_errors=True)
 
 
-def _watch(start, n_workers, opened):
-    """Keep `n_workers` alive until a signal comes, then end them; the exit status."""
-    stop, workers = [], []
+def _watch(
+    start: Callable[[], subprocess.Popen], n_workers: int, opened: list[socket.socket]
+) -> int:
+    """Keep `n_workers` alive until a signal comes, end them, and return the exit status."""
+    stop: list[int] = []
+    workers: list[subprocess.Popen] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: stop.append(number))
     signal.signal(signal.SIGHUP, lambda number, _: _send(workers, signal.SIGHUP))
@@ -128,7 +141,9 @@ def _watch(start, n_workers, opened):
     return 1 if STARTUP_FAILURE in stop else 0
 
 
-def _restart(workers, start, stop):
+def _restart(
+    workers: list[subprocess.Popen], start: Callable[[], subprocess.Popen], stop: list[int]
+) -> None:
     """Start each worker again that has died; one that can never work is a reason to stop."""
     for i, worker in enumerate(workers):
         status = worker.poll()
@@ -140,12 +155,12 @@ def _restart(workers, start, stop):
             workers[i] = start()
 
 
-def _refused(reason, status):
+def _refused(reason: object, status: int) -> int:
     print(f"serve: {reason}", file=sys.stderr)
     return status
 
 
-def _send(workers, number):
+def _send(workers: list[subprocess.Popen], number: int) -> None:
     for worker in workers:
         if worker.poll() is None:
             worker.send_signal(number)

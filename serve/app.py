@@ -20,18 +20,19 @@ from pathlib import Path
 from urllib.parse import parse_qsl
 
 import msgspec
+import numpy as np
 from fastapi import FastAPI, Response
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 
 from serve import docs, logs, schemas, telemetry
 from serve.batches import Batches
 from serve.body import Bodies
 from serve.edge import Edge
 from serve.errors import RequestError, internal, overloaded, respond
-from serve.model import Model
+from serve.model import Model, Served
 from serve.settings import SPARE_FOLDER, Settings, SettingsError, unknown
 
 log = logging.getLogger("serve")
@@ -42,11 +43,12 @@ encode = msgspec.json.Encoder().encode
 
 
 class PredictRoute(APIRoute):
-    """A documented route whose endpoint speaks ASGI: no Request, Response or validation of answers
-    in between.
+    """A documented route whose endpoint speaks ASGI.
+
+    No Request, Response or validation of answers comes in between.
     """
 
-    async def handle(self, scope, receive, send):
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer POST; leave the rest (405) to FastAPI."""
         if scope["method"] == "POST":
             await self.endpoint(scope, receive, send)
@@ -62,16 +64,18 @@ class Predictor:
     kept.
     """
 
-    def __init__(self, settings, model):
+    def __init__(self, settings: Settings, model: Model) -> None:
         self.settings, self.model = settings, model
         self.bodies = Bodies(settings)
         self.pool = ThreadPoolExecutor(settings.pool_threads, thread_name_prefix="large")
         self.batches = Batches()
         self.n_large = 0
 
+    # without types: FastAPI would describe Receive and Send as part of a request, and fails at it
     async def __call__(self, scope, receive, send):
-        """Answer one request, a small one with others of its moment, a large one on a thread; or
-        raise RequestError.
+        """Answer one request or raise RequestError.
+
+        A small one is scored with others of its moment, a large one on a thread.
         """
         served = scope["served"]  # the one that the header of the answer names
         if served is None:
@@ -129,8 +133,14 @@ class Predictor:
             self.n_large -= 1
 
 
-def _encode(predictions, scores, served, seconds, more=None):
-    """The answer's JSON."""
+def _encode(
+    predictions: np.ndarray,
+    scores: np.ndarray,
+    served: Served,
+    seconds: float,
+    more: dict | None = None,
+) -> bytes:
+    """Return the answer's JSON."""
     answer = {
         "predictions": predictions.tolist(),
         "anomaly_scores": scores.tolist(),
@@ -140,8 +150,8 @@ def _encode(predictions, scores, served, seconds, more=None):
     return encode(answer | more if more else answer)
 
 
-def _explain(query):
-    """The value of ?explain=; RequestError for anything else in the query."""
+def _explain(query: bytes) -> bool:
+    """Return the value of ?explain=; RequestError for anything else in the query."""
     given = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
     for name, value in given:
         if name != "explain":
@@ -161,8 +171,9 @@ def _explain(query):
 def create_api(
     settings: Settings, model: Model, predictor: Predictor, remarks: Iterable[tuple[int, str]] = ()
 ) -> FastAPI:
-    """Build the routes and their documentation; `remarks`, (level, sentence), are logged at
-    start.
+    """Build the routes and their documentation.
+
+    `remarks`, (logging level, sentence), are logged at start.
     """
     app = FastAPI(
         title="Fraud detector",
@@ -196,7 +207,9 @@ def create_api(
     return app
 
 
-def _lifespan(settings, model, predictor, remarks):
+def _lifespan(
+    settings: Settings, model: Model, predictor: Predictor, remarks: Iterable[tuple[int, str]]
+) -> Lifespan[FastAPI]:
     """What happens between start and end: the bundle is loaded, then watched."""
 
     @contextlib.asynccontextmanager
@@ -248,7 +261,7 @@ def _add_documentation(app, settings, model):
         return Response(written()[1], media_type="text/html")
 
 
-def _add_health(app, model):
+def _add_health(app: FastAPI, model: Model) -> None:
     @app.get("/health/live", summary="Does the process answer?", response_model=schemas.Alive)
     async def live():
         return _json({"status": "live"})
@@ -269,7 +282,7 @@ def _add_health(app, model):
         return _json({**answer, "refused": model.reason or None}, served)
 
 
-def _add_operations(app, model):
+def _add_operations(app: FastAPI, model: Model) -> None:
     """The model's card and the metrics."""
 
     @app.get(
@@ -292,7 +305,7 @@ def _add_operations(app, model):
         return Response(telemetry.render(), media_type=TEXT)
 
 
-def _add_reload(app, model):
+def _add_reload(app: FastAPI, model: Model) -> None:
     @app.post(
         "/admin/reload",
         summary="Look at the bundle's folder now",
@@ -331,8 +344,8 @@ def create_app(
     return app
 
 
-def _json(content, served=None):
-    """A JSON answer; with X-Model where a model is what it is about."""
+def _json(content: dict, served: Served | None = None) -> Response:
+    """Make a JSON answer, with X-Model where a model is what it is about."""
     answer = Response(encode(content), media_type="application/json")
     if served is not None:
         answer.raw_headers.append(served.header)
@@ -340,7 +353,7 @@ def _json(content, served=None):
 
 
 def _http_error(request, error):
-    """404 and 405 in our shape."""
+    """Answer 404 and 405 in our shape."""
     if error.status_code == 405:
         refused = RequestError(
             405, "method_not_allowed", f"{request.method} is not possible here; see /docs."

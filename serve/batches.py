@@ -1,11 +1,19 @@
-"""Requests that arrive together are scored together: one run of the graph for all costs little more
-than for one.
+"""Requests that arrive together are scored together.
+
+One run of the graph for all of them costs little more than for one.
 """
+
+from __future__ import annotations
 
 import asyncio
 import time
 
 import numpy as np
+
+from lib.bundle import Bundle
+
+# predictions (n,) int8, anomaly scores (n,) float64, the batch's seconds
+Scored = tuple[np.ndarray, np.ndarray, float]
 
 MAX_ROWS = 512  # of one batch: the loop sees to other work between two
 
@@ -17,12 +25,13 @@ class Batches:
     as have come meanwhile, on warm caches.
     """
 
-    def __init__(self):
-        self._waiting = []
+    def __init__(self) -> None:
+        self._waiting: list[tuple[Bundle, np.ndarray, asyncio.Future[Scored]]] = []
 
-    async def score(self, bundle, X):
-        """Predictions (n,) int8, anomaly scores (n,) float64 and the batch's seconds, for X (n, d)
-        float32.
+    async def score(self, bundle: Bundle, X: np.ndarray) -> Scored:
+        """Return predictions (n,) int8, anomaly scores (n,) float64 and the batch's seconds.
+
+        X is (n, d) float32.
         """
         loop = asyncio.get_running_loop()
         future = loop.create_future()
@@ -31,10 +40,8 @@ class Batches:
         self._waiting.append((bundle, X, future))
         return await future
 
-    def _turn(self):
-        """Score one batch; leave what is too much for it, or for another bundle, to the next
-        turn.
-        """
+    def _turn(self) -> None:
+        """Score one batch, and leave to the next turn what is too much or for another bundle."""
         bundle, n, size = self._waiting[0][0], 0, 0
         for other, X, _ in self._waiting:
             if other is not bundle or (n and size + len(X) > MAX_ROWS):
@@ -49,12 +56,12 @@ class Batches:
             predictions, scores = bundle.predict(parts[0] if n == 1 else np.concatenate(parts))
         except Exception as error:  # each of them answers for itself
             for future in futures:
-                future.cancelled() or future.set_exception(error)
+                if not future.cancelled():
+                    future.set_exception(error)
             return
         seconds, first = time.perf_counter() - start, 0
         for X, future in zip(parts, futures, strict=True):
             last = first + len(X)
-            future.cancelled() or future.set_result(
-                (predictions[first:last], scores[first:last], seconds)
-            )
+            if not future.cancelled():
+                future.set_result((predictions[first:last], scores[first:last], seconds))
             first = last

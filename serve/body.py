@@ -1,8 +1,15 @@
 """Reading a request's body: its type, its size, its time, and how much the server holds at once."""
 
-import asyncio
+from __future__ import annotations
 
-from serve.errors import RequestError, overloaded
+import asyncio
+from typing import TYPE_CHECKING
+
+from serve.errors import Headers, RequestError, overloaded
+from serve.settings import Settings
+
+if TYPE_CHECKING:
+    from starlette.types import Message, Receive, Scope
 
 SMALL = 65_536  # bytes that uvicorn hands over at once
 
@@ -10,13 +17,13 @@ SMALL = 65_536  # bytes that uvicorn hands over at once
 class Bodies:
     """Reads bodies within the limits of the settings."""
 
-    def __init__(self, settings):
+    def __init__(self, settings: Settings) -> None:
         self.max_bytes = int(settings.max_body_mb * 1e6)
         self.max_buffered = int(settings.max_buffered_mb * 1e6)
         self.timeout_s = settings.body_timeout_s
         self.buffered = 0
 
-    async def read(self, scope, receive):
+    async def read(self, scope: Scope, receive: Receive) -> tuple[bytes, int]:
         """Return the body and the bytes to `release` when it is done with.
 
         Raises RequestError: 415 type, 413 size, 408 time, 400 cut off, 503 too much held already.
@@ -27,12 +34,12 @@ class Bodies:
             return message.get("body", b""), 0
         return await self._collect(receive, message, length)
 
-    def release(self, held):
+    def release(self, held: int) -> None:
         """Give back what `read` has reserved."""
         self.buffered -= held
 
-    def _check(self, headers):
-        """Content-Length, None if there is none."""
+    def _check(self, headers: Headers) -> int | None:
+        """Return the Content-Length, None if there is none."""
         kind = encoding = length = None
         for name, value in headers:
             if name == b"content-type":
@@ -56,7 +63,9 @@ class Bodies:
             raise self._too_large()
         return length
 
-    async def _collect(self, receive, message, length):
+    async def _collect(
+        self, receive: Receive, message: Message | None, length: int | None
+    ) -> tuple[bytes, int]:
         """Put a body together that arrives in parts."""
         # nobody knows how long a chunked body is
         reserved = length if length is not None else self.max_bytes
@@ -77,7 +86,7 @@ class Bodies:
         self.buffered += len(body) - reserved
         return body, len(body)
 
-    async def _join(self, receive, message):
+    async def _join(self, receive: Receive, message: Message | None) -> bytes:
         parts, size = [], 0
         while True:
             message = message or await receive()
@@ -93,7 +102,7 @@ class Bodies:
                 return b"".join(parts)
             message = None
 
-    def _too_large(self):
+    def _too_large(self) -> RequestError:
         return RequestError(
             413,
             "too_large",
@@ -101,7 +110,7 @@ class Bodies:
         )
 
 
-def _check_type(kind):
+def _check_type(kind: bytes | None) -> None:
     name, _, parameters = (kind or b"").decode("latin-1").lower().partition(";")
     charset = parameters.partition("charset=")[2].strip().strip('"') or "utf-8"
     if name.strip() == "application/json" and charset in ("utf-8", "utf8"):

@@ -1,12 +1,19 @@
-"""The page at /docs: the OpenAPI document as HTML that asks no other host for anything, with
-requests to try.
+"""The page at /docs: the OpenAPI document as HTML, with requests to try.
+
+It asks no other host for anything.
 """
+
+from __future__ import annotations
 
 import hashlib
 import json
 from base64 import b64encode
 from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from serve.model import Served
 
 SIMULATED = (
     "<strong>Simulated transactions.</strong> This model has never seen a real one: its scores say "
@@ -18,7 +25,7 @@ HERE = Path(__file__).parent
 STYLE, SCRIPT = ((HERE / name).read_text(encoding="utf-8") for name in ("docs.css", "docs.js"))
 
 
-def _allowed(text):
+def _allowed(text: str) -> str:
     return f"'sha256-{b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
@@ -30,8 +37,8 @@ POLICY = (
 )
 
 
-def page(document, served=None):
-    """Write the OpenAPI document and what is being served (Served or None) as a page, text."""
+def page(document: dict, served: Served | None = None) -> str:
+    """Write the OpenAPI document and what is being served as an HTML page."""
     info = document["info"]
     schemas = document.get("components", {}).get("schemas", {})
     operations = [
@@ -57,7 +64,7 @@ def page(document, served=None):
     )
 
 
-def _answering(served):
+def _answering(served: Served | None) -> str:
     """Who answers: model, version, data set and threshold; simulated data is said out loud."""
     if served is None:
         return '<p class="warning">No model is loaded yet: /health/ready says why.</p>'
@@ -172,8 +179,8 @@ def _fields(title, schema, schemas):
     return f"<details><summary>{title}</summary><table>{rows}</table></details>"
 
 
-def kind(schema, schemas):
-    """A schema in words: 'list of numbers', '0 or 1', 'text or null'."""
+def kind(schema: dict, schemas: dict) -> str:
+    """Say a schema in words: 'list of numbers', '0 or 1', 'text or null'."""
     schema = _resolved(schema, schemas)
     if "anyOf" in schema:
         return " or ".join(kind(each, schemas) for each in schema["anyOf"])

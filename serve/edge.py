@@ -1,6 +1,9 @@
-"""Around every request: admission, API key, request id, security headers, metrics, one log line, no
-stack trace.
+"""Around every request: admission, API key, request id, security headers, metrics, one log line.
+
+No stack trace gets out.
 """
+
+from __future__ import annotations
 
 import hmac
 import itertools
@@ -8,9 +11,17 @@ import logging
 import os
 import re
 import time
+from typing import TYPE_CHECKING
 
 from serve import docs, logs, telemetry
-from serve.errors import RequestError, internal, overloaded, respond
+from serve.errors import Headers, RequestError, internal, overloaded, respond
+
+if TYPE_CHECKING:
+    from prometheus_client import Counter, Histogram
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from serve.model import Model
+    from serve.settings import Settings
 
 log = logging.getLogger("serve.request")
 
@@ -41,19 +52,20 @@ _ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 
 class Edge:
-    """The outermost ASGI application; handlers leave `rows`, `alerts` … for the log in
-    scope["fraud"].
+    """The outermost ASGI application.
+
+    Handlers leave `rows`, `alerts` … for the log in scope["fraud"].
 
     Parameters
     ----------
     api : the FastAPI application
-    settings : Settings
-    model : Model
+    settings : limits, API key and log level
+    model : holds the bundle that the header X-Model names
     predict : what `api` answers POST /predict with. It is called straight from here: the way
         through FastAPI's layers takes as long as decoding and scoring a row.
     """
 
-    def __init__(self, api, settings, model, predict):
+    def __init__(self, api: ASGIApp, settings: Settings, model: Model, predict: ASGIApp) -> None:
         self.api, self.model, self.predict = api, model, predict
         self.key = settings.api_key.encode()
         self.max_in_flight = settings.max_in_flight
@@ -63,9 +75,9 @@ class Edge:
             settings.log_level == "debug",
         )
         self.worker, self.ids = os.urandom(4).hex(), itertools.count(1)
-        self.children = {}
+        self.children: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
 
-    async def __call__(self, scope, receive, send):
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] != "http":
             await self.api(scope, receive, send)
@@ -81,7 +93,7 @@ class Edge:
         }
         more = self._headers(scope, request_id)
 
-        async def send_on(message):
+        async def send_on(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -109,8 +121,8 @@ class Edge:
                 self.n_in_flight -= 1
             self._account(path, status or 499, time.perf_counter() - start, data)
 
-    def _headers(self, scope, request_id):
-        """The headers that every answer has; the model's on what /predict answers."""
+    def _headers(self, scope: Scope, request_id: bytes) -> list[tuple[bytes, bytes]]:
+        """Return the headers that every answer has; the model's on what /predict answers."""
         path = scope["path"]
         more = [*(PAGE_HEADERS if path == "/docs" else HEADERS), (b"x-request-id", request_id)]
         if path == "/predict":
@@ -120,13 +132,13 @@ class Edge:
                 more.append(served.header)
         return more
 
-    def _admit(self):
+    def _admit(self) -> None:
         """Count one more request in flight, or refuse it."""
         if self.n_in_flight >= self.max_in_flight:
             raise overloaded(f"{self.max_in_flight} requests in flight")
         self.n_in_flight += 1
 
-    async def _answer(self, scope, receive, send):
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] == "POST" and scope["path"] == "/predict":
             await self.predict(scope, receive, send)
         elif scope["method"] == "HEAD":
@@ -134,17 +146,17 @@ class Edge:
         else:
             await self.api(scope, receive, send)
 
-    async def _head(self, scope, receive, send):
+    async def _head(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer HEAD as GET without its body; FastAPI knows no HEAD of its own."""
 
-        async def send_head(message):
+        async def send_head(message: Message) -> None:
             is_body = message["type"] == "http.response.body"
             await send({**message, "body": b""} if is_body else message)
 
         # a copy: the HTTP server looks at its own scope to see that no body follows
         await self.api({**scope, "method": "GET"}, receive, send_head)
 
-    def _account(self, path, status, seconds, data):
+    def _account(self, path: str, status: int, seconds: float, data: dict) -> None:
         route = path if path in ROUTES else "other"
         children = self.children.get((route, status))
         if children is None:
@@ -159,8 +171,8 @@ class Edge:
             data["status"], data["milliseconds"] = status, round(seconds * 1e3, 3)
             logs.log_request(data)
 
-    def _read(self, headers):
-        """Request id (the client's own if it is harmless) and the keys that the client offers."""
+    def _read(self, headers: Headers) -> tuple[bytes, list[bytes]]:
+        """Return the request id (the client's own if harmless) and the keys that it offers."""
         request_id, keys = None, []
         for name, value in headers:
             if name == b"x-request-id" and _ID.fullmatch(value):
@@ -171,7 +183,7 @@ class Edge:
                 keys.append(value[7:].strip())
         return request_id or f"{self.worker}-{next(self.ids):x}".encode(), keys
 
-    def _check(self, keys):
+    def _check(self, keys: list[bytes]) -> None:
         # no `any` over a generator: every offered key is compared, each in constant time
         if True in [hmac.compare_digest(key, self.key) for key in keys]:
             return

@@ -1,6 +1,16 @@
 """Refusals: what a client is told when it gets no answer, in one JSON shape."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
 import msgspec
+
+if TYPE_CHECKING:
+    from starlette.types import Send
+
+Headers = Iterable[tuple[bytes, bytes]]
 
 
 class RequestError(Exception):
@@ -16,7 +26,15 @@ class RequestError(Exception):
     headers : further headers of the answer
     """
 
-    def __init__(self, status, code, message, row=None, field=None, headers=()):
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        row: int | None = None,
+        field: str | None = None,
+        headers: Headers = (),
+    ) -> None:
         super().__init__(message)
         self.status, self.code, self.message, self.row, self.field = (
             status,
@@ -27,26 +45,26 @@ class RequestError(Exception):
         )
         self.headers = list(headers)
 
-    def body(self):
-        """The answer's JSON."""
+    def body(self) -> bytes:
+        """Return the answer's JSON."""
         error = {"code": self.code, "message": self.message, "row": self.row, "field": self.field}
         return msgspec.json.encode({"error": error})
 
 
-def overloaded(what):
-    """503 with Retry-After: the client should come back, there is no queue to wait in."""
+def overloaded(what: str) -> RequestError:
+    """Return a 503 with Retry-After: the client should come back, there is no queue to wait in."""
     message = f"The server has {what}; try again in a second."
     return RequestError(503, "overloaded", message, headers=[(b"retry-after", b"1")])
 
 
-def internal():
-    """500: our fault, told without a stack trace."""
+def internal() -> RequestError:
+    """Return a 500: our fault, told without a stack trace."""
     return RequestError(
         500, "internal", "The server failed; its log has the reason under this request's id."
     )
 
 
-async def respond(send, status, body, headers=()):
+async def respond(send: Send, status: int, body: bytes, headers: Headers = ()) -> None:
     """Send a whole JSON answer."""
     head = [
         (b"content-type", b"application/json"),

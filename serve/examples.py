@@ -44,10 +44,10 @@ def find(bundle: Bundle) -> tuple[Example, Example]:
 
     Returns
     -------
-    (normal, anomalous): `normal` holds the reference medians or, should they be reported, the row
-    of a few near them with the lowest score; `anomalous` is the first that alerts as more and more
-    features are moved further and further out, or else the one with the highest score. Each says
-    itself whether it alerts.
+    `normal` and `anomalous`. `normal` holds the reference medians or, should they be reported, that
+    row of a few near them with the lowest score; `anomalous` is the first that alerts as more and
+    more features are moved further and further out, or else the one with the highest score. Each
+    says itself whether it alerts.
     """
     search = _Search(bundle)
     normal, anomalous = search.normal(), search.pushed()
@@ -63,7 +63,7 @@ class _Search:
     digits : significant digits of each feature that are shown, (d,) int
     """
 
-    def __init__(self, bundle):
+    def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
         self.d = d = len(bundle.features)
         absent = {"low": np.full(d, -1.0), "median": np.zeros(d), "high": np.ones(d)}
@@ -79,14 +79,14 @@ class _Search:
         ratio = np.divide(size, spread, out=np.full(self.d, 1e9), where=varies)
         return np.clip(4 + np.floor(np.log10(ratio)), 4, 9).astype(int)
 
-    def score(self, rows):
-        """Alerts (n,) bool and scores (n,) of rows (n, d)."""
+    def score(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return alerts (n,) bool and scores (n,) of rows (n, d)."""
         rows = np.clip(rows, -LIMIT, LIMIT).astype(np.float32)
         predictions, scores = self.bundle.predict(rows)
         return predictions == 1, scores
 
-    def best(self, rows, sign=1):
-        """The first row that alerts, or else the one with the highest score -> Example, its place.
+    def best(self, rows: np.ndarray, sign: int = 1) -> tuple[Example, int]:
+        """Return the first row that alerts, or else that with the highest score, and its place.
 
         With `sign` -1 the row with the lowest score. The row is rounded to what a reader sees, and
         scored as it then stands.
@@ -99,8 +99,8 @@ class _Search:
         (is_alert,), (score,) = self.score(np.array([values]))
         return Example(values, float(score), bool(is_alert), ""), at
 
-    def normal(self):
-        """The medians, unless they alert."""
+    def normal(self) -> Example:
+        """Return the medians, or a row near them if they alert."""
         found, _ = self.best(self.median[None])
         if not found.is_alert:
             return replace(found, origin="every feature at its median")
@@ -109,19 +109,18 @@ class _Search:
         found, _ = self.best(self.median + np.where(share < 0, down, up), sign=-1)
         return replace(found, origin="near the medians, the lowest score of a few that were tried")
 
-    def moved(self, factor, is_up):
-        """Each feature `factor` times as far out as usual, (d,); one that never varies moves,
-        too.
-        """
+    def moved(self, factor: int, is_up: np.ndarray | bool) -> np.ndarray:
+        """Move each feature, even a constant one, `factor` times as far out as usual, (d,)."""
         step = np.where(is_up, self.high - self.median, self.low - self.median)
         instead = np.where(is_up, 1, -1) * np.maximum(np.abs(self.median), 1)
         values = self.median + factor * np.where(step == 0, instead, step)
         # amounts, counts and durations do not become negative
         return np.where((self.low >= 0) & (values < 0), 0.0, values)
 
-    def directions(self):
-        """Which features are more anomalous upwards, (d,) bool; all features, the strongest
-        first.
+    def directions(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return which features are more anomalous upwards, (d,) bool, and their order, (d,) int.
+
+        The strongest feature comes first.
         """
         rows = np.repeat(self.median[None], 2 * self.d, axis=0)
         each = np.arange(self.d)
@@ -130,8 +129,8 @@ class _Search:
         upwards, downwards = self.bundle.raw_score(rows).reshape(2, self.d)
         return upwards >= downwards, np.argsort(-np.maximum(upwards, downwards), kind="stable")
 
-    def pushed(self):
-        """More and more features moved out together, from the strongest on."""
+    def pushed(self) -> Example:
+        """Move more and more features out together, from the strongest on."""
         is_up, order = self.directions()
         counts = np.unique(np.geomspace(1, self.d, 24).round().astype(int))
         best = None
@@ -147,8 +146,8 @@ class _Search:
                 break
         return best
 
-    def climbed(self, start):
-        """One feature after the other set to what raises the score most, beginning with `start`.
+    def climbed(self, start: Example) -> Example:
+        """Set one feature after the other to what raises the score most, beginning with `start`.
 
         A model that weighs features against each other, such as trees with labels, may only
         report a combination that `pushed` does not meet.

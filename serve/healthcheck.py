@@ -17,7 +17,7 @@ def main() -> int:
 
     Returns
     -------
-    int: 0 if a verified bundle answers, 1 otherwise; the reason is printed
+    Exit status: 0 if a verified bundle answers, 1 otherwise; the reason is printed
     """
     try:
         settings = Settings.from_environment(os.environ)
@@ -39,7 +39,7 @@ def main() -> int:
 
 
 def ask(host: str, port: int, timeout_s: float) -> str:
-    """Ask one address once -> '' if it is ready, otherwise why it is not."""
+    """Ask one address once why it is not ready, and return that; '' if it is."""
     # http.client, not urllib: that one would go through the proxy of http_proxy or ALL_PROXY
     connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
     try:

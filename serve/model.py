@@ -1,6 +1,9 @@
-"""The bundle that answers: loaded at start-up, replaced while requests go on, kept when its
-successor is broken.
+"""The bundle that answers: loaded at start-up, then replaced while requests go on.
+
+It is kept when its successor is broken.
 """
+
+from __future__ import annotations
 
 import asyncio
 import contextlib
@@ -8,6 +11,8 @@ import functools
 import logging
 import time
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import msgspec
@@ -18,10 +23,13 @@ from lib.errors import BundleError
 from serve import examples, telemetry
 from serve.errors import RequestError
 from serve.rows import Rows
+from serve.settings import Settings
 from serve.spare import Spare
 
 log = logging.getLogger("serve.model")
 encode = msgspec.json.Encoder().encode
+
+Signature = tuple[int, int, int] | str  # of a manifest: time, size and inode; "absent" without one
 
 
 class OtherModelError(BundleError):
@@ -40,18 +48,18 @@ class Served:
     anomalous: examples.Example
 
     @property
-    def name(self):
+    def name(self) -> str:
         """The registered name; of a bundle that was never registered, the kind of its model."""
         manifest = self.bundle.manifest
         return str(manifest.get("name") or manifest.get("model") or "model")
 
     @property
-    def labels(self):
-        """Its labels in the metrics."""
+    def labels(self) -> tuple[str, str, str]:
+        """Its labels in the metrics: name, version and a short hash."""
         return self.name, self.version, self.bundle.hash[:16]
 
     @functools.cached_property
-    def header(self):
+    def header(self) -> tuple[bytes, bytes]:
         """X-Model: <registered name>/<version>, name and version percent-encoded as in a URL.
 
         A header holds no line breaks and, to be safe, nothing but ASCII; a registered name may be
@@ -60,8 +68,8 @@ class Served:
         parts = (quote(part, safe="", errors="replace") for part in (self.name, self.version))
         return b"x-model", "/".join(parts).encode("ascii")
 
-    def card(self):
-        """What GET /model answers."""
+    def card(self) -> dict[str, Any]:
+        """Return what GET /model answers."""
         manifest, provenance = self.bundle.manifest, self.bundle.manifest.get("provenance", {})
         return {
             "name": self.labels[0],
@@ -88,35 +96,35 @@ class Model:
 
     Attributes
     ----------
-    served : Served or None, replaced in one assignment
+    served : what answers, replaced in one assignment; None before the first
     reason : why there is none, or why the last one was refused; '' if all is well
     """
 
-    def __init__(self, settings, spare=None):
+    def __init__(self, settings: Settings, spare: Path | None = None) -> None:
         self.settings = settings
         self.spare = Spare(spare)
-        self.served = None
+        self.served: Served | None = None
         self.reason = "The bundle has not been loaded yet."
-        self._seen = None
+        self._seen: Signature | None = None
         self._lock = asyncio.Lock()
         self._wake = asyncio.Event()
 
-    def require(self):
-        """The served bundle; RequestError with 503 while there is none."""
+    def require(self) -> Served:
+        """Return the served bundle; RequestError with 503 while there is none."""
         if self.served is None:
             raise self.not_ready()
         return self.served
 
-    def not_ready(self):
-        """503 with the reason why there is no bundle."""
+    def not_ready(self) -> RequestError:
+        """Return a 503 with the reason why there is no bundle."""
         return RequestError(503, "not_ready", self.reason, headers=[(b"retry-after", b"1")])
 
-    def wake(self):
-        """Look at the folder now; for SIGHUP."""
+    def wake(self) -> None:
+        """Have `watch` look at the folder now; for SIGHUP."""
         self._seen = None
         self._wake.set()
 
-    async def watch(self):
+    async def watch(self) -> None:
         """Look at manifest.json every `poll_s` and take up what is new; never returns."""
         while True:
             with contextlib.suppress(TimeoutError):
@@ -124,10 +132,8 @@ class Model:
             self._wake.clear()
             await self.refresh()
 
-    async def recover(self):
-        """Begin with what the other workers serve; what the folder holds must then be a
-        successor.
-        """
+    async def recover(self) -> None:
+        """Begin with what the other workers serve, so that the folder must hold a successor."""
         folder = self.spare.current
         if folder is None:
             return
@@ -139,8 +145,8 @@ class Model:
             return
         self._take_up(served)
 
-    async def refresh(self, force=False):
-        """Load the bundle if its manifest changed; True if another one answers now."""
+    async def refresh(self, force: bool = False) -> bool:
+        """Load the bundle if its manifest changed, and return whether another one answers now."""
         async with self._lock:
             # before the files are read: a later change is seen by the next look
             signature = self._signature()
@@ -160,7 +166,7 @@ class Model:
             self._seen = signature
             before = self._take_up(successor)
             name, version, short = successor.labels
-            data = {"model": name, "version": version, "bundle_hash": short}
+            data: dict[str, str | float] = {"model": name, "version": version, "bundle_hash": short}
             data["milliseconds"] = round((time.perf_counter() - start) * 1e3, 1)
             log.info("bundle loaded", extra={"data": data})
             return (
@@ -169,15 +175,15 @@ class Model:
                 or before.version != successor.version
             )
 
-    def _signature(self):
+    def _signature(self) -> Signature:
         try:
             stat = (self.settings.bundle / "manifest.json").stat()
         except OSError:
             return "absent"
         return stat.st_mtime_ns, stat.st_size, stat.st_ino
 
-    def _take_up(self, successor):
-        """Answer with this bundle from now on -> the one before, None if there was none."""
+    def _take_up(self, successor: Served) -> Served | None:
+        """Answer with this bundle from now on, and return the one before."""
         before, self.served, self.reason = self.served, successor, ""
         telemetry.reloads.labels("ok").inc()
         if before is not None:
@@ -185,7 +191,7 @@ class Model:
         telemetry.served.labels(*successor.labels).set(1)
         return before
 
-    def _load(self, folder):
+    def _load(self, folder: Path) -> Served:
         # clients send rows by position
         expected = self.served.bundle.features if self.served else None
         loaded = bundle.load(folder, threads=self.settings.threads, features=expected)
@@ -205,7 +211,7 @@ class Model:
             raise BundleError(f"The manifest in {folder} cannot be shown: {error}.") from error
         return served
 
-    def _check_name(self, loaded):
+    def _check_name(self, loaded: Bundle) -> None:
         """Refuse another registered name: clients would not notice whose scores they get."""
         if self.served is None:
             return
@@ -216,7 +222,7 @@ class Model:
                 f"this server answers for {ours!r}: restart the server to serve another model."
             )
 
-    def _refuse(self, error):
+    def _refuse(self, error: Exception) -> None:
         """Keep the served bundle; tell once."""
         sentence = (
             str(error)

@@ -1,12 +1,17 @@
-"""From the bytes of a request to a matrix: every row checked, and what is wrong said with row and
-field.
+"""From the bytes of a request to a matrix, every row checked.
+
+What is wrong is said with row and field.
 """
+
+from __future__ import annotations
 
 import itertools
 import json
 import re
 import struct
 import threading
+from collections.abc import Container, Iterable
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -48,20 +53,27 @@ class Rows:
     Parameters
     ----------
     features : names, in the order of the columns
-    missing : 'refuse', or 'median' where the model fills in for null
+    missing : with 'median' the model fills in for null
     max_rows : more rows in one request are refused
     fast : lengths of bodies that simdjson is tried on first; what it does not take as it stands,
         msgspec judges
     """
 
-    def __init__(self, features, missing, max_rows, fast=FAST):
+    def __init__(
+        self,
+        features: Iterable[str],
+        missing: Literal["refuse", "median"],
+        max_rows: int,
+        fast: Container[int] = FAST,
+    ) -> None:
         self.fast = fast if simdjson else ()
         self.features, self.missing, self.max_rows = tuple(features), missing, max_rows
         self.max_values = max_rows * len(self.features)
-        self._decode = msgspec.json.Decoder(_Body if missing == "refuse" else _BodyWithNull).decode
+        shape: type[_Body] | type[_BodyWithNull] = _Body if missing == "refuse" else _BodyWithNull
+        self._decode = msgspec.json.Decoder(shape).decode
 
-    def decode(self, body):
-        """{"features": [[…], …]} or {"features": [{name: …}, …]} -> (n, d) float32.
+    def decode(self, body: bytes) -> np.ndarray:
+        """Decode {"features": [[…], …]} or {"features": [{name: …}, …]} to a matrix (n, d) float32.
 
         NaN stands for null, 1 and 0 for true and false. RequestError for anything else.
         """
@@ -101,8 +113,8 @@ class Rows:
             raise self._ragged(rows)
         return self._matrix(rows)
 
-    def _matrix(self, rows):
-        """Rows of the right length as (n, d) float32; NaN for null."""
+    def _matrix(self, rows: list) -> np.ndarray:
+        """Return rows of the right length as (n, d) float32; NaN for null."""
         n = len(rows) * len(self.features)
         try:  # twice as fast as numpy's own way from lists
             X = np.frombuffer(
@@ -117,8 +129,8 @@ class Rows:
             raise self._out_of_range(int(row), self.features[column])
         return X
 
-    def _numbers(self, body):
-        """The matrix of a body that holds lists of numbers and nothing else; None for any other."""
+    def _numbers(self, body: bytes) -> np.ndarray | None:
+        """Return the matrix of a body of nothing but lists of numbers; None for any other."""
         d = len(self.features)
         try:
             if not hasattr(_local, "parser"):
@@ -142,8 +154,9 @@ class Rows:
         return X if np.isfinite(X).all() else None
 
     def _ordered(self, body, rows):
-        """Rows as lists, values in the order of the columns; names that are unknown, missing or
-        given twice refused.
+        """Return rows as lists, values in the order of the columns.
+
+        Names that are unknown, missing or given twice are refused.
         """
         expected = 2 + 2 * sum(len(row) for row in rows if isinstance(row, dict))
         if body.count(b'"') != expected:

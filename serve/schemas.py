@@ -1,11 +1,17 @@
-"""What the API says of itself: the shapes of its answers and an OpenAPI document that fits the
-served bundle.
+"""What the API says of itself: the shapes of its answers, and an OpenAPI document.
+
+The document fits the served bundle.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
+from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, Field
+
+from serve.model import Served
+from serve.settings import Settings
 
 
 class Reason(BaseModel):
@@ -62,9 +68,7 @@ class Alive(BaseModel):
 
 
 class Ready(BaseModel):
-    """A verified bundle answers; `refused` says why its successor was not taken up, if one was
-    found.
-    """
+    """A verified bundle answers; `refused` says why a successor, if any, was not taken up."""
 
     status: Literal["ready"]
     model_version: str
@@ -113,8 +117,8 @@ MEANING = {
 }
 
 
-def errors(*statuses):
-    """The `responses` of a route that may refuse."""
+def errors(*statuses: int) -> dict[int | str, dict]:
+    """Return the `responses` of a route that may refuse."""
     return {status: {"model": Error, "description": MEANING[status]} for status in statuses}
 
 
@@ -134,8 +138,8 @@ MODEL = {
 }
 
 
-def document(app, served, settings):
-    """The OpenAPI document; its examples are rows that the served bundle takes."""
+def document(app: FastAPI, served: Served | None, settings: Settings) -> dict:
+    """Write the OpenAPI document, with rows that the served bundle takes as examples."""
     paths = get_openapi(
         title=app.title, version=app.version, description=app.description, routes=app.routes
     )
@@ -187,8 +191,8 @@ def document(app, served, settings):
     return paths
 
 
-def _examples(served, features):
-    """Requests to try: a normal transaction, an anomalous one, and the first with names."""
+def _examples(served: Served | None, features: Sequence[str]) -> dict[str, dict]:
+    """Return requests to try: a normal transaction, an anomalous one, and the first with names."""
     if served is None:
         row = [0.0] * len(features)
         made = {"list": ("a row (there is no model yet)", "zeros", row)}

@@ -113,7 +113,7 @@ class Settings:
 
 
 def unknown(environ: Mapping[str, str]) -> dict[str, tuple[int, str]]:
-    """Find FRAUD_ variables that are not settings -> {name: (logging level, sentence)}.
+    """Find FRAUD_ variables that are not settings: for each name a logging level and a sentence.
 
     Whoever starts the server may not be able to take a variable away, so that none of them stops
     it. Values are not repeated: a misspelt API key must not get into the log.

@@ -26,7 +26,7 @@ class Spare:
     folder : None where there is one worker, which then keeps nothing
     """
 
-    def __init__(self, folder: Path | None):
+    def __init__(self, folder: Path | None) -> None:
         self.folder = folder
 
     @property

@@ -1,5 +1,7 @@
 """Metrics for Prometheus; none ever holds a feature's value."""
 
+from __future__ import annotations
+
 import os
 import sys
 from pathlib import Path
@@ -49,9 +51,10 @@ served = Gauge(
 )
 
 
-def observe_scores(values, n_alerts):
-    """Count the scores (n,) of one request; prometheus_client takes one at a time, which is slow
-    for thousands.
+def observe_scores(values: np.ndarray, n_alerts: int) -> None:
+    """Count the scores (n,) of one request.
+
+    prometheus_client takes one at a time, which is slow for thousands.
     """
     n = len(values)
     rows.inc(n)
@@ -68,9 +71,10 @@ def observe_scores(values, n_alerts):
             scores._buckets[bucket].inc(count)
 
 
-def render():
-    """The metrics of all workers as Prometheus' text; a dead worker's counts stay, its gauges
-    go.
+def render() -> bytes:
+    """Return the metrics of all workers as Prometheus' text.
+
+    A dead worker's counts stay, its gauges go.
     """
     folder = os.environ.get(METRICS_FOLDER)
     if not folder:
