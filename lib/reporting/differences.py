@@ -14,13 +14,18 @@ from lib.evaluation.figures import DASH, number
 from lib.files import read_json
 from lib.reporting.names import HEADLINE, label
 
-SHOWN = ("average_precision", "recall_at_budget", "amount_recall_at_budget")
+SHOWN = (
+    "average_precision",
+    "recall_at_budget",
+    "amount_recall_at_budget",
+)
+PERIODS = ("validation", "untouched")
 # a digit more than in tables, where the interval says that it means little: here equal is equal
 DIGITS = 4
 
 
 def since_previous(run_dir: Path, metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Compare a run with the newest earlier one on the same dataset that has figures.
+    """Return what differs from the newest earlier run on the same dataset that has figures.
 
     Parameters
     ----------
@@ -37,10 +42,14 @@ def since_previous(run_dir: Path, metrics: Mapping[str, Any]) -> dict[str, Any]:
     if previous is None:
         return {}
     before = _read_metrics(previous)
+    settings_then = _settings(previous, before)
+    settings_now = _settings(run_dir, metrics)
+    figures_then = _figures(before)
+    figures_now = _figures(metrics)
     return {
         "run": previous.name,
-        "parameters": _changed(_settings(previous, before), _settings(run_dir, metrics)),
-        "figures": _changed(_figures(before), _figures(metrics)),
+        "parameters": _changed(settings_then, settings_now),
+        "figures": _changed(figures_then, figures_now),
     }
 
 
@@ -50,20 +59,24 @@ def _previous(run_dir: Path, dataset: str | None) -> Path | None:
     for path in run_dir.parent.glob("*/metrics.json"):
         folder = path.parent
         # neither the link `latest` nor the folder `by-hand`
-        is_run = folder.name[0].isdigit() and not folder.is_symlink()
-        if is_run and folder.name < run_dir.name:
+        if folder.is_symlink() or not folder.name[0].isdigit():
+            continue
+        if folder.name < run_dir.name:
             earlier.append(folder)
-    same = [folder for folder in earlier if _read_metrics(folder).get("dataset") == dataset]
-    return max(same, key=lambda folder: folder.name, default=None)
+    # from the newest on: most often the first is of the same dataset, and no other is read
+    earlier.sort(key=lambda folder: folder.name, reverse=True)
+    for folder in earlier:
+        found = _read_metrics(folder)
+        if found.get("dataset") == dataset:
+            return folder
+    return None
 
 
 def _settings(run_dir: Path, metrics: Mapping[str, Any]) -> dict[str, str]:
     """Return everything that was asked for, and what data and programs it met: {what: text}."""
-    asked: dict[str, Any] = {}
-    path = run_dir / "run.yaml"
-    if path.is_file():
-        asked = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    found = dict(asked.get("parameters") or {})
+    asked = _asked(run_dir)
+    parameters = asked.get("parameters") or {}
+    found = dict(parameters)
     found["source"] = metrics.get("source")
     found["transactions"] = _total(metrics, "n")
     found["known frauds"] = _total(metrics, "n_frauds")
@@ -71,44 +84,69 @@ def _settings(run_dir: Path, metrics: Mapping[str, Any]) -> dict[str, str]:
         # a run by hand has no run.yaml: these two are known from its figures
         found["seed"] = metrics.get("seed")
         found["alert_budget"] = metrics.get("alert_budget")
-    for package, version in metrics.get("versions", {}).items():
+    versions = metrics.get("versions", {})
+    for package, version in versions.items():
         found[f"version of {package}"] = version
     return {name: str(value) for name, value in found.items()}
+
+
+def _asked(run_dir: Path) -> dict[str, Any]:
+    """Return the content of a run's run.yaml; {} for a run by hand, which has none."""
+    path = run_dir / "run.yaml"
+    if not path.is_file():
+        return {}
+    text = path.read_text(encoding="utf-8")
+    # an empty file is None to YAML
+    return yaml.safe_load(text) or {}
 
 
 def _total(metrics: Mapping[str, Any], key: str) -> int:
     """Return the sum over the periods; the batches are parts of one of them."""
     total = 0
-    for name, period in metrics.get("splits", {}).items():
-        if not name.startswith("batch_"):
-            total += period[key] or 0
+    periods = metrics.get("splits", {})
+    for name, period in periods.items():
+        if name.startswith("batch_"):
+            continue
+        # None: no transaction of the period has a label
+        total += period[key] or 0
     return total
 
 
 def _figures(metrics: Mapping[str, Any]) -> dict[str, str]:
     """Return {what: text} of every model's main figures, and of the champion."""
     found = {}
-    for model, entry in metrics.get("models", {}).items():
-        for period in ("validation", "untouched"):
+    models = metrics.get("models", {})
+    for model, entry in models.items():
+        for period in PERIODS:
+            figures = entry.get(period, {})
             for metric in SHOWN:
-                figure = entry.get(period, {}).get(metric, {})
                 what = f"{label(model)}, {HEADLINE[metric]} on {period}"
-                found[what] = number(figure.get("value"), DIGITS)
-    champion = metrics.get("champion") or {}
-    found["champion"] = label(champion["model"]) if champion else "none"
-    found["champion's version"] = champion.get("version", "none")
+                figure = figures.get(metric, {})
+                value = figure.get("value")
+                found[what] = number(value, DIGITS)
+    champion = metrics.get("champion")
+    if champion:
+        found["champion"] = label(champion["model"])
+        found["champion's version"] = champion.get("version", "none")
+    else:
+        found["champion"] = "none"
+        found["champion's version"] = "none"
     return found
 
 
 def _changed(before: Mapping[str, str], now: Mapping[str, str]) -> list[tuple[str, str, str]]:
     """Return (what, then, now) of what differs, in the order of the earlier run."""
     rows = []
-    for what in dict.fromkeys([*before, *now]):
-        row = (what, before.get(what, DASH), now.get(what, DASH))
-        if row[1] != row[2]:
-            rows.append(row)
+    # a dictionary keeps the order, which a set would not
+    either = dict.fromkeys([*before, *now])
+    for what in either:
+        then = before.get(what, DASH)
+        today = now.get(what, DASH)
+        if then != today:
+            rows.append((what, then, today))
     return rows
 
 
 def _read_metrics(folder: Path) -> dict[str, Any]:
-    return read_json(folder / "metrics.json", {})
+    path = folder / "metrics.json"
+    return read_json(path, {})

@@ -1,44 +1,103 @@
 """Exploration: figures and statistics of a transactions table; Axes in, Axes out."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pandas as pd
 from matplotlib.ticker import FuncFormatter
 
+from lib.data.datasets import Arrays
+from lib.data.splits import Split
 from lib.evaluation.distances import ks
+from lib.evaluation.figures import Figure
 from lib.reporting.plots import FAINT, FRAUD, GENUINE, INK, plain
 
-PERIOD_COLOURS = {"reference": GENUINE, "validation": "#E69F00", "untouched": FAINT}
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+PERIOD_COLOURS = {
+    "reference": GENUINE,
+    "validation": "#E69F00",
+    "untouched": FAINT,
+}
+HOUR_S = 3600
+# more bars than this are narrower than a pixel
+MAX_BARS = 400
+# so many names can be read beside a matrix
+MAX_NAMES = 30
 
 
-def rhythm(ax, time_s, weight, y=None):
-    """Transactions an hour over the whole file (line) and known frauds (ticks at the bottom)."""
-    hours = (time_s - time_s.min()) / 3600
-    edges = np.linspace(
-        0, max(1.0, np.ceil(hours.max())), int(min(400, max(1, np.ceil(hours.max())))) + 1
-    )
-    counts, _ = np.histogram(hours, edges, weights=weight)
-    ax.stairs(counts / np.diff(edges), edges, fill=True, color=GENUINE, alpha=0.85)
+def rhythm(
+    ax: Axes,
+    time_s: np.ndarray,
+    weight: np.ndarray,
+    y: np.ndarray | None = None,
+) -> Axes:
+    """Return the axes with transactions an hour (line) and known frauds (ticks at the bottom)."""
+    hours = (time_s - time_s.min()) / HOUR_S
+    n_hours = np.ceil(hours.max())
+    n_bars = int(min(MAX_BARS, max(1, n_hours)))
+    edges = np.linspace(0, max(1.0, n_hours), n_bars + 1)
+    _hourly(ax, hours, weight, edges, GENUINE)
     if y is not None and (y == 1).any():
-        # above the axis: half of a tick on it would strike through the numbers below
-        at_bottom = ax.get_xaxis_transform()
-        ax.vlines(hours[y == 1], 0, 0.05, color=FRAUD, linewidth=1.2, transform=at_bottom)
-        ax.annotate("| one fraud", (0.99, 0.93), xycoords="axes fraction", color=FRAUD, ha="right")
-    ax.set(
-        xlabel="hours since the first transaction", ylabel="transactions an hour", ylim=(0, None)
-    )
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
+        _ticks(ax, hours[y == 1])
+    _time_axes(ax)
+    ax.set_ylim(0, None)
     return ax
 
 
-def periods(ax, split):
-    """Transactions an hour over the whole file, coloured by period; thin lines part the batches."""
-    start = split.manifest["periods"]["reference"]["start_s"]
+def _hourly(
+    ax: Axes,
+    hours: np.ndarray,
+    weight: np.ndarray,
+    edges: np.ndarray,
+    hue: str,
+) -> None:
+    counts, _ = np.histogram(hours, edges, weights=weight)
+    # bars of another width than an hour are still read as transactions an hour
+    an_hour = counts / np.diff(edges)
+    ax.stairs(an_hour, edges, fill=True, color=hue, alpha=0.85)
+
+
+def _ticks(ax: Axes, hours: np.ndarray) -> None:
+    # above the axis: half of a tick on it would strike through the numbers below
+    at_bottom = ax.get_xaxis_transform()
+    ax.vlines(hours, 0, 0.05, color=FRAUD, linewidth=1.2, transform=at_bottom)
+    ax.annotate(
+        "| one fraud",
+        (0.99, 0.93),
+        xycoords="axes fraction",
+        color=FRAUD,
+        ha="right",
+    )
+
+
+def _time_axes(ax: Axes) -> None:
+    ax.set_xlabel("hours since the first transaction")
+    ax.set_ylabel("transactions an hour")
+    ax.yaxis.set_major_formatter(FuncFormatter(_whole))
+
+
+def _whole(value: float, _: int) -> str:
+    return f"{value:,.0f}"
+
+
+def periods(ax: Axes, split: Split) -> Axes:
+    """Return the axes with transactions an hour, coloured by period; thin lines part batches."""
+    told = split.manifest["periods"]
+    start = told["reference"]["start_s"]
     for name, hue in PERIOD_COLOURS.items():
-        data, period = split.arrays(name), split.manifest["periods"][name]
-        low, high = ((period[key] - start) / 3600 for key in ("start_s", "end_s"))
-        edges = np.linspace(low, high, max(2, int(np.ceil(high - low)) + 1))
-        counts, _ = np.histogram((data.time_s - start) / 3600, edges, weights=data.weight)
-        ax.stairs(counts / np.diff(edges), edges, fill=True, color=hue, alpha=0.85)
+        data = split.arrays(name)
+        low = (told[name]["start_s"] - start) / HOUR_S
+        high = (told[name]["end_s"] - start) / HOUR_S
+        # a short period still gets two bars, which show whether it rises
+        n_bars = max(2, int(np.ceil(high - low)))
+        edges = np.linspace(low, high, n_bars + 1)
+        hours = (data.time_s - start) / HOUR_S
+        _hourly(ax, hours, data.weight, edges, hue)
         ax.annotate(
             name,
             ((low + high) / 2, 1.0),
@@ -47,36 +106,61 @@ def periods(ax, split):
             ha="center",
             color=INK,
         )
-    for name, period in split.manifest["periods"].items():
+    for name, period in told.items():
         if name.startswith("batch_"):
-            ax.axvline((period["start_s"] - start) / 3600, color="white", linewidth=1)
-    ax.set(
-        xlabel="hours since the first transaction",
-        ylabel="transactions an hour",
-        ylim=(0, ax.get_ylim()[1] * 1.12),
-    )
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
+            begins = (period["start_s"] - start) / HOUR_S
+            ax.axvline(begins, color="white", linewidth=1)
+    _time_axes(ax)
+    # room for the periods' names above the highest bar
+    _, top = ax.get_ylim()
+    ax.set_ylim(0, top * 1.12)
     return ax
 
 
-def heatmap(ax, matrix, names, limit=1.0):
-    """A square matrix in [-limit, limit], zero white; names are thinned where there are many."""
-    image = ax.imshow(matrix, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
-    step, names = max(1, len(names) // 30), [plain(name, 24) for name in names]
-    ax.set_xticks(range(0, len(names), step), names[::step], rotation=90, fontsize=7)
-    ax.set_yticks(range(0, len(names), step), names[::step], fontsize=7)
+def heatmap(
+    ax: Axes,
+    matrix: np.ndarray,
+    names: Sequence[str],
+    limit: float = 1.0,
+) -> Axes:
+    """Return the axes with a square matrix in [-limit, limit], zero white.
+
+    Names are thinned where there are many.
+    """
+    image = ax.imshow(
+        matrix,
+        cmap="RdBu_r",
+        vmin=-limit,
+        vmax=limit,
+        interpolation="nearest",
+    )
+    step = max(1, len(names) // MAX_NAMES)
+    places = range(0, len(names), step)
+    shown = [plain(name, 24) for name in names[::step]]
+    ax.set_xticks(places, shown, rotation=90, fontsize=7)
+    ax.set_yticks(places, shown, fontsize=7)
     ax.grid(False)
     ax.spines[:].set_visible(False)
     ax.figure.colorbar(image, ax=ax, shrink=0.8, label="correlation")
     return ax
 
 
-def bars(ax, names, values, xlabel, threshold=None, hue=GENUINE):
-    """Horizontal bars, the largest on top; a dashed line marks the threshold."""
+def bars(
+    ax: Axes,
+    names: Sequence[str],
+    values: np.ndarray,
+    xlabel: str,
+    threshold: float | None = None,
+    hue: str = GENUINE,
+) -> Axes:
+    """Return the axes with horizontal bars, the largest on top; a dashed line marks `threshold`."""
     order = np.argsort(values)
-    rows = np.arange(len(order))  # by position: names that look alike keep a bar each
-    ax.barh(rows, np.asarray(values)[order], color=hue, height=0.7)
-    ax.set_yticks(rows, [plain(names[i]) for i in order])
+    # by position: names that look alike keep a bar each
+    rows = np.arange(len(order))
+    lengths = np.asarray(values)[order]
+    ax.barh(rows, lengths, color=hue, height=0.7)
+    shown = [plain(names[i]) for i in order]
+    ax.set_yticks(rows, shown)
     if threshold is not None:
         ax.axvline(threshold, color=FRAUD, linestyle="--", linewidth=1.2)
     ax.set(xlabel=xlabel)
@@ -84,59 +168,64 @@ def bars(ax, names, values, xlabel, threshold=None, hue=GENUINE):
     return ax
 
 
-def distances(first, second):
-    """Kolmogorov-Smirnov distance (d,) of each feature in two Arrays, by the values there are; NaN
-    without any.
-    """
-    columns = range(first.X.shape[1])
-    return np.array(
-        [ks(first.X[:, j], second.X[:, j], first.weight, second.weight) for j in columns]
-    )
+def distances(first: Arrays, second: Arrays) -> np.ndarray:
+    """Return the Kolmogorov-Smirnov distance (d,) of each feature; NaN where one has no value."""
+    found = []
+    for j in range(first.X.shape[1]):
+        here = first.X[:, j]
+        there = second.X[:, j]
+        found.append(ks(here, there, first.weight, second.weight))
+    return np.array(found)
 
 
-def figures(names, values):
-    """{name: figure without an interval} for a notebook's metrics; values (d,), NaN becomes
-    None.
+def figures(names: Sequence[str], values: np.ndarray) -> dict[str, Figure]:
+    """Return {name: figure without an interval} for a notebook's metrics.
+
+    values : (d,); NaN becomes None, which JSON can hold
     """
-    return {
-        name: {
-            "value": round(float(value), 4) if np.isfinite(value) else None,
+    found: dict[str, Figure] = {}
+    for name, value in zip(names, values, strict=True):
+        rounded = round(float(value), 4) if np.isfinite(value) else None
+        found[name] = {
+            "value": rounded,
             "low": None,
             "high": None,
         }
-        for name, value in zip(names, values, strict=True)
-    }
+    return found
 
 
-def remarks(names, early, data):
-    """Sentences on features that hold no value, or one value only, in `early` (Arrays) or in all of
-    `data`.
-    """
+def remarks(names: Sequence[str], early: Arrays, data: Arrays) -> list[str]:
+    """Return sentences on features with no value, or one only, in `early` or in all of `data`."""
     said = []
     for j, name in enumerate(names):
-        first, all_of_them = (
-            np.unique(each.X[np.isfinite(each.X[:, j]), j]) for each in (early, data)
-        )
-        if not all_of_them.size:
+        first = _distinct(early, j)
+        everywhere = _distinct(data, j)
+        if not everywhere.size:
             said.append(f"feature {name!r} has no value at all")
         elif not first.size:
             said.append(
                 f"feature {name!r} has no value in the first half of the time: to a model it is a "
                 "constant"
             )
-        elif all_of_them.size == 1:
-            said.append(f"feature {name!r} is always {all_of_them[0]:g}")
+        elif everywhere.size == 1:
+            said.append(f"feature {name!r} is always {everywhere[0]:g}")
     return said
 
 
-def rank_correlation(X):
-    """Spearman's correlation of the columns of X (n, d) -> (d, d); 0 where a column is constant or
-    rows are too few.
+def _distinct(data: Arrays, j: int) -> np.ndarray:
+    column = data.X[:, j]
+    return np.unique(column[np.isfinite(column)])
 
-    Two columns are compared in the rows where both have a value.
+
+def rank_correlation(X: np.ndarray) -> np.ndarray:
+    """Return Spearman's correlation (d, d) of the columns of X (n, d).
+
+    It is 0 where a column is constant or rows are too few. Two columns are compared in the rows
+    where both have a value.
     """
-    matrix = (
-        pd.DataFrame(np.asarray(X, np.float64)).corr("spearman", min_periods=3).to_numpy(copy=True)
-    )
+    frame = pd.DataFrame(np.asarray(X, np.float64))
+    # two rows always correlate by 1 or -1
+    correlation = frame.corr("spearman", min_periods=3)
+    matrix = correlation.to_numpy(copy=True)
     np.fill_diagonal(matrix, 1.0)
     return np.nan_to_num(matrix)

@@ -1,8 +1,15 @@
 """Name models and metrics for people, the same in figures, tables, pages and MLflow."""
 
+from __future__ import annotations
+
 import re
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from lib.data.columns import one_line
+
+if TYPE_CHECKING:
+    from lib.registry.serving import Now
 
 HEADLINE = {
     "average_precision": "average precision",
@@ -40,70 +47,93 @@ _FAMILIES = {
 _FAMILIES |= LOWER
 
 
-def label(model):
-    """A candidate's name as people read it: `gaussian_mixture` -> `Gaussian mixture`."""
+def label(model: str) -> str:
+    """Return a candidate's name as people read it: `gaussian_mixture` -> `Gaussian mixture`."""
     family, _, variant = model.partition("@")
     text = _MODELS.get(family, family.replace("_", " "))
-    text = text if family in LOWER else text[0].upper() + text[1:]
-    return f"{text} ({variant.replace('train_on=all', 'no labels')})" if variant else text
+    if family not in LOWER:
+        # not `capitalize`, which would lower the rest: Gaussian
+        text = text[0].upper() + text[1:]
+    if not variant:
+        return text
+    said = variant.replace("train_on=all", "no labels")
+    return f"{text} ({said})"
 
 
-def code(name):
-    """A name of a user's column as code in Markdown, whatever characters it has."""
+def code(name: str) -> str:
+    """Return a name of a user's column as code in Markdown, whatever characters it has."""
     text = one_line(name)
-    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    inside = re.findall("`+", text)
+    longest = max(map(len, inside), default=0)
+    # Markdown ends code at the next fence of the same length
+    fence = "`" * (longest + 1)
     pad = " " if "`" in text else ""
     return f"{fence}{pad}{text}{pad}{fence}"
 
 
-def champion_entry(metrics):
-    """Under which name a run's metrics.json has the champion's own figures, None where it could not
-    be scored.
+def champion_entry(metrics: Mapping[str, Any]) -> str | None:
+    """Return under which name a run's metrics.json has the champion's own figures.
 
+    None where it could not be scored, or there is no champion.
     A champion that stays is not this run's candidate of the same kind.
     """
     champion = metrics.get("champion") or {}
     return champion.get("figures", champion.get("model"))
 
 
-def headline(metrics, now=None):
-    """What a run decided, in a sentence, and what has become of it since.
+def headline(metrics: Mapping[str, Any], now: Now | None = None) -> str:
+    """Return what a run decided, in a sentence, and what has become of it since.
 
-    metrics : the run's metrics.json; now : lib.registry.serving.Now, what is served at this moment;
-        None: nobody has looked
+    metrics : the run's metrics.json
+    now : what is served at this moment; None: nobody has looked
     """
-    champion, verdict = metrics.get("champion"), metrics.get("verdict", {})
+    champion = metrics.get("champion")
+    verdict = metrics.get("verdict", {})
     if champion is None:
         return "No champion: nothing is served from this run."
     is_promotion = verdict.get("action") == "promote"
-    model, version = label(champion["model"]), f"{champion['name']} version {champion['version']}"
+    model = label(champion["model"])
+    version = f"{champion['name']} version {champion['version']}"
     since = became_of(champion, now)
     if since:
         did = "This run promoted" if is_promotion else "This run kept"
         return f"{did} {model}, {version}; since then {since}."
-    return f"{model} {'was promoted to' if is_promotion else 'remains'} champion, {version}."
+    did = "was promoted to" if is_promotion else "remains"
+    return f"{model} {did} champion, {version}."
 
 
-def became_of(champion, now):
-    """What has become of a run's champion since; empty where it still is the champion, or nobody
-    knows.
+def became_of(champion: Mapping[str, Any] | None, now: Now | None) -> str:
+    """Return what has become of a run's champion since.
+
+    Empty where it still is the champion, or nobody knows.
     """
     if champion is None or now is None or now.champion is None:
         return ""
     if now.champion.name != champion["name"]:
         return ""
-    if now.champion.version == str(champion["version"]):
+    # a number in older files, text in MLflow
+    version = str(champion["version"])
+    if now.champion.version == version:
         return ""
-    why = (now.withdrawn or {}).get(str(champion["version"]))
+    withdrawn = now.withdrawn or {}
+    why = withdrawn.get(version)
     what = f"it was withdrawn ({why})" if why else "another has taken its place"
     return f"{what}, and version {now.champion.version} is the champion"
 
 
-def plain(reason, models=()):
-    """A sentence of the gate with models and metrics called as people call them, and a capital at
-    its start.
+def plain(reason: str, models: Iterable[str] = ()) -> str:
+    """Return a sentence of the gate with models and metrics called as people call them.
+
+    It begins with a capital.
     """
-    names = {model: label(model) for model in {*_FAMILIES, *models}} | HEADLINE
-    pattern = "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
-    text = re.sub(rf"(?<![\w@=])(?:{pattern})(?![\w@=])", lambda found: names[found[0]], reason)
+    names = {}
+    for model in {*_FAMILIES, *models}:
+        names[model] = label(model)
+    names |= HEADLINE
+    # the longest first: `fusion` must not win over `fusion@latent=4`
+    longest_first = sorted(names, key=len, reverse=True)
+    either = "|".join(map(re.escape, longest_first))
+    # a whole name only, not a part of a longer one
+    whole = rf"(?<![\w@=])(?:{either})(?![\w@=])"
+    text = re.sub(whole, lambda found: names[found[0]], reason)
     return text[:1].upper() + text[1:]

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lib.data import labels_seen
 from lib.evaluation.figures import cell
 from lib.reporting import names
+
+if TYPE_CHECKING:
+    from lib.registry.serving import Now
 
 PERIODS = ("validation", "untouched")
 # an item of the list in a notebook's first cell, up to the next item
@@ -16,7 +19,7 @@ _FACT = re.compile(r"^- \*(Question|Reads|Writes)\*: (.*(?:\n(?!- ).+)*)", re.MU
 
 
 def stage(name: str, cells: Iterable[tuple[str, str, Any]], why: str = "") -> str:
-    """Describe what a notebook asks, reads and writes, from its first cell.
+    """Return what a notebook asks, reads and writes, as Markdown, from its first cell.
 
     Parameters
     ----------
@@ -24,10 +27,18 @@ def stage(name: str, cells: Iterable[tuple[str, str, Any]], why: str = "") -> st
     cells : (cell_type, source, tags) each, see `lib.pipeline.stages.read_cells`
     why : it was executed
     """
-    texts = [source for kind, source, _ in cells if kind == "markdown"]
-    first = texts[0] if texts else ""
-    lines = [f"`notebooks/{name}.ipynb`", ""]
-    for what, text in _FACT.findall(first):
+    first = ""
+    for kind, source, _ in cells:
+        if kind == "markdown":
+            first = source
+            break
+    lines = [
+        f"`notebooks/{name}.ipynb`",
+        "",
+    ]
+    facts = _FACT.findall(first)
+    for what, text in facts:
+        # a line break would end the item of the list
         on_one_line = " ".join(text.split())
         lines.append(f"- *{what}*: {on_one_line}")
     if why:
@@ -35,14 +46,14 @@ def stage(name: str, cells: Iterable[tuple[str, str, Any]], why: str = "") -> st
     return "\n".join(lines)
 
 
-def pipeline(name: str, metrics: Mapping[str, Any], now: Any = None) -> str:
-    """Describe what a run decided, what has become of it, and how good its candidates are.
+def pipeline(name: str, metrics: Mapping[str, Any], now: Now | None = None) -> str:
+    """Return what a run decided, what became of it, and how good its candidates are.
 
     Parameters
     ----------
     name : of the run
     metrics : its metrics.json, empty if there is none
-    now : lib.registry.serving.Now, what is served at this moment; None: nobody has looked
+    now : what is served at this moment; None: nobody has looked
     """
     where = f"Everything is in `reports/{name}`, its page is `index.html` there."
     if not metrics:
@@ -50,10 +61,12 @@ def pipeline(name: str, metrics: Mapping[str, Any], now: Any = None) -> str:
     parts = []
     if metrics.get("source") == "simulated":
         parts.append(f"**{names.SIMULATED}**")
+    decided = names.headline(metrics, now)
+    models = metrics.get("models", {})
     parts += [
-        f"**As this run decided: {names.headline(metrics, now)}**",
+        f"**As this run decided: {decided}**",
         _reasons(metrics),
-        _candidates(metrics.get("models", {})),
+        _candidates(models),
         where,
     ]
     return "\n\n".join(parts)
@@ -62,11 +75,14 @@ def pipeline(name: str, metrics: Mapping[str, Any], now: Any = None) -> str:
 def _reasons(metrics: Mapping[str, Any]) -> str:
     """Return the gate's reasons as a list; remarks, which ask for attention, in bold."""
     models = metrics.get("models", {})
+    verdict = metrics.get("verdict", {})
     lines = []
-    for reason in metrics.get("verdict", {}).get("reasons", []):
-        lines.append(f"- {names.plain(reason, models)}")
+    for reason in verdict.get("reasons", []):
+        text = names.plain(reason, models)
+        lines.append(f"- {text}")
     for remark in metrics.get("remarks", []):
-        lines.append(f"- **{names.plain(remark, models)}**")
+        text = names.plain(remark, models)
+        lines.append(f"- **{text}**")
     return "\n".join(lines)
 
 
@@ -79,12 +95,15 @@ def _candidates(models: Mapping[str, Any]) -> str:
     for model, entry in models.items():
         # a variant's name may hold anything: a pipe would begin another cell
         named = names.label(model).replace("|", r"\|")
-        seen = labels_seen.in_short(entry.get("train_on"))
-        cells = []
+        regime = entry.get("train_on")
+        seen = labels_seen.in_short(regime)
+        cells = [named, seen]
         for period in PERIODS:
             figures = entry.get(period) or {}
-            cells.append(cell(figures.get("average_precision")))
-        lines.append(f"| {named} | {seen} | {' | '.join(cells)} |")
+            figure = figures.get("average_precision")
+            cells.append(cell(figure))
+        inner = " | ".join(cells)
+        lines.append(f"| {inner} |")
     return "\n".join(lines)
 
 
@@ -94,11 +113,14 @@ def figures(metrics: Mapping[str, Any]) -> dict[str, dict]:
     The headline figures of every model and, under `champion`, of the champion.
     """
     found: dict[str, dict] = {}
-    for model, entry in metrics.get("models", {}).items():
-        found[model] = {}
+    models = metrics.get("models", {})
+    for model, entry in models.items():
+        periods = {}
         for period in PERIODS:
+            # before `untouched` is read, it has no entry
             if period in entry:
-                found[model][period] = _headline_only(entry[period])
+                periods[period] = _headline_only(entry[period])
+        found[model] = periods
     champion = names.champion_entry(metrics)
     if champion in found:
         found["champion"] = found[champion]
@@ -106,4 +128,8 @@ def figures(metrics: Mapping[str, Any]) -> dict[str, dict]:
 
 
 def _headline_only(figures: Mapping[str, Any]) -> dict[str, Any]:
-    return {metric: figures[metric] for metric in names.HEADLINE if metric in figures}
+    kept = {}
+    for metric in names.HEADLINE:
+        if metric in figures:
+            kept[metric] = figures[metric]
+    return kept

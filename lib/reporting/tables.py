@@ -5,7 +5,7 @@ and report.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -14,10 +14,18 @@ from lib.bundle.calibration import Calibration, threshold_for_budget
 from lib.data.columns import free_name, one_line
 from lib.data.splits import Split
 from lib.detectors.sampling import weighted_quantile
-from lib.evaluation.figures import DASH, Figure, cell
+from lib.evaluation.figures import Figure, cell, number
 from lib.reporting.names import HEADLINE, SHARES, label
 
+if TYPE_CHECKING:
+    from lib.evaluation.intervals import Comparison
+
 Figures = Mapping[str, Figure]  # {metric: figure} of one model on one period
+NO_FIGURE: Figure = {
+    "value": None,
+    "low": None,
+    "high": None,
+}
 
 
 def precision(figures: Figures) -> float:
@@ -29,7 +37,10 @@ def headings(alert_budget: float) -> dict[str, str]:
     """Return {metric: heading of its column}, those at a budget with the budget."""
     named = {}
     for metric, text in HEADLINE.items():
-        named[metric] = f"{text} at {alert_budget:g}" if metric in SHARES else text
+        if metric in SHARES:
+            named[metric] = f"{text} at {alert_budget:g}"
+        else:
+            named[metric] = text
     return named
 
 
@@ -47,8 +58,9 @@ def ceiling(figures: Figures, metric: str) -> Figure:
     """
     value = 1.0
     if "_at_budget" in metric:
-        value = figures.get(f"ceiling_{metric}", {"value": None})["value"]
-    return {"value": value, "low": None, "high": None}
+        known = figures.get(f"ceiling_{metric}", NO_FIGURE)
+        value = known["value"]
+    return {**NO_FIGURE, "value": value}
 
 
 def results(figures: Mapping[str, Figures], alert_budget: float) -> pd.DataFrame:
@@ -61,15 +73,27 @@ def results(figures: Mapping[str, Figures], alert_budget: float) -> pd.DataFrame
     figures : {model: {metric: figure}} as `lib.evaluation.comparison` gives them
     alert_budget : share of transactions that people review
     """
-    order = sorted(figures, key=lambda model: precision(figures[model]), reverse=True)
+    order = sorted(
+        figures,
+        key=lambda model: precision(figures[model]),
+        reverse=True,
+    )
     named = headings(alert_budget)
     first = figures[order[0]]
-    perfect = {metric: ceiling(first, metric) for metric in named}
-    rows = {"perfect ranking": _cells(perfect, named)}
+    rows = {"perfect ranking": _perfect(first, named)}
     for model in order:
         rows[label(model)] = _cells(figures[model], named)
-    table = pd.DataFrame.from_dict(rows, orient="index", columns=list(named.values()))
+    columns = list(named.values())
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
     return table.rename_axis("model")
+
+
+def _perfect(figures: Figures, metrics: Iterable[str]) -> list[str]:
+    cells = []
+    for metric in metrics:
+        highest = ceiling(figures, metric)
+        cells.append(cell(highest))
+    return cells
 
 
 def _cells(figures: Figures, metrics: Iterable[str]) -> list[str]:
@@ -77,9 +101,12 @@ def _cells(figures: Figures, metrics: Iterable[str]) -> list[str]:
 
 
 def validated(
-    compared: Any, scores: Mapping[str, np.ndarray], weight: np.ndarray, alert_budget: float
+    compared: Comparison,
+    scores: Mapping[str, np.ndarray],
+    weight: np.ndarray,
+    alert_budget: float,
 ) -> pd.DataFrame:
-    """Return the headline table of a `metrics.Comparison`; see `results` and `ranked`.
+    """Return the headline table of a comparison; see `results` and `ranked`.
 
     Without any label it shows what rankings say by themselves.
     """
@@ -89,7 +116,9 @@ def validated(
 
 
 def ranked(
-    scores: Mapping[str, np.ndarray], weight: np.ndarray, alert_budget: float
+    scores: Mapping[str, np.ndarray],
+    weight: np.ndarray,
+    alert_budget: float,
 ) -> pd.DataFrame:
     """Return what can be said of rankings that no label judges: a row of text a model.
 
@@ -98,29 +127,35 @@ def ranked(
 
     Parameters
     ----------
-    scores : {model: (n,) float, higher = more anomalous}
-    weight : (n,) float
+    scores : {model: (n,), higher = more anomalous}
+    weight : (n,)
     alert_budget : share of the weight
     """
     thresholds = {}
     alerts = {}
     for model, raw_score in scores.items():
-        thresholds[model] = threshold_for_budget(raw_score, weight, alert_budget)
-        alerts[model] = raw_score >= thresholds[model]
+        threshold = threshold_for_budget(raw_score, weight, alert_budget)
+        thresholds[model] = threshold
+        alerts[model] = raw_score >= threshold
+    total = weight.sum()
     rows = {}
     for model, raw_score in scores.items():
-        median, high, top = weighted_quantile(raw_score, weight, [0.5, 0.99, 1.0])
-        rate = weight[alerts[model]].sum() / weight.sum()
+        threshold = thresholds[model]
+        alerted = alerts[model]
+        rate = weight[alerted].sum() / total
         shared = _shared(alerts, model, weight)
+        quantiles = weighted_quantile(raw_score, weight, [0.5, 0.99, 1.0])
+        median, high, top = quantiles
         rows[label(model)] = {
-            "threshold (raw score)": f"{thresholds[model]:.4g}",
+            "threshold (raw score)": f"{threshold:.4g}",
             f"alert rate at {alert_budget:g}": f"{rate:.3%}",
             "median": f"{median:.4g}",
             "99 %": f"{high:.4g}",
             "highest": f"{top:.4g}",
-            "alerts of the others that it shares": DASH if shared is None else f"{shared:.0%}",
+            "alerts of the others that it shares": number(shared, 0, "%"),
         }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    return table.rename_axis("model")
 
 
 def _shared(alerts: dict[str, np.ndarray], model: str, weight: np.ndarray) -> float | None:
@@ -128,17 +163,24 @@ def _shared(alerts: dict[str, np.ndarray], model: str, weight: np.ndarray) -> fl
 
     alerts : {model: (n,) bool}; None where no other model raises any
     """
+    own = alerts[model]
     shares = []
     for other, alert in alerts.items():
         total = weight[alert].sum()
-        if other != model and total > 0:
-            both = alerts[model] & alert
-            shares.append(weight[both].sum() / total)
-    return float(np.mean(shares)) if shares else None
+        if other == model or total == 0:
+            continue
+        both = own & alert
+        shared = weight[both].sum()
+        shares.append(shared / total)
+    if not shares:
+        return None
+    return float(np.mean(shares))
 
 
 def by_budget(
-    figures: Mapping[str, Figures], budgets: Sequence[float], alert_budget: float
+    figures: Mapping[str, Figures],
+    budgets: Sequence[float],
+    alert_budget: float,
 ) -> pd.DataFrame:
     """Return recall, precision and money caught as text: a column a budget, models by the ceiling.
 
@@ -152,17 +194,19 @@ def by_budget(
     rows = {}
     for metric, text in SHARES.items():
         names = [_at(metric, budget, alert_budget) for budget in budgets]
-        perfect = {name: ceiling(first, name) for name in names}
-        rows[text, "perfect ranking"] = _cells(perfect, names)
+        rows[text, "perfect ranking"] = _perfect(first, names)
         for model, own in figures.items():
             rows[text, label(model)] = _cells(own, names)
     index = pd.MultiIndex.from_tuples(rows, names=["share", "model"])
     columns = [f"at {budget:g}" for budget in budgets]
-    return pd.DataFrame(list(rows.values()), index, columns)
+    cells = list(rows.values())
+    return pd.DataFrame(cells, index, columns)
 
 
 def _at(metric: str, budget: float, alert_budget: float) -> str:
-    return metric if budget == alert_budget else f"{metric}_{budget:g}"
+    if budget == alert_budget:
+        return metric
+    return f"{metric}_{budget:g}"
 
 
 def labels_seen(bundles: Mapping[str, Any]) -> pd.DataFrame:
@@ -178,70 +222,108 @@ def labels_seen(bundles: Mapping[str, Any]) -> pd.DataFrame:
             "labels seen": fit["labels_seen"],
             "reference rows": f"{fit['n']:,}",
         }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("candidate")
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    return table.rename_axis("candidate")
 
 
 def calibrated(
-    raw_score: np.ndarray, weight: np.ndarray, alert_budget: float
+    raw_score: np.ndarray,
+    weight: np.ndarray,
+    alert_budget: float,
 ) -> tuple[np.ndarray, float]:
     """Return anomaly scores (n,) from 0 to 1 and the budget's threshold in that unit.
 
     No label is used.
 
-    raw_score, weight : (n,) float; a higher raw score is more anomalous
+    raw_score, weight : (n,); a higher raw score is more anomalous
     """
     calibration = Calibration.fit(raw_score, weight)
     threshold = threshold_for_budget(raw_score, weight, alert_budget)
-    calibrated_threshold = calibration.apply(np.array([threshold]))
-    return calibration.apply(raw_score), float(calibrated_threshold[0])
+    # one array in, one out: the threshold goes the way of the scores
+    thresholds = calibration.apply(np.array([threshold]))
+    anomaly_score = calibration.apply(raw_score)
+    return anomaly_score, float(thresholds[0])
 
 
-def worst(split: Split, period: str, anomaly_score: np.ndarray, n: int = 5) -> pd.DataFrame:
+def worst(
+    split: Split,
+    period: str,
+    anomaly_score: np.ndarray,
+    n: int = 5,
+) -> pd.DataFrame:
     """Return the frauds with the lowest and the genuine transactions with the highest score.
 
     Of anomaly scores (m,), `n` of each. Without any label: the `n` transactions with the highest
     score. No column is merged with one of the user's.
     """
-    y = split.arrays(period).y
-    order = np.argsort(anomaly_score, kind="stable")
-    kinds = {
-        "missed fraud": order[y[order] == 1][:n],
-        "false alarm": order[y[order] == 0][::-1][:n],
+    scores = np.asarray(anomaly_score)
+    kinds = _extremes(scores, split.arrays(period).y, n)
+    rows = np.concatenate(list(kinds.values()))
+    shown = _shown(split)
+    frame = split.frame(period)
+    table = frame.iloc[rows][shown]
+    heading = free_name("anomaly score", shown)
+    table.insert(0, heading, scores[rows])
+    counts = [len(found) for found in kinds.values()]
+    what = np.repeat(list(kinds), counts)
+    table.index = pd.MultiIndex.from_arrays([what, rows], names=["what", "row"])
+    return rounded(table, 3)
+
+
+def _extremes(scores: np.ndarray, y: np.ndarray, n: int) -> dict[str, np.ndarray]:
+    """Return {what they are: rows (at most n,)}, the most surprising rows first."""
+    # stable: the same rows again where scores tie
+    order = np.argsort(scores, kind="stable")
+    downwards = order[::-1]
+    is_fraud = y[order] == 1
+    is_genuine = y[downwards] == 0
+    missed = order[is_fraud][:n]
+    false = downwards[is_genuine][:n]
+    if not len(missed) and not len(false):
+        return {"highest score": downwards[:n]}
+    return {
+        "missed fraud": missed,
+        "false alarm": false,
     }
-    if not any(map(len, kinds.values())):
-        kinds = {"highest score": order[::-1][:n]}
+
+
+def _shown(split: Split) -> list[str]:
     dataset = split.dataset
     columns = [dataset.time_column, dataset.amount, *dataset.features]
     # a data set may lack the first two, and the amount may be a feature, too
-    shown = list(dict.fromkeys(column for column in columns if column))
-    rows = np.concatenate(list(kinds.values()))
-    table = split.frame(period).iloc[rows][shown]
-    table.insert(0, free_name("anomaly score", shown), np.asarray(anomaly_score)[rows])
-    what = np.repeat(list(kinds), [len(found) for found in kinds.values()])
-    table.index = pd.MultiIndex.from_arrays([what, rows], names=["what", "row"])
-    return rounded(table, 3)
+    present = [column for column in columns if column]
+    return list(dict.fromkeys(present))
 
 
 def rounded(frame: pd.DataFrame, digits: int) -> pd.DataFrame:
     """Return the frame with its numbers rounded; dates and text stay as they are."""
     numeric = frame.select_dtypes("number")
-    return frame.round(dict.fromkeys(numeric, digits))
+    by_column = dict.fromkeys(numeric, digits)
+    return frame.round(by_column)
 
 
 def markdown(table: pd.DataFrame) -> str:
     """Return a DataFrame of text as a Markdown table, its index as the first columns."""
     frame = table.reset_index()
-    lines = [_markdown_row(frame.columns), "|" + "---|" * frame.shape[1]]
-    lines += [_markdown_row(row) for row in frame.to_numpy()]
+    _, n_columns = frame.shape
+    lines = [
+        _markdown_row(frame.columns),
+        "|" + "---|" * n_columns,
+    ]
+    for row in frame.to_numpy():
+        lines.append(_markdown_row(row))
     return "\n".join(lines)
 
 
 def _markdown_row(values: Any) -> str:
     cells = [_markdown_cell(value) for value in values]
-    return "| " + " | ".join(cells) + " |"
+    inner = " | ".join(cells)
+    return f"| {inner} |"
 
 
 def _markdown_cell(value: Any) -> str:
     text = str(value)
+    if not text:
+        return ""
     # a pipe within a cell would begin the next one
-    return one_line(text).replace("|", r"\|") if text else ""
+    return one_line(text).replace("|", r"\|")
