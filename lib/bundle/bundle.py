@@ -1,20 +1,22 @@
-"""The exported model: ONNX graphs beside a manifest.json; written atomically, verified by hash,
-then loaded and scored.
+"""The exported model, ONNX graphs beside a manifest: written whole, verified, loaded and scored.
 
 Notebooks and server score through this file and nothing else, so that their scores are the same. It
 needs numpy, onnxruntime and the standard library; a bundle holds no pickle and nothing that could
 run code.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
+from numpy.typing import NDArray
 
 from lib.bundle.calibration import Calibration
 from lib.bundle.manifest import FLOAT32_MAX, SCHEMA_VERSION, check, file_name, read
@@ -23,6 +25,11 @@ from lib.files import write_bytes
 
 # bounds the memory of one run; in longer ones onnxruntime's forests lose their pace
 CHUNK_ROWS = 512
+# what this file writes into a bundle's folder, under plain names or with a part of the hash
+OWN_FILE = re.compile(r"(explain|model(_card)?)(-\w{16})?\.(onnx|md)")
+# of the manifest; they say where a bundle comes from, not what it is
+OUTSIDE_HASH = ("version", "provenance")
+Graph = Callable[[NDArray], NDArray]  # (n, d) float32 -> what an output of the graph holds
 
 
 def write(
@@ -31,8 +38,9 @@ def write(
     manifest: Mapping[str, Any],
     hashed_names: bool = False,
 ) -> None:
-    """Write graphs and manifest into `folder`, so that a reader sees the old bundle or the new one,
-    never a mixture.
+    """Write graphs and manifest into `folder`.
+
+    A reader sees the old bundle or the new one, never a mixture.
 
     Parameters
     ----------
@@ -49,33 +57,51 @@ def write(
         If the manifest is not valid; nothing has been written then.
     """
     folder = Path(folder)
-    files = {name: hashlib.sha256(graph).hexdigest() for name, graph in graphs.items()}
-    manifest = {**manifest, "schema_version": SCHEMA_VERSION, "files": files}
+    files = {}
+    for name, graph in graphs.items():
+        digest = hashlib.sha256(graph)
+        files[name] = digest.hexdigest()
+    manifest = {
+        **manifest,
+        "schema_version": SCHEMA_VERSION,
+        "files": files,
+    }
     check(manifest, folder)
-    try:
-        text = json.dumps(manifest, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    except (TypeError, ValueError) as error:
-        raise BundleError(
-            f"The manifest for {folder} cannot be written as JSON: {error}."
-        ) from error
+    text = _as_json(manifest, folder)
+    names = {name: name for name in graphs}
+    if hashed_names:
+        names = {name: file_name(name, files[name]) for name in graphs}
+    new = set(names.values())
     folder.mkdir(parents=True, exist_ok=True)
-    names = {name: file_name(name, files[name]) if hashed_names else name for name in graphs}
     for name, graph in graphs.items():
         write_bytes(folder / names[name], graph)
     write_bytes(folder / "manifest.json", text.encode())
+    # last: until now somebody may have been reading the old bundle
     for old in folder.glob("*.*"):
-        if old.name not in names.values() and re.fullmatch(
-            r"(explain|model(_card)?)(-\w{16})?\.(onnx|md)", old.name
-        ):
+        is_ours = OWN_FILE.fullmatch(old.name)
+        if is_ours and old.name not in new:
             old.unlink(missing_ok=True)
 
 
+def _as_json(manifest: Mapping[str, Any], folder: Path) -> str:
+    try:
+        return json.dumps(manifest, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    except (TypeError, ValueError) as error:
+        reason = f"The manifest for {folder} cannot be written as JSON: {error}."
+        raise BundleError(reason) from error
+
+
 def verify(folder: Path | str) -> dict[str, Any]:
-    """Read the manifest and compare every file with its sha256; BundleError names what is wrong."""
-    return read(Path(folder))[0]
+    """Return the manifest, every file compared with its sha256; BundleError says what is wrong."""
+    manifest, _ = read(Path(folder))
+    return manifest
 
 
-def load(folder: Path | str, threads: int = 1, features: Sequence[str] | None = None) -> "Bundle":
+def load(
+    folder: Path | str,
+    threads: int = 1,
+    features: Sequence[str] | None = None,
+) -> Bundle:
     """Verify a bundle, then open it.
 
     Parameters
@@ -91,31 +117,52 @@ def load(folder: Path | str, threads: int = 1, features: Sequence[str] | None = 
     """
     folder = Path(folder)
     manifest, graphs = read(folder)
-    if features is not None and list(features) != manifest["features"]:
-        theirs, ours = manifest["features"], list(features)
-        odd = [f for f in ours if f not in theirs] + [f for f in theirs if f not in ours]
-        why = f"differs in {', '.join(odd[:5])}" if odd else "has another order"
-        raise BundleError(
-            f"The feature list of {folder} {why}: it has {len(theirs)}, expected {len(ours)}."
-        )
+    if features is not None:
+        _check_features(manifest["features"], list(features), folder)
     return Bundle(manifest, graphs, threads=threads, where=str(folder))
 
 
-def bundle_hash(source: Path | str | Mapping[str, Any], model: bytes | None = None) -> str:
-    """sha256 over model.onnx and the canonical manifest without `version` and `provenance`.
+def _check_features(theirs: list[str], ours: list[str], folder: Path) -> None:
+    if theirs == ours:
+        return
+    new = [feature for feature in ours if feature not in theirs]
+    gone = [feature for feature in theirs if feature not in ours]
+    odd = new + gone
+    why = "has another order"
+    if odd:
+        shown = ", ".join(odd[:5])
+        why = f"differs in {shown}"
+    raise BundleError(
+        f"The feature list of {folder} {why}: it has {len(theirs)}, expected {len(ours)}."
+    )
+
+
+def bundle_hash(
+    source: Path | str | Mapping[str, Any],
+    model: bytes | None = None,
+) -> str:
+    """Return the sha256 over model.onnx and the canonical manifest without `OUTSIDE_HASH`.
 
     `source` is a bundle's folder, or a written manifest with `model`, the bytes of its model.onnx.
     """
     if isinstance(source, Mapping):
-        manifest, content = source, model
+        manifest = source
+        content = model
     else:
         manifest, graphs = read(Path(source))
         content = graphs["model.onnx"]
-    stable = {key: value for key, value in manifest.items() if key not in ("version", "provenance")}
+    stable = dict(manifest)
+    for key in OUTSIDE_HASH:
+        stable.pop(key, None)
     text = json.dumps(
-        stable, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+        stable,
+        sort_keys=True,
+        separators=(",", ":"),
+        ensure_ascii=False,
+        allow_nan=False,
     )
-    return hashlib.sha256(content + text.encode("utf-8", "surrogatepass")).hexdigest()
+    canonical = text.encode("utf-8", "surrogatepass")
+    return hashlib.sha256(content + canonical).hexdigest()
 
 
 class Bundle:
@@ -131,81 +178,97 @@ class Bundle:
     """
 
     def __init__(
-        self, manifest: dict, graphs: dict[str, bytes], threads: int = 1, where: str = "the bundle"
-    ):
+        self,
+        manifest: dict[str, Any],
+        graphs: Mapping[str, bytes],
+        threads: int = 1,
+        where: str = "the bundle",
+    ) -> None:
         self.manifest = manifest
         self.where = where
         self.features = tuple(manifest["features"])
         self.threshold = manifest.get("threshold", {}).get("anomaly_score")
         self.version = manifest.get("version")
-        self.hash = bundle_hash(manifest, graphs["model.onnx"])
-        self.reference = {
-            k: np.asarray(v, np.float32) for k, v in manifest.get("reference", {}).items()
-        }
-        try:
-            stored = manifest.get("calibration")
-            self.calibration = Calibration.from_dict(stored) if stored else None
-        except (KeyError, TypeError, ValueError) as error:
-            raise BundleError(f"The calibration in {where} is not valid: {error!r}.") from error
-        self._run = _open(graphs["model.onnx"], "raw_score", threads, where)
+        model = graphs["model.onnx"]
+        self.hash = bundle_hash(manifest, model)
+        self.reference = {}
+        for key, values in manifest.get("reference", {}).items():
+            self.reference[key] = np.asarray(values, np.float32)
+        self.calibration = _calibration(manifest, where)
+        self._run = _open(model, "raw_score", threads, where)
         self._explain = None
-        if "explain.onnx" in graphs:
-            self._explain = _open(graphs["explain.onnx"], "contributions", threads, where)
+        explain = graphs.get("explain.onnx")
+        if explain is not None:
+            self._explain = _open(explain, "contributions", threads, where)
         self._try()
 
-    def raw_score(self, X: np.ndarray) -> np.ndarray:
-        """Score rows; (n, d) float32, NaN where a value is missing -> (n,) float64, higher = more
-        anomalous.
+    def raw_score(self, X: NDArray) -> NDArray:
+        """Return the raw scores (n,) float64 of rows (n, d) float32, higher = more anomalous.
 
-        A row so far away that float32 overflows inside the graph gets the largest float32 score.
+        NaN stands for a missing value. A row so far away that float32 overflows inside the graph
+        gets the largest float32 score.
         """
         X = np.ascontiguousarray(X, dtype=np.float32)
-        if X.ndim != 2 or X.shape[1] != len(self.features):
-            raise ValueError(f"X has shape {X.shape}, expected (n, {len(self.features)}).")
+        d = len(self.features)
+        if X.ndim != 2 or X.shape[1] != d:
+            raise ValueError(f"X has shape {X.shape}, expected (n, {d}).")
         if len(X) <= CHUNK_ROWS:
             raw = self._run(X)
         else:
-            raw = np.concatenate(
-                [self._run(X[i : i + CHUNK_ROWS]) for i in range(0, len(X), CHUNK_ROWS)]
-            )
+            chunks = []
+            for start in range(0, len(X), CHUNK_ROWS):
+                rows = X[start : start + CHUNK_ROWS]
+                chunks.append(self._run(rows))
+            raw = np.concatenate(chunks)
         return _finite(raw.astype(np.float64))
 
     def anomaly_score(
-        self, X: np.ndarray | None = None, *, raw: np.ndarray | None = None
-    ) -> np.ndarray:
-        """Calibrated score of rows X, or of raw scores: (n,) float64 in [0, 1], higher = more
-        anomalous.
+        self,
+        X: NDArray | None = None,
+        *,
+        raw: NDArray | None = None,
+    ) -> NDArray:
+        """Return the calibrated scores (n,) float64 in [0, 1] of rows X, or of raw scores.
+
+        Higher = more anomalous.
         """
         if self.calibration is None:
             raise BundleError(f"{self.where} has no calibration yet; 06_comparison adds it.")
-        return self.calibration.apply(self.raw_score(X) if raw is None else raw)
+        if raw is None:
+            raw = self.raw_score(X)
+        return self.calibration.apply(raw)
 
-    def predict(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def predict(self, X: NDArray) -> tuple[NDArray, NDArray]:
         """Return predictions, (n,) int8 with 1 = anomaly, and anomaly scores, (n,) float64."""
         if self.threshold is None:
             raise BundleError(f"{self.where} has no threshold yet; 06_comparison adds it.")
         scores = self.anomaly_score(X)
-        return (scores >= self.threshold).astype(np.int8), scores
+        is_alert = scores >= self.threshold
+        return is_alert.astype(np.int8), scores
 
-    def contributions(self, X: np.ndarray) -> np.ndarray:
-        """What each value adds to its row's raw score; (n, d) float64, higher = more anomalous.
+    def contributions(self, X: NDArray) -> NDArray:
+        """Return what each value adds to its row's raw score: (n, d) float64.
 
         The model's own terms where the bundle has explain.onnx; otherwise raw_score(x) minus the
         raw score of x with the feature replaced by its reference median.
         """
         X = np.ascontiguousarray(X, dtype=np.float32)
         if self._explain is not None:
-            return _finite(self._explain(X).astype(np.float64))
+            terms = self._explain(X)
+            return _finite(terms.astype(np.float64))
         if not self.reference:
             raise BundleError(f"{self.where} has no reference medians, so it cannot explain.")
         n, d = X.shape
-        replaced = np.repeat(X[None], d, axis=0)
-        replaced[np.arange(d), :, np.arange(d)] = self.reference["median"][:, None]
-        return (
-            self.raw_score(X)[:, None] - self.raw_score(replaced.reshape(d * n, d)).reshape(d, n).T
-        )
+        feature = np.arange(d)
+        replaced = np.repeat(X[None], d, axis=0)  # copy j has the median in column j
+        median = self.reference["median"]
+        replaced[feature, :, feature] = median[:, None]
+        rows = replaced.reshape(d * n, d)
+        without = self.raw_score(rows).reshape(d, n)
+        whole = self.raw_score(X)
+        return whole[:, None] - without.T
 
-    def explain(self, X: np.ndarray, top: int = 3) -> list[list[dict[str, Any]]]:
+    def explain(self, X: NDArray, top: int = 3) -> list[list[dict[str, Any]]]:
         """Return for each row of X (n, d) the `top` features that contribute most, largest first.
 
         Each is ``{"feature", "value", "direction", "genuine_range"}``: direction says whether the
@@ -215,74 +278,108 @@ class Bundle:
         if not self.reference:
             raise BundleError(f"{self.where} has no reference medians, so it cannot explain.")
         X = np.ascontiguousarray(X, dtype=np.float32)
-        order = np.argsort(-self.contributions(X), axis=1, kind="stable")[:, :top]
-        return [
-            [self._entry(j, row[j]) for j in chosen] for row, chosen in zip(X, order, strict=True)
-        ]
+        contributions = self.contributions(X)
+        order = np.argsort(-contributions, axis=1, kind="stable")
+        chosen = order[:, :top]
+        explained = []
+        for row, columns in zip(X, chosen, strict=True):
+            entries = [self._entry(j, row[j]) for j in columns]
+            explained.append(entries)
+        return explained
 
     def _entry(self, j: int, value: np.float32) -> dict[str, Any]:
-        missing = bool(np.isnan(value))
-        direction = (
-            "missing" if missing else "high" if value >= self.reference["median"][j] else "low"
-        )
-        low_high = [_shortest(self.reference[key][j]) for key in ("low", "high")]
-        value = None if missing else _shortest(value)
+        low = self.reference["low"][j]
+        median = self.reference["median"][j]
+        high = self.reference["high"][j]
+        if np.isnan(value):
+            direction = "missing"
+            shown = None
+        else:
+            direction = "high" if value >= median else "low"
+            shown = _shortest(value)
         return {
             "feature": self.features[j],
-            "value": value,
+            "value": shown,
             "direction": direction,
-            "genuine_range": low_high,
+            "genuine_range": [_shortest(low), _shortest(high)],
         }
 
     def _try(self) -> None:
-        """Score one row, so that a graph of another width or output fails here and not on a
-        request.
-        """
-        row = self.reference.get("median", np.zeros(len(self.features), np.float32))[None]
+        """Score one row: a graph of another width or output fails here and not on a request."""
+        d = len(self.features)
+        nothing = np.zeros(d, np.float32)
+        row = self.reference.get("median", nothing)[None]
+        shapes = [(1,), (1, d)]
+        anomaly = np.zeros(1)
         try:
             scored = self.raw_score(row)
-            shapes = [
-                scored.shape,
-                self._explain(row).shape if self._explain else (1, len(self.features)),
-            ]
-            anomaly = self.calibration.apply(scored) if self.calibration else np.zeros(1)
+            found = [scored.shape, (1, d)]
+            if self._explain is not None:
+                found[1] = self._explain(row).shape
+            if self.calibration is not None:
+                anomaly = self.calibration.apply(scored)
         except Exception as error:  # onnxruntime raises a dozen types of its own
+            reason = f"{self.where} does not score one row: {_first_line(error)}"
+            raise BundleError(reason) from error
+        is_score = 0 <= anomaly[0] <= 1
+        if found != shapes or not is_score:
             raise BundleError(
-                f"{self.where} does not score one row: {_first_line(error)}"
-            ) from error
-        if shapes != [(1,), (1, len(self.features))] or not (0 <= anomaly[0] <= 1):
-            raise BundleError(
-                f"{self.where} scores one row with shapes {shapes} and score {anomaly}."
+                f"{self.where} scores one row with shapes {found} and score {anomaly}."
             )
 
 
-def _open(graph: bytes, output: str, threads: int, where: str):
-    """Return a function (n, d) float32 -> the graph's `output`."""
+def _calibration(manifest: Mapping[str, Any], where: str) -> Calibration | None:
+    stored = manifest.get("calibration")
+    if not stored:
+        return None
+    try:
+        return Calibration.from_dict(stored)
+    except (KeyError, TypeError, ValueError) as error:
+        raise BundleError(f"The calibration in {where} is not valid: {error!r}.") from error
+
+
+def _open(
+    graph: bytes,
+    output: str,
+    threads: int,
+    where: str,
+) -> Graph:
+    """Return the function that computes a graph's `output`."""
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
     options.log_severity_level = 4  # the exception says what is wrong, and only once
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        inputs = [(i.name, i.type) for i in session.get_inputs()]
-        outputs = [o.name for o in session.get_outputs()]
+        session = onnxruntime.InferenceSession(
+            graph,
+            options,
+            providers=["CPUExecutionProvider"],
+        )
+        inputs = [(node.name, node.type) for node in session.get_inputs()]
+        outputs = [node.name for node in session.get_outputs()]
     except Exception as error:  # onnxruntime raises a dozen types of its own
-        raise BundleError(f"A graph of {where} cannot be opened: {_first_line(error)}") from error
-    if inputs != [("features", "tensor(float)")] or output not in outputs:
+        reason = _first_line(error)
+        raise BundleError(f"A graph of {where} cannot be opened: {reason}") from error
+    takes_features = inputs == [("features", "tensor(float)")]
+    if not takes_features or output not in outputs:
         raise BundleError(
             f"A graph of {where} has inputs {inputs} and outputs {outputs}, expected "
             f"one float input 'features' and an output '{output}'."
         )
     names = [output]
-    return lambda X: session.run(names, {"features": X})[0]
+
+    def run(X: NDArray) -> NDArray:
+        (values,) = session.run(names, {"features": X})
+        return values
+
+    return run
 
 
-def _finite(values: np.ndarray) -> np.ndarray:
-    return (
-        values
-        if np.isfinite(values).all()
-        else np.nan_to_num(values, nan=FLOAT32_MAX, posinf=FLOAT32_MAX, neginf=-FLOAT32_MAX)
-    )
+def _finite(values: NDArray) -> NDArray:
+    if np.isfinite(values).all():
+        return values
+    return np.nan_to_num(values, nan=FLOAT32_MAX, posinf=FLOAT32_MAX, neginf=-FLOAT32_MAX)
 
 
 def _shortest(value: np.float32) -> float:
@@ -290,4 +387,6 @@ def _shortest(value: np.float32) -> float:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+    text = str(error).strip() or type(error).__name__
+    first, *_ = text.splitlines()
+    return first[:300]
