@@ -363,16 +363,17 @@ def precision_recall(
     for model, (recall, precision) in curves.items():
         ax.plot(recall, precision, drawstyle="steps-pre", **_line(model))
     ax.axhline(prevalence, color=SOFT, linestyle=":", linewidth=1.4)
-    said = f"prevalence {prevalence:.2%}, a random ranking"
-    paper = {"facecolor": "white", "alpha": 0.85, "linewidth": 0, "pad": 1.5}
+    # beside the axes, at the line's end: within them it would cover the weak curves
     ax.annotate(
-        said,
-        (0.005, prevalence),
-        (3, 5),
+        f"prevalence {prevalence:.2%},\na random ranking",
+        (1, prevalence),
+        (5, 0),
+        xycoords=("axes fraction", "data"),
         textcoords="offset points",
+        va="bottom",
         color=SOFT,
         fontsize=8,
-        bbox=paper,
+        annotation_clip=False,
     )
     ax.set(
         xlabel="recall (share of frauds found)",
