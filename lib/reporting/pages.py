@@ -10,17 +10,14 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lib.data import labels_seen
 from lib.evaluation.figures import Figure, interval, number
 from lib.files import read_json, write_text
 from lib.reporting import differences, names, tables
-from lib.reporting.names import HEADLINE, SHARES, label
+from lib.reporting.names import HEADLINE, SHARES, Now, label
 from lib.reporting.plots import colour
-
-if TYPE_CHECKING:
-    from lib.registry.serving import Now
 
 NO_FIGURE = {"value": None, "low": None, "high": None}
 TEMPLATES = Path(__file__).parent / "templates"
