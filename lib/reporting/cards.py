@@ -2,6 +2,12 @@
 model.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 import pandas as pd
 
 from lib.bundle.manifest import MODEL_CARD  # noqa: F401 - named beside the data card
@@ -10,6 +16,11 @@ from lib.evaluation.figures import cell
 from lib.files import write_text
 from lib.reporting.names import HEADLINE, SHARES, SIMULATED, SOURCES, code, label
 from lib.reporting.tables import markdown
+
+if TYPE_CHECKING:
+    from lib.data.datasets import Dataset
+    from lib.data.splits import Split
+    from lib.reporting.tables import Figures
 
 DATA_CARD = "data_card.md"
 ABOUT = {
@@ -34,22 +45,21 @@ NOTES = {
 }
 
 
-def model(manifest, untouched=None):
-    """The card of a candidate that has calibration and threshold -> Markdown.
+def model(manifest: Mapping[str, Any], untouched: Figures | None = None) -> str:
+    """Return the card of a candidate that has calibration and threshold, as Markdown.
 
     Nothing in it changes from one run to the next: no id, no time, no version; it is part of the
     bundle's hash.
 
     Parameters
     ----------
-    manifest : dict, with the sha256 of the graphs in `files`
+    manifest : with the sha256 of the graphs in `files`
     untouched : {metric: {"value", "low", "high"}} on the last period, where it has been read
     """
-    family, fit, threshold = (
-        manifest["model"].partition("@")[0],
-        manifest["fit"],
-        manifest.get("threshold", {}),
-    )
+    # a variant is described by its family
+    family = manifest["model"].partition("@")[0]
+    fit = manifest["fit"]
+    threshold = manifest.get("threshold", {})
     dataset, budget = manifest["dataset"], threshold.get("alert_budget", 0.0)
     figures = {"validation": manifest.get("metrics", {}).get("validation"), "untouched": untouched}
     parameters = ", ".join(_parameters(fit["parameters"]))
@@ -105,8 +115,8 @@ def model(manifest, untouched=None):
     return "\n\n".join(lines) + "\n"
 
 
-def data(split):
-    """The card of a split and the transactions in it -> Markdown."""
+def data(split: Split) -> str:
+    """Return the card of a split and the transactions in it, as Markdown."""
     manifest, dataset = split.manifest, split.dataset
     raw, shares = dataset.raw, manifest["shares"]
     table = cuts.table(manifest).set_index("period")
@@ -169,18 +179,18 @@ def data(split):
     return "\n\n".join(lines) + "\n"
 
 
-def _time(dataset):
-    """The columns that tell the time, as Markdown."""
+def _time(dataset: Dataset) -> str:
+    """Return the columns that tell the time, as Markdown."""
     return " and ".join(map(code, dataset.time_columns)) or "the order of the rows"
 
 
-def write(path, text):
-    """Put a card in place, whole or not at all -> its path."""
+def write(path: Path | str, text: str) -> Path:
+    """Return the path of a card, put in place whole or not at all."""
     return write_text(path, text)
 
 
-def _parameters(values, prefix=""):
-    """`name value` of each parameter, those of a fusion's members behind the member's name."""
+def _parameters(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield `name value` of each parameter; a fusion's members' behind the member's name."""
     for name, value in values.items():
         if isinstance(value, dict):
             yield from _parameters(value, f"{name}." if name in ABOUT else prefix)
@@ -188,13 +198,13 @@ def _parameters(values, prefix=""):
             yield f"{prefix}{name} {value}"
 
 
-def _features(names):
+def _features(names: Sequence[str]) -> str:
     coded = [code(name) for name in names]
     shown = [*coded[:3], "…", coded[-1]] if len(names) > 5 else coded
     return f"{len(names)} numbers: {', '.join(shown)}"
 
 
-def _alert(threshold):
+def _alert(threshold: Mapping[str, Any]) -> str:
     if not threshold:
         return "no threshold yet"
     rule = {
@@ -206,8 +216,8 @@ def _alert(threshold):
     return f"Alert if the score is at least {threshold['anomaly_score']:.6f}: {rule}"
 
 
-def _all_figures(figures, budget):
-    """The tables of the periods, or the sentence that nobody has judged the model."""
+def _all_figures(figures: Mapping[str, Figures | None], budget: float) -> list[str]:
+    """Return the tables of the periods, or the sentence that nobody has judged the model."""
     known = {period: values for period, values in figures.items() if values}
     judged = {
         p: values
@@ -219,7 +229,7 @@ def _all_figures(figures, budget):
     return [text for period, values in judged.items() for text in _figures(period, values, budget)]
 
 
-def _figures(period, values, budget):
+def _figures(period: str, values: Figures, budget: float) -> tuple[str, str, str]:
     rows = [
         (text, cell(values.get(name)), "1.000")
         for name, text in HEADLINE.items()
@@ -246,6 +256,6 @@ def _figures(period, values, budget):
     return f"### On {period}", NOTES[period], markdown(table)
 
 
-def _hashes(manifest):
+def _hashes(manifest: Mapping[str, Any]) -> dict[str, str]:
     graphs = {name: sha256 for name, sha256 in manifest["files"].items() if name.endswith(".onnx")}
     return graphs | {"splits.json": manifest["fit"]["split"]}

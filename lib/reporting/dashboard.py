@@ -2,6 +2,11 @@
 money.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.colors import LinearSegmentedColormap
@@ -12,6 +17,14 @@ from lib.data.columns import SCORE, one_line
 from lib.evaluation.figures import DASH, cell, number
 from lib.reporting import plots
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from lib.data.simulation import Drift
+
+Result = Mapping[str, Any]  # of one policy: deployment.Deployment.to_dict()
+Results = Mapping[str, Result]  # {policy: result}
 POLICY_COLOURS = {
     "frozen": "#4D4D4D",
     "threshold": "#0072B2",
@@ -24,8 +37,8 @@ HEAT = LinearSegmentedColormap.from_list(
 )
 
 
-def label(policy):
-    """`retrain_every` -> `retrain every few batches`."""
+def label(policy: str) -> str:
+    """Return a policy's name as people read it, `retrain every few batches`."""
     return {
         "retrain_every": "retrain every few batches",
         "retrain_on_drift": "retrain on drift",
@@ -34,21 +47,33 @@ def label(policy):
     }[policy]
 
 
-def dashboard(results, table, title, injected=()):
-    """Alerts, drift, recall and money over the batches; without labels the first two -> Figure.
+def dashboard(
+    results: Results,
+    table: pd.DataFrame,
+    title: str,
+    injected: Sequence[Drift] = (),
+) -> Figure:
+    """Return alerts, drift, recall and money over the batches; without labels the first two.
 
     Parameters
     ----------
-    results : {policy: policies.Deployment.to_dict()}
-    table : policies.Deployment.drift() of the first policy
-    injected : simulation.Drift: what is known to happen, framed in the drift panel
+    table : deployment.Deployment.drift() of the first policy
+    injected : what is known to happen, framed in the drift panel
     """
     names = _shown(table, injected)
     first = next(iter(results.values()))
     steps = first["steps"]
-    heights = [1.5, 0.42 + 0.19 * len(names), *([1.7, 1.7] if judged(first) else [])]
+    # the drift panel has a row a column of the data
+    heights = [1.5, 0.42 + 0.19 * len(names)]
+    if judged(first):
+        heights += [1.7, 1.7]
     fig, axes = plots.figure(
-        len(heights), 1, width=11.0, height=2.6 + sum(heights), sharex=True, height_ratios=heights
+        len(heights),
+        1,
+        width=11.0,
+        height=2.6 + sum(heights),
+        sharex=True,
+        height_ratios=heights,
     )
     alerts(axes[0], results)
     drift(axes[1], table, names, injected)
@@ -59,9 +84,8 @@ def dashboard(results, table, title, injected=()):
     promotions([axes[0], *axes[2:]], results)
     ends = [_end(i, step, first["clock"]) for i, step in enumerate(steps, 1)]
     axes[-1].set_xticks(range(1, len(steps) + 1), ends, fontsize=8.5)
-    axes[-1].set_xlabel(
-        f"batch, and the {'hour of the day' if first['clock'] else 'row'} at which it ends"
-    )
+    unit = "hour of the day" if first["clock"] else "row"
+    axes[-1].set_xlabel(f"batch, and the {unit} at which it ends")
     for ax in axes:
         ax.tick_params(length=0)
         ax.grid(axis="x", visible=False)
@@ -69,41 +93,49 @@ def dashboard(results, table, title, injected=()):
     return fig
 
 
-def judged(result):
-    """Whether any transaction of the stream has a label in the end; `result`: of one policy."""
+def judged(result: Result) -> bool:
+    """Return whether any transaction of the stream has a label in the end."""
     return any(step["realised"]["n_labelled"] for step in result["steps"])
 
 
-def _end(i, step, clock):
+def _end(i: int, step: Mapping[str, Any], clock: bool) -> str:
     if not clock:
         return f"{i}\n{step['end_s']:,.0f}"
-    hour, minute = divmod(int(step["end_s"] // 60 % 1440), 60)
+    minute_of_day = int(step["end_s"] // 60 % 1440)
+    hour, minute = divmod(minute_of_day, 60)
     return f"{i}\n{hour:02d}:{minute:02d}"
 
 
-def _shown(table, injected):
-    """The columns worth a row: what was flagged or injected, the earliest first, and the score on
-    top.
-    """
-    features, score = table[~table["is_score"]], table["name"][table["is_score"]].iloc[0]
-    first = features[features["flagged"]].groupby("name")["batch"].agg(["min", "size"])
-    first = first.sort_values(["min", "size"], ascending=[True, False]).index
-    known = [feature for d in injected if d.what != "fraud" for feature in d.features]
-    names = dict.fromkeys([*(n for n in first if n in known), *first, *known])
+def _shown(table: pd.DataFrame, injected: Iterable[Drift]) -> list[str]:
+    """Return the columns worth a row: flagged or injected, the earliest first, the score on top."""
+    is_score = table["is_score"]
+    score = table["name"][is_score].iloc[0]
+    features = table[~is_score]
+    flagged = features[features["flagged"]]
+    begun = flagged.groupby("name")["batch"].agg(["min", "size"])
+    # of those that begin together, the one flagged most often
+    begun = begun.sort_values(["min", "size"], ascending=[True, False])
+    known: list[str] = []
+    for drift_ in injected:
+        if drift_.what != "fraud":
+            known += drift_.features
+    # what was injected and found must not fall behind N_SHOWN false alarms
+    both = [name for name in begun.index if name in known]
+    names = dict.fromkeys([*both, *begun.index, *known])
     return [score, *list(names)[: N_SHOWN - 1]]
 
 
-def _x(steps):
+def _x(steps: Sequence[Any]) -> np.ndarray:
     return np.arange(1, len(steps) + 1)
 
 
-def _spread(i, n):
-    """Offset of the i-th of n policies, so that their dots lie beside each other."""
+def _spread(i: int, n: int) -> float:
+    """Return the offset of the i-th of n policies, so that their dots lie beside each other."""
     return 0.13 * (i - (n - 1) / 2)
 
 
-def _hint(ax, text):
-    """How to read a panel, at the right of its title."""
+def _hint(ax: Axes, text: str) -> None:
+    """Write how to read a panel, at the right of its title."""
     ax.annotate(
         text,
         (1, 1),
@@ -116,14 +148,14 @@ def _hint(ax, text):
     )
 
 
-def promotions(axes, results):
-    """A dotted line through all panels where a policy's new model went live."""
+def promotions(axes: Iterable[Axes], results: Results) -> None:
+    """Return nothing; draw a dotted line through all panels where a new model went live."""
     for i, (policy, result) in enumerate(results.items()):
-        for x in (
-            k + 0.5 + 0.03 * (i - 1)
-            for k, step in enumerate(result["steps"], 1)
-            if step["promoted"]
-        ):
+        for k, step in enumerate(result["steps"], 1):
+            if not step["promoted"]:
+                continue
+            # between two batches; lines of policies that agree lie beside each other
+            x = k + 0.5 + 0.03 * (i - 1)
             for ax in axes:
                 ax.axvline(
                     x,
@@ -134,9 +166,10 @@ def promotions(axes, results):
                 )
 
 
-def alerts(ax, results):
-    """Alert rate by batch and policy; the band holds 95 % of batches if the threshold fits the
-    budget.
+def alerts(ax: Axes, results: Results) -> Axes:
+    """Return the axes with the alert rate by batch and policy.
+
+    The band holds 95 % of batches if the threshold fits the budget.
     """
     steps = next(iter(results.values()))["steps"]
     x, top = _x(steps), 0.0
@@ -180,9 +213,15 @@ def alerts(ax, results):
     return ax
 
 
-def drift(ax, table, names, injected=()):
-    """PSI as a multiple of what no drift would pass, a row a column of the data; a dot where drift
-    is flagged.
+def drift(
+    ax: Axes,
+    table: pd.DataFrame,
+    names: Sequence[str],
+    injected: Sequence[Drift] = (),
+) -> Axes:
+    """Return the axes with PSI as a multiple of what no drift would pass.
+
+    A row a column of the data; a dot where drift is flagged.
     """
     batches = list(dict.fromkeys(table["batch"]))
     for row, name in enumerate(names):
@@ -202,10 +241,9 @@ def drift(ax, table, names, injected=()):
                 ax.plot(column + 1, row, "o", color=ink, markersize=size, markeredgewidth=0)
     for d in (d for d in injected if d.what != "fraud"):
         for name in (n for n in d.features if n in names):
-            corner, width = (
-                (d.first_batch - 0.49, names.index(name) - 0.47),
-                len(batches) - d.first_batch + 0.98,
-            )
+            corner = (d.first_batch - 0.49, names.index(name) - 0.47)
+            # what has begun lasts to the end of the stream
+            width = len(batches) - d.first_batch + 0.98
             ax.add_patch(
                 Rectangle(
                     corner,
@@ -228,16 +266,16 @@ def drift(ax, table, names, injected=()):
     return ax
 
 
-def recall(ax, results):
-    """Share of frauds alerted, with its 95 % interval, and what was estimated before there were
-    labels.
+def recall(ax: Axes, results: Results) -> Axes:
+    """Return the axes with the share of frauds alerted and its 95 % interval.
+
+    A dash is what was estimated before there were labels.
     """
     for i, (policy, result) in enumerate(results.items()):
-        steps, hue = result["steps"], POLICY_COLOURS[policy]
-        x, found = (
-            _x(steps) + _spread(i, len(results)),
-            [step["realised"]["recall"] for step in steps],
-        )
+        steps = result["steps"]
+        hue = POLICY_COLOURS[policy]
+        x = _x(steps) + _spread(i, len(results))
+        found = [step["realised"]["recall"] for step in steps]
         for at, figure in zip(x, found, strict=True):
             if figure["value"] is not None:
                 ax.plot(
@@ -270,26 +308,26 @@ def recall(ax, results):
     return ax
 
 
-def money(ax, results):
-    """Share of all fraud money saved so far by reviewers who take alerts as they arrive, up to the
-    budget.
+def money(ax: Axes, results: Results) -> Axes:
+    """Return the axes with the share of all fraud money saved so far.
+
+    By reviewers who take alerts as they arrive, up to the budget.
     """
     steps = next(iter(results.values()))["steps"]
-    x, ends = np.r_[0.5, _x(steps) + 0.5], {}
+    x = np.r_[0.5, _x(steps) + 0.5]
+    ends: dict[str, float] = {}
     total = np.cumsum([0.0, *(step["realised"]["money"] for step in steps)])
     scale = total[-1] or 1.0
     ax.fill_between(x, total / scale, color="#EDEFF1", linewidth=0)
     for policy, result in results.items():
-        share = (
-            np.cumsum(
-                [0.0, *(step["realised"]["money_caught_in_time"] for step in result["steps"])]
-            )
-            / scale
-        )
+        caught = [step["realised"]["money_caught_in_time"] for step in result["steps"]]
+        share = np.cumsum([0.0, *caught]) / scale
         ax.plot(x, share, color=POLICY_COLOURS[policy], linewidth=2.2)
         ends[policy] = share[-1]
-    top, y = max(1.25 * max(ends.values()), 0.1), -1.0
-    for policy in sorted(ends, key=ends.get):
+    top = max(1.25 * max(ends.values()), 0.1)
+    y = -1.0
+    # from below: a name that would cover the one before moves up
+    for policy in sorted(ends, key=lambda policy: ends[policy]):
         y = max(ends[policy], y + 0.1 * top)
         ax.annotate(
             f"{ends[policy]:.1%} {label(policy)}",
@@ -307,19 +345,22 @@ def money(ax, results):
     return ax
 
 
-def by_batch(result):
-    """One policy's batches -> DataFrame of text; what labels say is left out where there are
-    none.
-    """
-    told = judged(result)
-    rows = [_seen(step) | (_told(step) if told else {}) for step in result["steps"]]
+def by_batch(result: Result) -> pd.DataFrame:
+    """Return one policy's batches as text; what labels say is left out where there are none."""
+    is_judged = judged(result)
+    rows = []
+    for step in result["steps"]:
+        row = _seen(step)
+        if is_judged:
+            row |= _told(step)
+        rows.append(row)
     return pd.DataFrame(rows).set_index("batch")
 
 
-def _seen(step):
-    drifted = [one_line(name) for name in step["drifted"]] + (
-        [SCORE] if step["score_drifted"] else []
-    )
+def _seen(step: Mapping[str, Any]) -> dict[str, Any]:
+    drifted = [one_line(name) for name in step["drifted"]]
+    if step["score_drifted"]:
+        drifted.append(SCORE)
     more = f" and {len(drifted) - 4} more" if len(drifted) > 4 else ""
     # the bounds are of what a threshold that fits the budget would give, not of this rate
     rate = {
@@ -337,29 +378,29 @@ def _seen(step):
     }
 
 
-def _told(step):
-    told, guess = step["realised"], step["estimated_recall"]
-    known = (
-        {"unlabelled": f"{step['n'] - told['n_labelled']:,}"}
-        if told["n_labelled"] < step["n"]
-        else {}
-    )
+def _told(step: Mapping[str, Any]) -> dict[str, Any]:
+    told = step["realised"]
+    n_labelled = told["n_labelled"]
+    n_unlabelled = step["n"] - n_labelled
+    known = {}
+    if n_unlabelled > 0:
+        known["unlabelled"] = f"{n_unlabelled:,}"
+    after, frauds = DASH, DASH
+    if n_labelled:
+        after = step["labels_known_after"] or "the stream"
+        frauds = f"{told['n_frauds']:.0f}"
     return known | {
-        "labels after": (step["labels_known_after"] or "the stream")
-        if told["n_labelled"]
-        else DASH,
-        "frauds": f"{told['n_frauds']:.0f}" if told["n_labelled"] else DASH,
+        "labels after": after,
+        "frauds": frauds,
         "recall": cell(told["recall"], 2),
-        "estimated": number(guess, 2),
+        "estimated": number(step["estimated_recall"], 2),
         "average precision": cell(told["average_precision"], 2),
         "money at budget": cell(told["amount_recall_at_budget"], 2),
     }
 
 
-def by_policy(results):
-    """Totals of all policies -> DataFrame of text; what labels say is left out where there are
-    none.
-    """
+def by_policy(results: Results) -> pd.DataFrame:
+    """Return the totals of all policies as text; what labels say is left out where none are."""
     rows = {}
     for policy, result in results.items():
         t = result["totals"]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lib.data.columns import one_line
 
-if TYPE_CHECKING:
-    from lib.registry.serving import Now
-
+# lib.registry.serving.Now, what is served at a moment: reporting must not know the registry
+Now = Any
 HEADLINE = {
     "average_precision": "average precision",
     "recall_at_budget": "recall",

@@ -7,7 +7,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,14 @@ from lib.data import labels_seen
 from lib.evaluation.figures import Figure, interval, number
 from lib.files import read_json, write_text
 from lib.reporting import differences, names, tables
-from lib.reporting.names import HEADLINE, SHARES, label
+from lib.reporting.names import HEADLINE, SHARES, Now, label
 from lib.reporting.plots import colour
 
 NO_FIGURE = {"value": None, "low": None, "high": None}
 TEMPLATES = Path(__file__).parent / "templates"
+PERIODS = ("reference", "validation", "untouched")
+CARDS = ("model_card", "data_card")
+FILES = ("metrics.json", "run.yaml")
 NOTES = {
     "untouched": "Read once, after every decision: what production would have seen.",
     "validation": "Decided between the models and set their thresholds.",
@@ -51,54 +54,102 @@ TIMELINE = (
 )
 
 
-def write(run_dir, stages=(), status="", now=None, look=None):
-    """Write `index.html` into a run's folder, and the list of runs beside it -> path of the run's
-    page.
+def write(
+    run_dir: Path | str,
+    stages: Sequence[Mapping[str, Any]] = (),
+    status: str = "",
+    now: Now | None = None,
+    look: Callable[[str], Now] | None = None,
+) -> Path:
+    """Return the path of the run's page, `index.html`, written with the list of runs beside it.
 
-    stages : list of {"stage", "status", "seconds", "peak_mb"}, as the runner's summary has them
+    Parameters
+    ----------
+    run_dir : the run's folder
+    stages : {"stage", "status", "seconds", "peak_mb"} each, as the runner's summary has them
     status : of the run that is ending; empty: what its run.json says
-    now : lib.registry.serving.Now, what is served at this moment; None: nothing is said of it
-    look : function (registered name) -> Now, for the other runs of the list; None: `now` for all
+    now : what is served at this moment; None: nothing is said of it
+    look : finds what is served of a registered name, for the other runs; None: `now` for all
     """
     run_dir = Path(run_dir)
-    metrics, about = _read(run_dir / "metrics.json"), _read(run_dir / "run.json")
-    shown = [_figure(run_dir, *figure) for figure in SHOWN if _png(run_dir, figure[0]).is_file()]
-    production = _figure(run_dir, *TIMELINE) if _png(run_dir, TIMELINE[0]).is_file() else None
-    content = {
-        "title": f"Fraud detection on {metrics.get('dataset') or about.get('dataset', 'a table')}",
+    content = _content(run_dir, stages, status, now)
+    path = run_dir / "index.html"
+    _render("run.html.j2", path, content)
+    ending = {run_dir.name: status} if status else {}
+    # after the page: the list holds the runs that have one
+    write_index(run_dir.parent, ending, now, look)
+    return path
+
+
+def _content(
+    run_dir: Path,
+    stages: Sequence[Mapping[str, Any]],
+    status: str,
+    now: Now | None,
+) -> dict[str, Any]:
+    """Return what the template of a run's page asks for."""
+    metrics = _read(run_dir / "metrics.json")
+    about = _read(run_dir / "run.json")
+    dataset = metrics.get("dataset") or about.get("dataset", "a table")
+    is_simulated = metrics.get("source") == "simulated"
+    figures = [_figure(run_dir, *figure) for figure in SHOWN]
+    return {
+        "title": f"Fraud detection on {dataset}",
         "run": run_dir.name,
         "when": _when(run_dir.name),
         "status": status,
-        "simulated": names.SIMULATED if metrics.get("source") == "simulated" else "",
+        "simulated": names.SIMULATED if is_simulated else "",
         "verdict": _verdict(metrics, now),
-        "serving": {"as_of": now.as_of, "sentences": now.sentences()} if now else None,
+        "serving": _serving(now),
         "facts": _facts(metrics, stages),
         "tables": _tables(metrics, now),
-        "figures": shown,
-        "production": production,
+        "figures": _present(figures),
+        "production": _figure(run_dir, *TIMELINE),
         "since": differences.since_previous(run_dir, metrics),
         "stages": [_stage(run_dir, stage) for stage in stages],
         "example": _example(run_dir, metrics),
-        "cards": [card for name in ("model_card", "data_card") if (card := _card(run_dir, name))],
-        "files": [name for name in ("metrics.json", "run.yaml") if (run_dir / name).is_file()],
+        "cards": _present([_card(run_dir, name) for name in CARDS]),
+        "files": [name for name in FILES if (run_dir / name).is_file()],
     }
-    _render("run.html.j2", run_dir / "index.html", content)
-    write_index(run_dir.parent, {run_dir.name: status} if status else {}, now, look)
-    return run_dir / "index.html"
 
 
-def write_index(reports, ending=None, now=None, look=None):
-    """Write `reports/index.html`, the list of all runs that have a page, newest first -> its path.
+def _present(found: Sequence[dict[str, Any] | None]) -> list[dict[str, Any]]:
+    return [each for each in found if each is not None]
 
+
+def _serving(now: Now | None) -> dict[str, Any] | None:
+    if not now:
+        return None
+    return {
+        "as_of": now.as_of,
+        "sentences": now.sentences(),
+    }
+
+
+def write_index(
+    reports: Path | str,
+    ending: Mapping[str, str] | None = None,
+    now: Now | None = None,
+    look: Callable[[str], Now] | None = None,
+) -> Path:
+    """Return the path of `reports/index.html`, the list of all runs with a page, newest first.
+
+    Parameters
+    ----------
+    reports : the folder of all runs
     ending : {name: status} of runs whose run.json does not say yet how they ended
-    now : lib.registry.serving.Now, what is served at this moment
-    look : function (registered name) -> Now, for runs of other names than that of `now`
+    now : what is served at this moment
+    look : finds what is served of a registered name, for runs of other names than that of `now`
     """
-    pages = sorted(Path(reports).glob("*/index.html"), key=lambda p: p.parent.name, reverse=True)
+    reports = Path(reports)
+    endings = ending or {}
+    folders = [page.parent for page in reports.glob("*/index.html")]
+    # names begin with the time of the run
+    folders.sort(key=lambda folder: folder.name, reverse=True)
     known = {now.name: now} if now else {}
 
-    def served(champion):
-        """What is served of a champion's name; each name is looked up once."""
+    def served(champion: Mapping[str, Any] | None) -> Now | None:
+        """Return what is served of a champion's name; each name is looked up once."""
         if champion is None or now is None:
             return None
         name = champion["name"]
@@ -107,20 +158,36 @@ def write_index(reports, ending=None, now=None, look=None):
         return known.get(name)
 
     runs = []
-    for folder in [page.parent for page in pages if not page.parent.is_symlink()]:
-        champion = _read(folder / "metrics.json").get("champion")
-        runs.append(_listed(folder, (ending or {}).get(folder.name), served(champion)))
-    content = {"title": "All runs", "runs": runs, "periods": list(NOTES)}
-    content["serving"] = {"as_of": now.as_of, "sentences": now.sentences()} if now else None
-    return _render("index.html.j2", Path(reports) / "index.html", content)
+    for folder in folders:
+        # `latest` is one of the others
+        if folder.is_symlink():
+            continue
+        metrics = _read(folder / "metrics.json")
+        there = served(metrics.get("champion"))
+        runs.append(_listed(folder, endings.get(folder.name), there))
+    content = {
+        "title": "All runs",
+        "runs": runs,
+        "periods": list(NOTES),
+        "serving": _serving(now),
+    }
+    return _render("index.html.j2", reports / "index.html", content)
 
 
-def _listed(folder, ending, now):
-    """One run of the list; `ending`: how it ends, where its run.json does not say so yet."""
-    metrics, about = _read(folder / "metrics.json"), _read(folder / "run.json")
+def _listed(folder: Path, ending: str | None, now: Now | None) -> dict[str, Any]:
+    """Return one run of the list; `ending`: how it ends, where its run.json does not say so yet."""
+    metrics = _read(folder / "metrics.json")
+    about = _read(folder / "run.json")
+    models = metrics.get("models", {})
+    figures = models.get(names.champion_entry(metrics), {})
     champion = metrics.get("champion")
-    figures = metrics.get("models", {}).get(names.champion_entry(metrics), {})
-    said = f"{label(champion['model'])}, version {champion['version']}" if champion else "none"
+    said = "none"
+    if champion:
+        said = f"{label(champion['model'])}, version {champion['version']}"
+    cells = []
+    for period in NOTES:
+        figure = figures.get(period, {}).get("average_precision")
+        cells.append(_cell(figure))
     return {
         "name": folder.name,
         "when": _when(folder.name) or folder.name,
@@ -129,45 +196,55 @@ def _listed(folder, ending, now):
         "status": ending or about.get("outcome") or about.get("status", ""),
         "champion": said,
         "fate": _fate(champion, now),
-        "figures": [_cell(figures.get(period, {}).get("average_precision")) for period in NOTES],
+        "figures": cells,
     }
 
 
-def _fate(champion, now):
-    """What a run's champion is now: the champion, withdrawn, or nothing that anybody has said."""
+def _fate(champion: Mapping[str, Any] | None, now: Now | None) -> str:
+    """Return what a run's champion is now: champion, withdrawn, or nothing that anybody said."""
     if champion is None or now is None or champion["name"] != now.name:
         return ""
     version = str(champion["version"])
     if now.champion is not None and now.champion.version == version:
         return "champion now"
-    return "withdrawn" if version in (now.withdrawn or {}) else ""
+    withdrawn = now.withdrawn or {}
+    return "withdrawn" if version in withdrawn else ""
 
 
-def _render(template, path, content):
+def _render(template: str, path: Path, content: Mapping[str, Any]) -> Path:
     # 60 ms that a run without changes need not spend
     from jinja2 import Environment, FileSystemLoader
 
-    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True)
+    # escaped throughout: names of columns and of data sets may hold anything
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+    )
     environment.filters["breakable"] = _breakable
-    return write_text(path, environment.get_template(template).render(content))
+    html = environment.get_template(template).render(content)
+    return write_text(path, html)
 
 
-def _breakable(text):
-    """`text` as HTML that may break behind commas and underscores, not behind that of a notebook's
-    number.
+def _breakable(text: str) -> str:
+    """Return `text` as HTML that may break behind commas and underscores.
+
+    Not behind that of a notebook's number.
     """
     from markupsafe import Markup, escape
 
-    return Markup(re.sub(r"(?<=[,_])(?<!\d_)(?=\w)", "<wbr>", escape(text)))
+    broken = re.sub(r"(?<=[,_])(?<!\d_)(?=\w)", "<wbr>", escape(text))
+    return Markup(broken)
 
 
-def _read(path):
+def _read(path: Path) -> dict[str, Any]:
     return read_json(path, {})
 
 
-def _when(name):
-    """`20260102-030405-x` -> `2 January 2026, 03:04`; empty for other names."""
-    if not (stamp := re.match(r"\d{8}-\d{6}", name)):
+def _when(name: str) -> str:
+    """Return the time in a run's name, `2 January 2026, 03:04`; empty for other names."""
+    stamp = re.match(r"\d{8}-\d{6}", name)
+    if stamp is None:
         return ""
     when = datetime.strptime(stamp[0], "%Y%m%d-%H%M%S")
     return f"{when.day} {when:%B %Y, %H:%M}"
@@ -190,7 +267,7 @@ def _place(share: float | None) -> float | None:
     return None if share is None else round(100 * share, 1)
 
 
-def _tables(metrics: Mapping[str, Any], now: Any = None) -> list[dict[str, Any]]:
+def _tables(metrics: Mapping[str, Any], now: Now | None = None) -> list[dict[str, Any]]:
     """Return the tables of results, one a period that any label judges."""
     # who has been replaced since is not shown as the champion
     is_past = names.became_of(metrics.get("champion"), now)
@@ -253,7 +330,7 @@ def _row(model: str, entry: Mapping[str, Any], period: str, champion: bool) -> d
     }
 
 
-def _verdict(metrics: Mapping[str, Any], now: Any = None) -> dict[str, Any]:
+def _verdict(metrics: Mapping[str, Any], now: Now | None = None) -> dict[str, Any]:
     """Return what the run decided, why, and the champion's main figures."""
     models = metrics.get("models", {})
     reasons = metrics.get("verdict", {}).get("reasons", [])
@@ -275,51 +352,85 @@ def _verdict(metrics: Mapping[str, Any], now: Any = None) -> dict[str, Any]:
     }
 
 
-def _known(periods):
-    """What is known of the labels: frauds, and how many transactions have none."""
+def _known(periods: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return what is known of the labels: frauds, and how many transactions have none."""
     if all(period["n_frauds"] is None for period in periods):
         return {"known frauds": "none, no transaction has a label"}
-    unknown = sum(period["n"] - period.get("n_labelled", period["n"]) for period in periods)
-    frauds = {"known frauds": f"{sum(period['n_frauds'] or 0 for period in periods):,}"}
-    return frauds | ({"unlabelled transactions": f"{unknown:,}"} if unknown else {})
+    n_frauds = 0
+    n_unknown = 0
+    for period in periods:
+        n_frauds += period["n_frauds"] or 0
+        # where labels were not counted, every row has one
+        n_unknown += period["n"] - period.get("n_labelled", period["n"])
+    known = {"known frauds": f"{n_frauds:,}"}
+    if n_unknown:
+        known["unlabelled transactions"] = f"{n_unknown:,}"
+    return known
 
 
-def _facts(metrics, stages):
+def _facts(
+    metrics: Mapping[str, Any],
+    stages: Sequence[Mapping[str, Any]],
+) -> dict[str, str]:
     if not metrics:
         return {}
-    main = [metrics["splits"][name] for name in ("reference", "validation", "untouched")]
+    splits = metrics["splits"]
+    main = [splits[name] for name in PERIODS]
+    n_transactions = sum(period["n"] for period in main)
+    source = metrics.get("source")
     facts = {
         "data": metrics["dataset"],
-        "source": names.SOURCES.get(metrics.get("source"), "unknown"),
-        "transactions": f"{sum(p['n'] for p in main):,}",
+        "source": names.SOURCES.get(source, "unknown"),
+        "transactions": f"{n_transactions:,}",
         **_known(main),
         "seed": str(metrics["seed"]),
     }
+    budget = metrics.get("alert_budget")
     if "alert_budget" in metrics:
-        facts["alert budget"] = f"{metrics['alert_budget']:g}"
-    if metrics["champion"] and metrics["champion"].get("threshold") is not None:
-        own = metrics["champion"].get("alert_budget")
-        odd = f", for a budget of {own:g}" if own not in (None, metrics.get("alert_budget")) else ""
-        facts["threshold"] = f"{metrics['champion']['threshold']:.4f}{odd}"
-    if seconds := sum(stage.get("seconds") or 0 for stage in stages):
-        facts["time of all notebooks"] = (
-            f"{seconds / 60:.1f} min" if seconds > 90 else f"{seconds:.0f} s"
-        )
+        facts["alert budget"] = f"{budget:g}"
+    champion = metrics["champion"] or {}
+    if champion.get("threshold") is not None:
+        facts["threshold"] = _threshold(champion, budget)
+    seconds = sum(stage.get("seconds") or 0 for stage in stages)
+    if seconds:
+        facts["time of all notebooks"] = _duration(seconds)
     return facts
 
 
-def _png(run_dir, stem):
-    return run_dir / "figures" / f"{stem}.png"
+def _threshold(champion: Mapping[str, Any], budget: float | None) -> str:
+    text = f"{champion['threshold']:.4f}"
+    own = champion.get("alert_budget")
+    # a champion that stays keeps the threshold of the run that made it
+    if own not in (None, budget):
+        text += f", for a budget of {own:g}"
+    return text
 
 
-def _figure(run_dir, stem, caption, alt):
-    content = _png(run_dir, stem).read_bytes()
-    width, height = (int.from_bytes(content[i : i + 4], "big") for i in (16, 20))  # PNG's IHDR
-    drawing = _png(run_dir, stem).with_suffix(".svg")  # sharp on any screen, and smaller
-    kind, content = ("svg+xml", drawing.read_bytes()) if drawing.is_file() else ("png", content)
+def _duration(seconds: float) -> str:
+    if seconds > 90:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds:.0f} s"
+
+
+def _figure(run_dir: Path, stem: str, caption: str, alt: str) -> dict[str, Any] | None:
+    """Return a figure of the run, embedded; None where the run has not drawn it."""
+    path = run_dir / "figures" / f"{stem}.png"
+    if not path.is_file():
+        return None
+    content = path.read_bytes()
+    # PNG's IHDR: the page keeps the place before the figure is drawn
+    width = int.from_bytes(content[16:20], "big")
+    height = int.from_bytes(content[20:24], "big")
+    kind = "png"
+    drawing = path.with_suffix(".svg")
+    # sharp on any screen, and smaller
+    if drawing.is_file():
+        kind = "svg+xml"
+        content = drawing.read_bytes()
+    encoded = base64.b64encode(content).decode()
     return {
         "stem": stem,
-        "data": f"data:image/{kind};base64,{base64.b64encode(content).decode()}",
+        "data": f"data:image/{kind};base64,{encoded}",
         "alt": alt,
         "caption": caption,
         "width": width,
@@ -328,35 +439,54 @@ def _figure(run_dir, stem, caption, alt):
     }
 
 
-def _stage(run_dir, stage):
-    page = f"notebooks/{stage['stage']}.html"
+def _stage(run_dir: Path, stage: Mapping[str, Any]) -> dict[str, Any]:
+    name = stage["stage"]
+    page = f"notebooks/{name}.html"
+    has_page = (run_dir / page).is_file()
+    is_failed = stage["status"] == "failed"
+    seconds = stage.get("seconds")
+    peak_mb = stage.get("peak_mb")
     return {
-        "name": stage["stage"],
+        "name": name,
         "status": stage["status"],
-        "why": stage.get("why", "") if stage["status"] == "failed" else "",
-        "seconds": f"{stage['seconds']:.1f} s" if stage.get("seconds") is not None else "",
-        "memory": f"{stage['peak_mb']:,.0f} MB" if stage.get("peak_mb") else "",
-        "page": page if (run_dir / page).is_file() else None,
+        "why": stage.get("why", "") if is_failed else "",
+        "seconds": "" if seconds is None else f"{seconds:.1f} s",
+        "memory": f"{peak_mb:,.0f} MB" if peak_mb else "",
+        "page": page if has_page else None,
     }
 
 
-def _card(run_dir, name):
-    """A card as HTML, its headings below those of the page; None where there is no such card."""
+def _card(run_dir: Path, name: str) -> dict[str, Any] | None:
+    """Return a card as HTML, its headings below those of the page; None where there is no card."""
     import mistune
 
     path = run_dir / f"{name}.md"
     if not path.is_file():
         return None
-    text = re.sub("^#", "###", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    html = mistune.create_markdown(plugins=["table"])(text)
+    text = path.read_text(encoding="utf-8")
+    lowered = re.sub("^#", "###", text, flags=re.MULTILINE)
+    to_html = mistune.create_markdown(plugins=["table"])
+    html = str(to_html(lowered))
     title = name.replace("_", " ").capitalize()
     region = f'<div class="wide" tabindex="0" role="region" aria-label="{title}, table"><table>'
-    html = html.replace("<table>", region).replace("</table>", "</table></div>")
-    return {"file": path.name, "title": title, "html": html}
+    # wide tables scroll by themselves, with the keyboard, too
+    html = html.replace("<table>", region)
+    html = html.replace("</table>", "</table></div>")
+    return {
+        "file": path.name,
+        "title": title,
+        "html": html,
+    }
 
 
-def _example(run_dir, metrics):
-    model = (metrics.get("champion") or {}).get("model")
-    manifest = _read(run_dir / "models" / str(model) / "manifest.json")
-    row = [round(v, 2) for v in manifest.get("reference", {}).get("median", [])]
-    return json.dumps({"features": [row]}) if row else ""
+def _example(run_dir: Path, metrics: Mapping[str, Any]) -> str:
+    """Return the body of a request that the champion can score; empty without one."""
+    champion = metrics.get("champion") or {}
+    model = str(champion.get("model"))
+    manifest = _read(run_dir / "models" / model / "manifest.json")
+    reference = manifest.get("reference", {})
+    # an ordinary transaction, and nobody's
+    row = [round(value, 2) for value in reference.get("median", [])]
+    if not row:
+        return ""
+    return json.dumps({"features": [row]})

@@ -1,6 +1,10 @@
 """Figures: Axes in, Axes out; one palette, one colour per model everywhere."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -8,9 +12,15 @@ from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from lib.data.columns import one_line
 from lib.data.datasets import UNLABELLED
+from lib.evaluation.figures import Figure as Interval
 from lib.evaluation.figures import number as number_of
 from lib.files import whole
 from lib.reporting.names import label
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, which people with any common colour-vision deficiency can tell apart.
 GENUINE, FRAUD, INK, SOFT, FAINT = "#3B6A8F", "#C8402F", "#22262B", "#5F6872", "#9AA3AD"
@@ -26,7 +36,7 @@ MODEL_COLOURS = {
     "amount": "#777777",
     "random": "#A3A3A3",
 }
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "figure.constrained_layout.use": True,
     **dict.fromkeys(("figure.constrained_layout.h_pad", "figure.constrained_layout.w_pad"), 0.08),
     "figure.dpi": 110,
@@ -50,16 +60,21 @@ _STYLE = {
 }
 
 
-def figure(n_rows=1, n_columns=1, width=7.0, height=3.4, **kwargs):
-    """A figure in the house style, sized in inches -> (Figure, Axes or array of Axes)."""
+def figure(
+    n_rows: int = 1,
+    n_columns: int = 1,
+    width: float = 7.0,
+    height: float = 3.4,
+    **kwargs: Any,
+) -> tuple[Figure, Any]:
+    """Return a figure in the house style, sized in inches, and its Axes or an array of them."""
     plt.rcParams.update(_STYLE)
     return plt.subplots(n_rows, n_columns, figsize=(width, height), **kwargs)
 
 
-def save(fig, folder, name):
-    """Write `name`.png and `name`.svg into `folder`, each whole or not at all -> path of the
-    PNG.
-    """
+def save(fig: Figure, folder: Path | str, name: str) -> Path:
+    """Return the path of the PNG, written into `folder` with an SVG, each whole or not at all."""
+    # without its date an SVG is the same bytes again; the PNG comes last: its path is returned
     for suffix, metadata in ((".svg", {"Date": None}), (".png", None)):
         path = Path(folder) / f"{name}{suffix}"
         with whole(path) as partial:
@@ -67,23 +82,26 @@ def save(fig, folder, name):
     return path
 
 
-def plain(name, width=32):
-    """A user's name as it can stand in a figure: on one line, shortened, no formula between its
-    dollar signs.
+def plain(name: str, width: int = 32) -> str:
+    """Return a user's name as it can stand in a figure.
+
+    On one line, shortened, no formula between its dollar signs.
     """
     text = one_line(name)
     text = text if len(text) <= width else f"{text[: width - 1]}…"
     return text.replace("$", r"\$")
 
 
-def colour(model):
-    """The one colour of a candidate; variants such as `autoencoder@latent=4` share their
-    family's.
+def colour(model: str) -> str:
+    """Return the one colour of a candidate.
+
+    Variants such as `autoencoder@latent=4` share their family's.
     """
     return MODEL_COLOURS.get(model.split("@")[0], INK)
 
 
-def _line(model):
+def _line(model: str) -> dict[str, Any]:
+    # what is no detector, and variants, stand behind
     dashed = "@" in model or model in {"random", "amount", "max_abs_z", "supervised_boosting"}
     return {
         "color": colour(model),
@@ -92,10 +110,8 @@ def _line(model):
     }
 
 
-def _name_lines(ax, models):
-    """Write each line's name to the right of the axes, in the order given, beside its colour and
-    dash.
-    """
+def _name_lines(ax: Axes, models: Sequence[str]) -> None:
+    """Write each line's name to the right of the axes, in order, beside its colour and dash."""
     for row, model in enumerate(models):
         y = 0.98 - row * min(0.075, 0.96 / max(len(models) - 1, 1))
         style = {"color": colour(model), "linestyle": _line(model)["linestyle"], "linewidth": 2}
@@ -105,12 +121,24 @@ def _name_lines(ax, models):
         )
 
 
-def by_class(ax, values, y, weight, xlabel="", bins=60, log_x=False):  # noqa: PLR0913 - the axes' labels, by name
-    """Draw the weighted share of each class over `values` (n,), each class summing to one."""
+def by_class(  # noqa: PLR0913 - the axes' labels, by name
+    ax: Axes,
+    values: np.ndarray,
+    y: np.ndarray,
+    weight: np.ndarray,
+    xlabel: str = "",
+    bins: int = 60,
+    log_x: bool = False,
+) -> Axes:
+    """Return the axes with the weighted share of each class over `values` (n,).
+
+    Each class sums to one.
+    """
     finite = values[np.isfinite(values)]
     if not finite.size:
         ax.annotate("no value", (0.5, 0.5), xycoords="axes fraction", color=SOFT, ha="center")
         return ax
+    # a few far values would press all others into one bar
     low, high = np.quantile(finite, [0.001, 0.999])
     if log_x:
         low = max(low, 0.01)
@@ -139,18 +167,18 @@ def by_class(ax, values, y, weight, xlabel="", bins=60, log_x=False):  # noqa: P
     return ax
 
 
-def number(value, _=None):
-    """A tick of a logarithmic axis as people write it: `0.01`, `1,000`."""
+def number(value: float, _: int | None = None) -> str:
+    """Return a tick of a logarithmic axis as people write it: `0.01`, `1,000`."""
     return f"{value:,.0f}" if value >= 1 else f"{value:g}"
 
 
-def percent(value, _=None):
-    """A share as people write it: `10%`, `0.02%`."""
+def percent(value: float, _: int | None = None) -> str:
+    """Return a share as people write it: `10%`, `0.02%`."""
     return f"{100 * value:.6g}%"
 
 
-def name_classes(ax, labelled=True):
-    """Write beside the axes which colour is which class, in the colours themselves."""
+def name_classes(ax: Axes, labelled: bool = True) -> None:
+    """Return nothing; write beside the axes which colour is which class, in the colours."""
     classes = (
         ((0.97, "genuine", GENUINE), (0.87, "fraud", FRAUD))
         if labelled
@@ -162,9 +190,10 @@ def name_classes(ax, labelled=True):
         )
 
 
-def members(ax, alone, averaged, model):
-    """Average precision of each member alone (dots) and of their average (line); NaN where no fraud
-    is known.
+def members(ax: Axes, alone: np.ndarray, averaged: float, model: str) -> Axes:
+    """Return the axes with the average precision of each member alone (dots) and together (line).
+
+    averaged : of the members' average; NaN where no fraud is known
     """
     ax.set(
         xlim=(0, 1),
@@ -189,19 +218,19 @@ def members(ax, alone, averaged, model):
     return ax
 
 
-def spread(ax, results, reference):
-    """A dot for each fit of each model: filled without labels of fraud, hollow where known frauds
-    were left out.
+def spread(ax: Axes, results: pd.DataFrame, reference: float) -> Axes:
+    """Return the axes with a dot for each fit of each model.
 
-    results : DataFrame with `model`, `train_on`, `average_precision`; reference : what boosting
-        with labels reaches
+    Filled without labels of fraud, hollow where known frauds were left out.
+
+    results : with `model`, `train_on`, `average_precision`
+    reference : what boosting with labels reaches
     """
     names = list(dict.fromkeys(results["model"]))[::-1]
     for row, model in enumerate(names):
         for train_on, shift, face in (("genuine", 0.14, "white"), ("all", -0.14, colour(model))):
-            part = results[(results["model"] == model) & (results["train_on"] == train_on)][
-                "average_precision"
-            ]
+            is_shown = (results["model"] == model) & (results["train_on"] == train_on)
+            part = results.loc[is_shown, "average_precision"]
             ax.plot(
                 part,
                 np.full(len(part), row + shift),
@@ -234,13 +263,15 @@ def spread(ax, results, reference):
     return ax
 
 
-def learning_curves(ax, history):
-    """Loss by epoch; `history`: {"train", "validation"}, each (epochs, members). A dot marks the
-    epoch kept.
+def learning_curves(ax: Axes, history: Mapping[str, np.ndarray]) -> Axes:
+    """Return the axes with the loss by epoch; a dot marks the epoch kept.
+
+    history : {"train", "validation"}, each (epochs, members)
     """
     hue = colour("autoencoder")
     for train, validation in zip(history["train"].T, history["validation"].T, strict=True):
-        epochs, best = np.arange(1, len(train) + 1), int(np.argmin(validation))
+        epochs = np.arange(1, len(train) + 1)
+        best = int(np.argmin(validation))
         ax.plot(epochs, train, color=FAINT, linewidth=1.2)
         ax.plot(epochs, validation, color=hue)
         ax.plot(epochs[best], validation[best], "o", color=hue, markersize=6)
@@ -267,12 +298,20 @@ def learning_curves(ax, history):
     return ax
 
 
-def scores(ax, anomaly_score, y, weight, threshold=None):
-    """Draw anomaly scores (n,) by class on an axis that stretches the last thousandths."""
+def scores(
+    ax: Axes,
+    anomaly_score: np.ndarray,
+    y: np.ndarray,
+    weight: np.ndarray,
+    threshold: float | None = None,
+) -> Axes:
+    """Return the axes with scores (n,) by class; the scale stretches the last thousandths."""
+    # 0.999 lies at 3; scores of one would lie nowhere
     nines = -np.log10(np.clip(1 - anomaly_score, 1e-6, 1))
     body, kind = (y == 0, "genuine") if (y == 0).any() else (y == UNLABELLED, "unlabelled")
     share = weight[body] / max(weight[body].sum(), 1e-300)
-    ax.hist(nines[body], np.linspace(0, 6, 61), weights=share, color=GENUINE, alpha=0.45)
+    edges = np.linspace(0, 6, 61).tolist()
+    ax.hist(nines[body], edges, weights=share, color=GENUINE, alpha=0.45)
     above = ax.get_xaxis_transform()
     frauds = nines[y == 1]
     ax.plot(
@@ -312,23 +351,29 @@ def scores(ax, anomaly_score, y, weight, threshold=None):
     return ax
 
 
-def precision_recall(ax, curves, prevalence):
-    """Precision over recall; `curves`: {model: (recall, precision)}; the dotted line is a random
-    ranking.
+def precision_recall(
+    ax: Axes,
+    curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    prevalence: float,
+) -> Axes:
+    """Return the axes with precision over recall; the dotted line is a random ranking.
+
+    curves : {model: (recall, precision)}
     """
     for model, (recall, precision) in curves.items():
         ax.plot(recall, precision, drawstyle="steps-pre", **_line(model))
     ax.axhline(prevalence, color=SOFT, linestyle=":", linewidth=1.4)
-    said = f"prevalence {prevalence:.2%}, a random ranking"
-    paper = {"facecolor": "white", "alpha": 0.85, "linewidth": 0, "pad": 1.5}
+    # beside the axes, at the line's end: within them it would cover the weak curves
     ax.annotate(
-        said,
-        (0.005, prevalence),
-        (3, 5),
+        f"prevalence {prevalence:.2%},\na random ranking",
+        (1, prevalence),
+        (5, 0),
+        xycoords=("axes fraction", "data"),
         textcoords="offset points",
+        va="bottom",
         color=SOFT,
         fontsize=8,
-        bbox=paper,
+        annotation_clip=False,
     )
     ax.set(
         xlabel="recall (share of frauds found)",
@@ -340,9 +385,14 @@ def precision_recall(ax, curves, prevalence):
     return ax
 
 
-def money(ax, curves, budgets=()):
-    """Share of fraud money caught over share reviewed; `curves`: {model: (share reviewed, money
-    share)}.
+def money(
+    ax: Axes,
+    curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    budgets: Iterable[float] = (),
+) -> Axes:
+    """Return the axes with the share of fraud money caught over the share reviewed.
+
+    curves : {model: (share reviewed, share of the money)}
     """
     for model, (reviewed, caught) in curves.items():
         ax.plot(reviewed, caught, **_line(model))
@@ -371,9 +421,15 @@ def money(ax, curves, budgets=()):
     return ax
 
 
-def intervals(ax, values, xlabel, reference=None):
-    """A dot and its 95 % interval a model, best on top; `values`: {model: {"value", "low",
-    "high"}}.
+def intervals(
+    ax: Axes,
+    values: Mapping[str, Interval],
+    xlabel: str,
+    reference: float | None = None,
+) -> Axes:
+    """Return the axes with a dot and its 95 % interval a model, the best on top.
+
+    A model without a figure is left out.
     """
     shown = {m: v for m, v in values.items() if v["value"] is not None}
     order = sorted(shown, key=lambda m: shown[m]["value"])

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lib.data import labels_seen
 from lib.evaluation.figures import cell
 from lib.reporting import names
-
-if TYPE_CHECKING:
-    from lib.registry.serving import Now
+from lib.reporting.names import Now
 
 PERIODS = ("validation", "untouched")
 # an item of the list in a notebook's first cell, up to the next item
