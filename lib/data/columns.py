@@ -34,3 +34,9 @@ def one_line(name):
     """
     text = "".join(character if character.isprintable() else " " for character in str(name)).strip()
     return text or "(no name)"
+
+
+def printable(name: str) -> str:
+    """A name of a user's column for a message, its control characters escaped."""
+    shown = [c if c.isprintable() else repr(c)[1:-1] for c in name]
+    return "".join(shown)

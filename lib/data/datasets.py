@@ -10,12 +10,14 @@ import numpy as np
 import pandas as pd
 
 from lib.data import checks, description
-from lib.data.checks import check, iter_transactions, prepare, read_transactions  # noqa: F401 - this is their door
+
+# this module is the door of these
+from lib.data.checks import check, iter_transactions, prepare, read_transactions  # noqa: F401
 from lib.data.columns import free_name
 from lib.data.description import BUDGET, BUDGETS, ROOT, UNLABELLED, LabelWords, Raw
 from lib.data.download import fetch
 from lib.data.fingerprints import of_rows as fingerprint
-from lib.data.reading import Format
+from lib.data.formats import Format
 from lib.data.times import seconds
 from lib.errors import DataError, RawFileMissing, did_you_mean
 
@@ -111,7 +113,11 @@ class Dataset:
     @property
     def format(self) -> Format:
         """How its CSV files are written, as far as the description says."""
-        return Format(self.separator, self.decimal, self.encoding)
+        measured = {*self.features, self.amount, self.weight}
+        if isinstance(self.time, str) and self.time_format is None:
+            measured.add(self.time)
+        numbers = frozenset(column for column in measured if column is not None)
+        return Format(self.separator, self.decimal, self.encoding, numbers)
 
     @property
     def raw_path(self) -> Path | None:
