@@ -729,3 +729,11 @@ def test_dates_in_a_finer_unit_are_remarked_with_it(tmp_path, unit, n_a_second):
     assert any(f"`time_unit: {unit}`" in remark for remark in remarks)
     _, remarks = times(tmp_path, [str(1_711_800_000 + 31 * i) for i in range(N)])
     assert not any("time_unit" in remark for remark in remarks)
+
+
+@pytest.mark.parametrize("content", [TEXT, " , ,\n1,2,3\n", "sep=;\n", "ts,a\n", "ts;a\n1\n"])
+def test_a_table_of_other_columns_names_all_that_are_missing(tmp_path, content):
+    changes = {"time": "day", "features": ("x",), "label": None, "amount": None, "ids": ()}
+    message = refused(tmp_path, content, **changes)
+    assert "2 columns cannot be used; missing 'day'" in message
+    assert "'x'" in message

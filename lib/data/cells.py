@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from lib.data import formats, reading
 from lib.data.description import UNLABELLED, LabelWords, label_word
-from lib.data.formats import DECIMAL_COMMA, DECIMAL_POINT, NUMBER
+from lib.data.formats import DECIMALS, NUMBER, is_decimal
 from lib.data.kinds import kind
 from lib.data.reading import MISSING_TEXT
 from lib.errors import DataError
@@ -74,9 +74,11 @@ class Column:
         line = None
         if isinstance(self.where, Path):
             line = reading.line_of(self.where, row, self.given)
-        at_line = f" (line {line:,})" if line else ""
+        at = f"row {row + 1:,}"
+        if line:
+            at = f"{at} (line {line:,})"
         name = self.cells.name
-        raise DataError(f"{self.where}, row {row + 1:,}{at_line}, column {name!r}: {value} {what}")
+        raise DataError(f"{self.where}, {at}, column {name!r}: {value} {what}")
 
     @property
     def is_number(self) -> bool:
@@ -149,8 +151,10 @@ class Column:
         is_odd = np.isnan(values) & ~missing
         if is_odd.any():
             first = self.stripped()[is_odd].iloc[0]
-            advice = f"; {SAY_DECIMAL}" if has_decimals([first]) else ""
-            self.refuse(is_odd, f"is not a number{advice}")
+            what = "is not a number"
+            if has_decimals([first]):
+                what = f"{what}; {SAY_DECIMAL}"
+            self.refuse(is_odd, what)
         return values
 
     def measurements(self, missing: str) -> np.ndarray:
@@ -160,7 +164,9 @@ class Column:
         if missing == "refuse":
             what = "is not a finite number; the description allows it with `missing: median`"
             self.refuse(unusable, what)
-        return np.where(unusable, np.nan, values) if unusable.any() else values
+        if unusable.any():
+            return np.where(unusable, np.nan, values)
+        return values
 
     def weights(self) -> np.ndarray:
         """Return float64 (n,), finite and not negative."""
@@ -176,9 +182,13 @@ class Column:
         ----------
         words : the description's own words for fraud, genuine and unknown, or None
         """
-        known = LABELS if words is None else words.meanings
-        what = A_LABEL if words is None else A_LABEL_WORD
-        meanings = dict.fromkeys(MISSING_TEXT, UNLABELLED) | known
+        known = LABELS
+        what = A_LABEL
+        if words is not None:
+            known = words.meanings
+            what = A_LABEL_WORD
+        meanings = dict.fromkeys(MISSING_TEXT, UNLABELLED)
+        meanings.update(known)
         # few different values in many rows: each is looked up once
         codes, distinct = pd.factorize(self.cells, use_na_sentinel=True)
         found = [meanings.get(label_word(value)) for value in distinct]
@@ -231,7 +241,8 @@ class Column:
 
     def _starts_with_number(self) -> bool:
         first = self.stripped().iloc[0]
-        return NUMBER.fullmatch(first.replace(",", ".")) is not None
+        with_point = first.replace(",", ".")
+        return NUMBER.fullmatch(with_point) is not None
 
     def _dates(
         self, dates: pd.Series, what: str, unit: str | None
@@ -247,8 +258,7 @@ class Column:
 
 def has_decimals(words: Sequence[str]) -> bool:
     """Return whether a text would be a number if its comma or point stood before decimals."""
-    patterns = (DECIMAL_COMMA, DECIMAL_POINT)
-    return any(pattern.fullmatch(word) for pattern in patterns for word in words)
+    return any(is_decimal(word, point) for word in words for point in DECIMALS)
 
 
 def shown(value: Any) -> str:

@@ -134,24 +134,32 @@ def _usable_columns(dataset: Dataset, part: Path, labelled: bool) -> list[str]:
     if not found.columns:
         return wanted
     readable = [column for column in wanted if column not in found.columns]
-    text = set(readable)
+    sample = _sample(dataset, part, readable)
+    cells = {column: Column(part, sample[column], dataset.format) for column in sample}
+    found.look_at_cells(_measured(dataset, cells))
+    found.refuse()
+    return wanted
+
+
+def _sample(dataset: Dataset, part: Path, columns: list[str]) -> pd.DataFrame:
+    """Return the first rows of a file; an empty frame where they cannot be read."""
+    nothing = pd.DataFrame()
+    if not columns:
+        return nothing
+    text = set(columns)
     if kind(part) == "parquet":
         text = set(dataset.ids)
     batches = reading.batches(
         part,
-        readable,
+        columns,
         text=text,
         rows=SAMPLE_ROWS,
         given=dataset.format,
     )
     try:
-        sample = next(batches, pd.DataFrame())
-    except UNREADABLE:  # what is known by now is said
-        sample = pd.DataFrame()
-    cells = {column: Column(part, sample[column], dataset.format) for column in sample}
-    found.look_at_cells(_measured(dataset, cells))
-    found.refuse()
-    return wanted
+        return next(batches, nothing)
+    except UNREADABLE:  # what is known without them is said
+        return nothing
 
 
 def _of_header(dataset: Dataset, part: Path, labelled: bool) -> Unusable:

@@ -9,34 +9,44 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from typing import TextIO
 
 from lib.errors import DataError, RawFileMissing
 from lib.files import locked
 
 CHUNK_BYTES = 1 << 20
+LINE_BYTES = 10_000_000  # for each of which there is a line where the size is unknown
+BROKEN = (OSError, http.client.HTTPException)
 
 
 def fetch(
     url: str, target: Path, verify: Callable[[Path], None], progress: Callable | None = None
 ) -> None:
-    """Fetch `url` to `target`, whole or not at all; what an earlier call has fetched is not fetched
-    again.
+    """Fetch `url` to `target`, whole or not at all.
 
-    `verify` is called with the complete `target`.part before it takes its name, and raises
-    DataError. `progress` is called with (bytes done, bytes in all or None); default: a bar, or
-    lines without a terminal. Raises RawFileMissing with the reason; the part stays for the next
-    call, unless its content is wrong.
+    What an earlier call has fetched is not fetched again.
+
+    Parameters
+    ----------
+    verify : called with the complete `target`.part before it takes its name; raises DataError
+    progress : called with (bytes done, bytes in all or None); by default it shows a bar, or lines
+        without a terminal
+
+    Raises
+    ------
+    RawFileMissing
+        With the reason; the part stays for the next call, unless its content is wrong.
     """
     part = target.with_name(target.name + ".part")
     progress = progress or progress_on(sys.stderr, f"downloading {target.name}")
     try:
         with locked(target.parent / ".lock"):
             while not target.exists():  # another process may have fetched it while this one waited
-                before = part.stat().st_size if part.exists() else 0
+                before = _size(part)
                 try:
                     _transfer(url, part, before, progress)
-                except (OSError, http.client.HTTPException):
-                    if not part.exists() or part.stat().st_size <= before:
+                except BROKEN:
+                    if _size(part) <= before:
                         raise
                     continue  # the connection broke, but it brought something: go on from there
                 try:
@@ -45,28 +55,39 @@ def fetch(
                     part.unlink()
                     raise
                 os.replace(part, target)
-    except (OSError, http.client.HTTPException, DataError) as error:
-        # without urllib's wrapping
-        why = getattr(getattr(error, "reason", None), "strerror", None) or error
+    except (*BROKEN, DataError) as error:
+        inner = getattr(error, "reason", None)  # without urllib's wrapping
+        why = getattr(inner, "strerror", None) or error
         raise RawFileMissing(f"{url} could not be downloaded ({why})") from error
 
 
-def _transfer(url, part, have, progress):
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+def _size(part: Path) -> int:
+    """Return how many bytes are there."""
+    return part.stat().st_size if part.exists() else 0
+
+
+def _transfer(url: str, part: Path, have: int, progress: Callable) -> None:
+    """Fetch what lies beyond the first `have` bytes."""
+    request = urllib.request.Request(url)
+    if have:
+        request.add_header("Range", f"bytes={have}-")
     try:
         answer = urllib.request.urlopen(request, timeout=20)
     except urllib.error.HTTPError as error:
         if error.code != 416:  # 416: nothing lies beyond what we have
             raise
-        if error.headers.get("Content-Range", "").endswith(f"/{have}"):
-            return
-        return _transfer(url, part, 0, progress)
+        there = error.headers.get("Content-Range", "")
+        if not there.endswith(f"/{have}"):
+            _transfer(url, part, 0, progress)
+        return
     with answer:
-        resumed = answer.headers.get("Content-Range", "").startswith(f"bytes {have}-") and have > 0
-        done = have if resumed else 0
+        sent = answer.headers.get("Content-Range", "")
+        is_rest = have > 0 and sent.startswith(f"bytes {have}-")
+        done = have if is_rest else 0
         length = answer.headers.get("Content-Length")
         total = done + int(length) if length else None
-        with part.open("ab" if resumed else "wb") as file:
+        mode = "ab" if is_rest else "wb"
+        with part.open(mode) as file:
             while chunk := answer.read(CHUNK_BYTES):
                 file.write(chunk)
                 done += len(chunk)
@@ -77,18 +98,25 @@ def _transfer(url, part, have, progress):
         raise OSError(f"the connection ended after {done:,} of {total:,} bytes")
 
 
-def progress_on(stream, what: str) -> Callable:
-    """A progress callback: one rewritten line on a terminal, else a plain line for each tenth."""
+def progress_on(stream: TextIO, what: str) -> Callable:
+    """Return a progress callback: one rewritten line on a terminal, else a line for each tenth."""
     said = -1
 
-    def show(done, total):
+    def show(done: int, total: int | None) -> None:
+        """Write how far it is."""
         nonlocal said
-        share = done / total if total else 0.0
-        size = f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB" if total else f"{done / 1e6:,.0f} MB"
+        size = f"{done / 1e6:,.0f} MB"
+        share = 0.0
+        step = done // LINE_BYTES
+        if total:
+            size = f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB"
+            share = done / total
+            step = int(10 * share)
         if stream.isatty():
             bar = "#" * int(30 * share)
-            stream.write(f"\r{what} [{bar:<30}] {size}" + ("\n" if done == total else ""))
-        elif (step := int(10 * share) if total else done // 10_000_000) > said:
+            end = "\n" if done == total else ""
+            stream.write(f"\r{what} [{bar:<30}] {size}{end}")
+        elif step > said:
             said = step
             stream.write(f"{what}: {size}\n")
         stream.flush()

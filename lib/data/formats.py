@@ -9,7 +9,7 @@ import csv
 import gzip
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -20,9 +20,15 @@ from lib.data.kinds import HEAD_BYTES, kind, wide_encoding
 SNIFFED_ROWS = 100  # rows of a CSV file that are looked at
 SEPARATORS = (",", ";", "\t", "|")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
-DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
-DECIMAL_POINT = re.compile(r"[+-]?\d*\.\d+([eE][+-]?\d+)?")
-SEP_LINE = re.compile(r"""\s*"?sep=(.)"?.?\s*""")  # as Excel writes it above the header
+DECIMALS = {
+    ",": re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?"),
+    ".": re.compile(r"[+-]?\d*\.\d+([eE][+-]?\d+)?"),
+}
+WIDE = ("utf-16", "utf-32")
+UTF_8 = ("utf-8", "utf8")
+SEP_LINE = re.compile(
+    r"""[^\S\r\n]*"?sep=(.)"?.?[^\S\r\n]*(?=[\r\n]|$)"""
+)  # as Excel writes it above the header
 SURROGATE = re.compile(r"[\udc80-\udcff]")  # stands for a byte that is not of the encoding
 
 
@@ -61,10 +67,12 @@ def _dialect(path: Path, given: Format, mtime_ns: int, size: int) -> Dialect:
     with opened(path, encoding) as file:
         text = file.read(HEAD_BYTES)
     lines = text.splitlines()
-    said = SEP_LINE.fullmatch(lines[0]) if lines else None
-    separator = said[1] if said else _separator(lines)
-    separator = given.separator or separator
-    n_skipped = 1 if said else 0
+    said = SEP_LINE.match(text)
+    n_skipped = 0
+    separator = given.separator or _separator(lines)
+    if said:
+        n_skipped = 1
+        separator = given.separator or said[1]
     header, n_lines = _header(text, separator, n_skipped)
     found = Dialect(separator, ".", encoding, header, n_lines)
     decimal = given.decimal or _decimal(path, found, given.numbers)
@@ -83,7 +91,8 @@ def _header(text: str, separator: str, n_skipped: int) -> tuple[tuple[str, ...],
 
 
 def _encoding(path: Path) -> str:
-    with _bytes_of(path) as file:
+    opener = gzip.open if kind(path) == "csv.gz" else open
+    with opener(path, "rb") as file:
         start = file.read(HEAD_BYTES)
     return wide_encoding(start) or "utf-8"
 
@@ -113,29 +122,26 @@ def _decimal(path: Path, found: Dialect, numbers: frozenset[str] | None) -> str:
     """Return the decimal point that the cells of number columns show; `.` where none does."""
     if found.separator == ",":
         return "."
-    header = enumerate(found.header)
-    places = [place for place, name in header if numbers is None or name in numbers]
-    has_comma = has_point = False
+    has_comma = False
+    has_point = False
     with rows_as(path, found) as reader:
         for n_seen, cells in enumerate(reader):
             is_decided = has_comma or has_point
             if is_decided and n_seen > SNIFFED_ROWS:
                 break
-            chosen = [cells[place].strip() for place in places if place < len(cells)]
-            has_comma = has_comma or _any(DECIMAL_COMMA, ",", chosen)
-            has_point = has_point or _any(DECIMAL_POINT, ".", chosen)
+            for name, cell in zip(found.header, cells, strict=False):
+                if numbers is None or name in numbers:
+                    has_comma = has_comma or is_decimal(cell, ",")
+                    has_point = has_point or is_decimal(cell, ".")
     return "," if has_comma and not has_point else "."
 
 
-def _any(pattern: re.Pattern[str], character: str, cells: Iterable[str]) -> bool:
-    """Return whether a cell matches a pattern, which holds `character`."""
-    return any(character in cell and pattern.fullmatch(cell) for cell in cells)
-
-
-def _bytes_of(path: Path):
-    """Open a file's bytes, those inside if it is gzipped."""
-    opener = gzip.open if kind(path) == "csv.gz" else open
-    return opener(path, "rb")
+def is_decimal(cell: str, point: str) -> bool:
+    """Return whether a cell is a number with decimals behind a point or a comma."""
+    if point not in cell:
+        return False
+    pattern = DECIMALS[point]
+    return pattern.fullmatch(cell.strip()) is not None
 
 
 @contextmanager
@@ -143,7 +149,7 @@ def opened(path: Path, encoding: str, errors: str = "replace") -> Iterator[TextI
     """Open a plain or gzipped text file; what is not of the encoding becomes U+FFFD."""
     opener = gzip.open if kind(path) == "csv.gz" else open
     spelling = encoding.lower().replace("_", "-")
-    name = "utf-8-sig" if spelling in ("utf-8", "utf8") else encoding
+    name = "utf-8-sig" if spelling in UTF_8 else encoding
     with opener(path, "rt", encoding=name, errors=errors, newline="") as file:
         yield file
 
@@ -184,20 +190,25 @@ class Rows:
 def not_decodable(path: Path, given: Format = FOUND_OUT) -> str | None:
     """Describe the first cell that is not text in the file's encoding; None if all are."""
     found = dialect(path, given)
-    if found.encoding.startswith(("utf-16", "utf-32")):
+    if found.encoding.startswith(WIDE):
         return None
     with rows_as(path, found, errors="surrogateescape") as reader:
         for row, cells in enumerate(reader):  # the header is 0
             for column, cell in enumerate(cells):
                 if SURROGATE.search(cell):
-                    place = f"row {row:,} (line {reader.line_num:,})" if row else "the header"
-                    return f"{path}, {place}, {_undecoded(found, column, cell)}"
+                    place = "the header"
+                    if row:
+                        place = f"row {row:,} (line {reader.line_num:,})"
+                    complaint = _undecoded(found, column, cell)
+                    return f"{path}, {place}, {complaint}"
     return None
 
 
 def _undecoded(found: Dialect, column: int, cell: str) -> str:
     """Describe a cell that is not text in the file's encoding."""
-    name = found.header[column] if column < len(found.header) else "?"
+    name = "?"
+    if column < len(found.header):
+        name = found.header[column]
     raw = cell.encode(found.encoding, "surrogateescape")
     shown = raw.decode("cp1252", "replace")[:40]
     return (

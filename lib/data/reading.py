@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from lib.data.kinds import kind
 from lib.errors import DataError
 
 SUFFIXES = (".csv", ".csv.gz", ".parquet", ".pq")
+HIDDEN = (".", "_")  # names of what other programs put beside their tables
 MISSING_TEXT = ("", "nan", "na", "n/a", "#n/a", "null", "none", "<na>", r"\n", "-")  # lower case
 CASES = (str, str.upper, str.capitalize)
 NULL_TEXT = sorted({case(text) for text in MISSING_TEXT for case in CASES} | {"NaN"})
@@ -34,17 +36,22 @@ def parts(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     files = [p for p in path.rglob("*") if p.is_file()]
-    found = [p for p in files if p.name.lower().endswith(SUFFIXES)]
-    shown = [p for p in found if not _is_hidden(p.relative_to(path))]
-    if not shown:
+    found = {}
+    for file in files:
+        inside = file.relative_to(path)
+        if _is_part(inside):
+            found[inside.as_posix()] = file
+    if not found:
         suffixes = ", ".join(SUFFIXES)
         raise DataError(f"{path}: the folder holds no file that ends in {suffixes}")
-    return sorted(shown, key=lambda p: p.relative_to(path).as_posix())
+    return [found[name] for name in sorted(found)]
 
 
-def _is_hidden(path: Path) -> bool:
-    """Return whether a file, or a folder above it, is none of the table."""
-    return any(part.startswith((".", "_")) for part in path.parts)
+def _is_part(path: Path) -> bool:
+    """Return whether a file of a folder belongs to the table, by its name within the folder."""
+    is_hidden = any(part.startswith(HIDDEN) for part in path.parts)
+    is_table = path.name.lower().endswith(SUFFIXES)
+    return is_table and not is_hidden
 
 
 def line_of(path: Path, row: int, given: Format = FOUND_OUT) -> int | None:
@@ -106,10 +113,15 @@ def _parquet_batches(
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
         schema = file.schema_arrow
         names = {name.strip(): name for name in schema.names}
-        stored = {names[column]: column for column in columns if column in names}
-        text = text | _stored_as_bytes(schema, stored)
         all_ranges = _ranges(schema)
-        ranges = {column: all_ranges[column] for column in columns if column not in names}
+        stored = {}
+        ranges = {}
+        for column in columns:
+            if column in names:
+                stored[names[column]] = column
+            else:
+                ranges[column] = all_ranges[column]
+        text = text | _stored_as_bytes(schema, stored)
         found = file.iter_batches(rows or PARQUET_ROWS, columns=list(stored))
         renamed = (_renamed(batch, stored) for batch in found)
         yield from _frames(_with_ranges(renamed, ranges), text, rows)
@@ -275,11 +287,11 @@ def _bytes_as_text(value: bytes | None) -> str | None:
 def _sniff(path: Path, columns: list[str], found: Dialect, given: Format) -> dict[str, pa.DataType]:
     """Return the type of each column of a CSV file: numbers unless its first rows say otherwise."""
     with csv_rows(path, given) as reader:
-        rows = [cells for _, cells in zip(range(SNIFFED_ROWS + 1), reader, strict=False)]
+        _header, *rows = islice(reader, SNIFFED_ROWS + 1)
     types = {}
     for column in columns:
         place = found.header.index(column)
-        cells = [row[place].strip() for row in rows[1:] if place < len(row)]
+        cells = [row[place].strip() for row in rows if place < len(row)]
         there = [cell for cell in cells if cell.lower() not in MISSING_TEXT]
         types[column] = _type_of(there, found.decimal)
     return types
@@ -292,7 +304,9 @@ def _type_of(cells: list[str], decimal: str) -> pa.DataType:
     if all(cell.lower() in ("true", "false") for cell in cells):
         return pa.bool_()
     first = cells[0].replace(decimal, ".")
-    return pa.float64() if NUMBER.fullmatch(first) else pa.string()
+    if NUMBER.fullmatch(first):
+        return pa.float64()
+    return pa.string()
 
 
 def ragged_row(path: Path, given: Format = FOUND_OUT) -> str | None:
@@ -300,7 +314,8 @@ def ragged_row(path: Path, given: Format = FOUND_OUT) -> str | None:
     n_columns = len(dialect(path, given).header)
     with csv_rows(path, given) as reader:
         for row, cells in enumerate(reader):
-            if len(cells) != n_columns:
+            n_cells = len(cells)
+            if n_cells != n_columns:
                 where = f"{path}, row {row:,} (line {reader.line_num:,})"
-                return f"{where}: {len(cells)} cells where the header has {n_columns}"
+                return f"{where}: {n_cells} cells where the header has {n_columns}"
     return None

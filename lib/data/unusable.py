@@ -54,8 +54,13 @@ class Unusable:
     @property
     def columns(self) -> list[str]:
         """All of them."""
-        named = [*self.missing, *self.repeated, *self.nested]
-        return [*named, *self.dates, *self.text]
+        return [
+            *self.missing,
+            *self.repeated,
+            *self.nested,
+            *self.dates,
+            *self.text,
+        ]
 
     def refuse(self, at_least: int = 1) -> None:
         """Raise DataError if there are at least as many."""
@@ -71,8 +76,11 @@ class Unusable:
         named = f"column {column!r}"
         if self.missing:
             near = self._nearest(column)
-            advice = f"the nearest is {near!r}" if near else self._there()
-            return f"{named} is missing; {self._encoding() or advice}"
+            advice = self._there()
+            if near is not None:
+                advice = f"the nearest is {near!r}"
+            advice = self._encoding() or advice
+            return f"{named} is missing; {advice}"
         if self.repeated:
             return f"{named} is there {self.present.count(column)} times"
         if self.nested:
@@ -89,13 +97,21 @@ class Unusable:
             "dates in": [repr(column) for column in self.dates],
             "text in": _with_notes(self._samples()),
         }
-        listed = [f"{what} {', '.join(names)}" for what, names in groups.items() if names]
-        advice = self._advice()
-        return "; ".join([f"{len(self.columns)} columns cannot be used", *listed, *advice])
+        said = [f"{len(self.columns)} columns cannot be used"]
+        for what, names in groups.items():
+            if names:
+                listed = ", ".join(names)
+                said.append(f"{what} {listed}")
+        said += self._advice()
+        return "; ".join(said)
 
     def _samples(self) -> dict[str, str]:
         """Return the columns of text with some of their values as they are shown."""
-        return {column: ", ".join(map(repr, words)) for column, words in self.text.items()}
+        samples = {}
+        for column, words in self.text.items():
+            shown = [repr(word) for word in words]
+            samples[column] = ", ".join(shown)
+        return samples
 
     def _advice(self) -> list[str]:
         """Return what to do about several columns."""
@@ -113,7 +129,9 @@ class Unusable:
 
     def _missing(self, column: str) -> str:
         near = self._nearest(column)
-        return f"{column!r} (the nearest is {near!r})" if near else repr(column)
+        if near is None:
+            return repr(column)
+        return f"{column!r} (the nearest is {near!r})"
 
     def _nearest(self, column: str) -> str | None:
         return nearest(column, self.present)
@@ -121,7 +139,9 @@ class Unusable:
     def _encoding(self) -> str | None:
         """Return the advice on a header in another encoding, if that is why names are missing."""
         is_garbled = any("�" in name for name in self.present)
-        return NOT_UTF8 if self.missing and is_garbled else None
+        if self.missing and is_garbled:
+            return NOT_UTF8
+        return None
 
     def _there(self) -> str:
         """Return which columns there are."""
@@ -129,9 +149,10 @@ class Unusable:
         if len(self.present) > N_SHOWN:
             names.append("…")
         listed = ", ".join(names)
+        said = f"there are: {listed}"
         if len(self.present) == 1:
-            return f"there are: {listed}; name what separates its cells with `separator`"
-        return f"there are: {listed}"
+            said += "; name what separates its cells with `separator`"
+        return said
 
 
 def _with_notes(notes: Mapping[str, str]) -> list[str]:
