@@ -290,7 +290,7 @@ def test_a_stream_names_the_row_of_the_file(tmp_path):
             "when,eur,Age,night,card,fraud\n0,1,1,0,a,0\n",
             "column 'age' is missing; the nearest is 'Age'",
         ),
-        ("when;eur;age\n0;1;1\n", "'night' is missing"),
+        ("when;eur;age\n0;1;1\n", "missing 'night', 'card'"),
         ("when,eur,age,night,card,fraud\n", "there are no rows"),
         ("when,eur,age,age,night,card,fraud\n0,1,1,1,0,a,0\n", "column 'age' is there 2 times"),
         (

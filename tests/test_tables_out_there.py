@@ -6,6 +6,7 @@ import datetime
 import gzip
 import io
 import json
+import pickle
 import sqlite3
 import tarfile
 import uuid
@@ -17,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lib.data import datasets, description, splits
+from lib.data import checks, datasets, description, splits
 from lib.data.datasets import Dataset
 from lib.data.description import SCHEMA, LabelWords
 from lib.errors import DataError
@@ -589,3 +590,150 @@ def test_a_home_that_is_not_there():
     dataset = Dataset.from_dict(PLAIN | {"raw": {"path": "~nobody-here/x.csv"}})
     with pytest.raises(DataError, match="~nobody-here"):
         datasets.find_raw(dataset)
+
+
+# --- decimals, encodings, names
+# ------------------------------------------------------------------------------------------------
+
+
+def test_a_decimal_comma_is_found_however_late_it_comes(tmp_path):
+    lines = [f"{i};{i};{i};1.5;0" for i in range(300)]
+    lines.append("300;0,25;1;1.5;0")
+    frame = read(tmp_path, "ts;a;eur;who;fraud\n" + "\n".join(lines))
+    assert frame["a"].iloc[-1] == 0.25
+    assert frame["who"].iloc[0] == "1.5"
+
+
+@pytest.mark.parametrize(("first", "odd"), [("0,5", "1.500"), ("0.5", "1,500")])
+def test_another_decimal_point_is_refused_with_the_key(tmp_path, first, odd):
+    lines = [f"{i};{first};1;x;0" for i in range(200)]
+    lines[150] = f"150;{odd};1;x;0"
+    message = refused(tmp_path, "ts;a;eur;who;fraud\n" + "\n".join(lines))
+    assert "row 151 (line 152), column 'a'" in message
+    assert "`decimal`" in message
+
+
+def test_a_cell_of_another_encoding_is_found_behind_broken_lines(tmp_path):
+    content = TEXT.replace("id3,", '"id\n\n3",').replace("id7,", "Müller,").encode("latin-1")
+    message = refused(tmp_path, content)
+    assert "row 8 (line 11), column 'who': 'Müller'" in message
+
+
+def test_names_in_messages_are_printable(tmp_path):
+    content = TEXT.replace("a,eur", "\x07b\x1b[2J,eur", 1)
+    assert r"\x07b\x1b[2J" in refused(tmp_path, content)
+    frame = read(tmp_path, content, features=("eur",))
+    assert any(r"\x07b\x1b[2J" in remark for remark in frame.attrs["remarks"])
+    assert all(remark.isprintable() for remark in frame.attrs["remarks"])
+
+
+def test_a_header_in_brackets_is_no_json(tmp_path):
+    content = TEXT.replace("ts,", "[ts],", 1)
+    assert len(read(tmp_path, content, time="[ts]")) == N
+
+
+@pytest.mark.parametrize("order", ["utf-32", "utf-32-be"])
+def test_utf_32_is_read(tmp_path, expected, order):
+    mark = "" if order == "utf-32" else "\ufeff"
+    pd.testing.assert_frame_equal(read(tmp_path, (mark + TEXT).encode(order)), expected)
+
+
+def test_blanks_around_names_of_parquet_are_left_out(tmp_path, expected):
+    frame = pd.read_csv(io.StringIO(TEXT)).rename(columns={"a": " a", "who": "who\t"})
+    frame.to_parquet(tmp_path / "t.parquet")
+    found = datasets.read_transactions(table(), tmp_path / "t.parquet")
+    pd.testing.assert_frame_equal(found, expected)
+
+
+def zipped(*names):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        for name in names:
+            file.writestr(name, "application/vnd.oasis.opendocument.spreadsheet" * 2)
+    return buffer.getvalue()
+
+
+def parquet_bytes():
+    buffer = io.BytesIO()
+    pd.read_csv(io.StringIO(TEXT)).to_parquet(buffer)
+    return buffer.getvalue()
+
+
+HTML = "<html><head></head></html>"
+FRAME = pd.DataFrame({"a": [1]})
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"\x89PNG\r\n\x1a\n" + bytes(99), "picture"),
+        (b"\xff\xd8\xff\xe0\x00\x10JFIF" + bytes(99), "picture"),
+        (b"\x7fELF" + bytes(99), "program"),
+        (bytes(range(1, 256)), "binary"),
+        (HTML.encode("utf-16"), "HTML page"),
+        (b"<head><title>Log in</title></head>", "HTML page"),
+        (b"<!-- cached -->\n<html>", "HTML page"),
+        (b'<?xml version="1.0"?><!DOCTYPE html>', "HTML page"),
+        (b'<?xml version="1.0"?>\n<Error><Code>AccessDenied</Code></Error>', "error message"),
+        (b"<Error><Code>NoSuchKey</Code></Error>", "error message"),
+        (b"outs:\n- md5: ab\n  size: 9\n  path: t.csv\n", "dvc pull"),
+        (b"md5: ab\nframe: x\nouts:\n  - path: t.csv\n", "dvc pull"),
+        (b"/annex/objects/SHA256E-s9--ab.csv\n", "git annex get"),
+        (b"../.git/annex/objects/xX/SHA256E-s9--ab.csv", "git annex get"),
+        (pickle.dumps([1, 2], protocol=0), "pickle"),
+        (pickle.dumps({"a": 1}, protocol=1), "pickle"),
+        (pickle.dumps(FRAME, protocol=0), "pickle"),
+        (gzip.compress(parquet_bytes()), "Parquet file in gzip; unpack"),
+        (gzip.compress(gzip.compress(TEXT.encode())), "another gzip file in gzip; unpack"),
+        (zipped("_rels/.rels", "docProps/app.xml", "xl/workbook.xml"), "Excel"),
+        (zipped("mimetype", "content.xml"), "OpenDocument"),
+        (b'[\n {"ts": 1}]', "JSON"),
+        (b"[1, 2]", "JSON"),
+    ],
+)
+def test_more_of_what_is_no_table_is_named(tmp_path, content, words):
+    assert words in refused(tmp_path, content)
+
+
+@pytest.mark.parametrize("name", ["ORC", "PAR", "BZh", "<DATE>", "Obj", "%PDF", "count", "MZ"])
+def test_a_header_that_looks_like_a_signature_is_read(tmp_path, name):
+    assert len(read(tmp_path, TEXT.replace("ts,", f"{name},", 1), time=name)) == N
+
+
+def test_all_unusable_columns_are_refused_at_once(tmp_path):
+    frame = pd.read_csv(io.StringIO(TEXT)).drop(columns="eur")
+    frame = frame.assign(kind="food", day=pd.Timestamp("2024-01-31"), tags=[[1.0]] * N)
+    path = tmp_path / "t.parquet"
+    frame.to_parquet(path)
+    dataset = table(features=("a", "kind", "day", "tags", "agee"))
+    with pytest.raises(DataError) as error:
+        datasets.read_transactions(dataset, path)
+    for words in ("5 columns", "missing 'agee'", "'eur'", "text in 'kind' ('food')"):
+        assert words in str(error.value)
+    assert "dates in 'day'" in str(error.value)
+    assert "in 'tags' (list" in str(error.value)
+    with pytest.raises(DataError, match=r"missing 'agee', 'eur'.*'tags'"):
+        checks.check_header(dataset, path)
+
+
+def test_missing_columns_and_text_of_csv_are_refused_at_once(tmp_path):
+    message = refused(tmp_path, TEXT, features=("who", "age", "b"), ids=())
+    for words in ("3 columns", "'age'", "'b'", "'who' ('id0', 'id1', 'id2')"):
+        assert words in message
+
+
+@pytest.mark.parametrize(("unit", "n_a_second"), [("ms", 1e3), ("us", 1e6), ("ns", 1e9)])
+def test_dates_in_a_finer_unit_are_remarked_with_it(tmp_path, unit, n_a_second):
+    texts = [str(int((1_711_800_000 + 137.5 * i) * n_a_second)) for i in range(N)]
+    _, remarks = times(tmp_path, texts)
+    assert any(f"`time_unit: {unit}`" in remark for remark in remarks)
+    _, remarks = times(tmp_path, [str(1_711_800_000 + 31 * i) for i in range(N)])
+    assert not any("time_unit" in remark for remark in remarks)
+
+
+@pytest.mark.parametrize("content", [TEXT, " , ,\n1,2,3\n", "sep=;\n", "ts,a\n", "ts;a\n1\n"])
+def test_a_table_of_other_columns_names_all_that_are_missing(tmp_path, content):
+    changes = {"time": "day", "features": ("x",), "label": None, "amount": None, "ids": ()}
+    message = refused(tmp_path, content, **changes)
+    assert "2 columns cannot be used; missing 'day'" in message
+    assert "'x'" in message

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,14 +11,19 @@ import numpy as np
 import pandas as pd
 
 from lib.data import checks, description
-from lib.data.checks import check, iter_transactions, prepare, read_transactions  # noqa: F401 - this is their door
+
+# this module is the door of these
+from lib.data.checks import check, iter_transactions, prepare, read_transactions  # noqa: F401
 from lib.data.columns import free_name
 from lib.data.description import BUDGET, BUDGETS, ROOT, UNLABELLED, LabelWords, Raw
 from lib.data.download import fetch
 from lib.data.fingerprints import of_rows as fingerprint
-from lib.data.reading import Format
+from lib.data.formats import Format
 from lib.data.times import seconds
 from lib.errors import DataError, RawFileMissing, did_you_mean
+
+LATER_KEYS = ("time_format", "time_unit", "separator", "decimal", "encoding")
+NO_HOME = "there is no such home folder; write the path in full"
 
 
 class Arrays(NamedTuple):
@@ -31,7 +37,8 @@ class Arrays(NamedTuple):
 
     def take(self, rows: np.ndarray | slice) -> Arrays:
         """Return the same arrays for some rows: a boolean mask, positions or a slice."""
-        return Arrays(*(None if values is None else values[rows] for values in self))
+        taken = [None if values is None else values[rows] for values in self]
+        return Arrays(*taken)
 
     def training(self, train_on: str) -> Arrays:
         """Return the rows to fit on.
@@ -43,11 +50,13 @@ class Arrays(NamedTuple):
             raise DataError(f"train_on is {train_on!r}; it is 'genuine' or 'all'")
         if train_on == "all":
             return self
-        if not np.any(self.y != UNLABELLED):
+        is_labelled = self.y != UNLABELLED
+        if not is_labelled.any():
             raise DataError(
                 "train_on 'genuine' needs labels and there are none; use train_on 'all'"
             )
-        return self.take(self.y == 0)
+        is_genuine = self.y == 0
+        return self.take(is_genuine)
 
 
 @dataclass(frozen=True)
@@ -81,7 +90,8 @@ class Dataset:
 
     def __post_init__(self) -> None:
         if self.alert_budget is None:
-            budget = BUDGET if BUDGET in self.alert_budgets else self.alert_budgets[0]
+            is_listed = BUDGET in self.alert_budgets
+            budget = BUDGET if is_listed else self.alert_budgets[0]
             object.__setattr__(self, "alert_budget", budget)
 
     @property
@@ -89,14 +99,23 @@ class Dataset:
         """The columns that tell the time: none, one, or date and time."""
         if self.time is None:
             return ()
-        return (self.time,) if isinstance(self.time, str) else self.time
+        if isinstance(self.time, str):
+            return (self.time,)
+        return self.time
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The table's columns in use: time, features, amount, weight, ids, label; each once."""
-        single = (self.amount, self.weight, *self.ids, self.label)
-        named = (*self.time_columns, *self.features, *single)
-        return tuple(dict.fromkeys(column for column in named if column is not None))
+        named = [
+            *self.time_columns,
+            *self.features,
+            self.amount,
+            self.weight,
+            *self.ids,
+            self.label,
+        ]
+        there = [column for column in named if column is not None]
+        return tuple(dict.fromkeys(there))
 
     @property
     def time_column(self) -> str:
@@ -111,31 +130,38 @@ class Dataset:
     @property
     def format(self) -> Format:
         """How its CSV files are written, as far as the description says."""
-        return Format(self.separator, self.decimal, self.encoding)
+        measured = {*self.features, self.amount, self.weight}
+        if isinstance(self.time, str) and self.time_format is None:
+            measured.add(self.time)
+        numbers = frozenset(column for column in measured if column is not None)
+        return Format(self.separator, self.decimal, self.encoding, numbers)
 
     @property
     def raw_path(self) -> Path | None:
         """Where the raw file lies if no other is named."""
         if not self.raw.path:
             return None
-        return (self.folder or ROOT / "data") / _at_home(self.raw.path)
+        folder = self.folder or ROOT / "data"
+        return folder / _at_home(self.raw.path)
 
     def arrays(self, frame: pd.DataFrame) -> Arrays:
         """Return the Arrays of a checked frame (`read_transactions`, `prepare` or a split's)."""
-        X = np.empty((len(frame), len(self.features)), np.float32)
+        n = len(frame)
+        X = np.empty((n, len(self.features)), np.float32)
         for i, feature in enumerate(self.features):
             X[:, i] = frame[feature].to_numpy()
+        y = np.full(n, UNLABELLED, np.int8)
         if self.label is not None and self.label in frame.columns:
             y = frame[self.label].to_numpy(np.int8)
-        else:
-            y = np.full(len(frame), UNLABELLED, np.int8)
-        weight = np.ones(len(frame))
+        weight = np.ones(n)
         if self.weight is not None:
             weight = frame[self.weight].to_numpy(np.float64)
         amount = None
         if self.amount is not None:
-            amount = np.nan_to_num(frame[self.amount].to_numpy(np.float64))
-        return Arrays(X, y, weight, seconds(frame[self.time_column]), amount)
+            amount = frame[self.amount].to_numpy(np.float64)
+            amount = np.nan_to_num(amount)
+        time_s = seconds(frame[self.time_column])
+        return Arrays(X, y, weight, time_s, amount)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the description as JSON has it; `from_dict` is its inverse.
@@ -143,12 +169,15 @@ class Dataset:
         Keys that came later are left out where they have their defaults, so that the folders of
         splits that were made before are found again.
         """
-        label = self.label
+        label: Any = self.label
         if self.label_words is not None:
             label = self.label_words.model_dump(mode="json")
+        time: Any = self.time
+        if isinstance(time, tuple):
+            time = list(time)
         plain: dict[str, Any] = {
             "name": self.name,
-            "time": list(self.time) if isinstance(self.time, tuple) else self.time,
+            "time": time,
             "features": list(self.features),
             "label": label,
             "amount": self.amount,
@@ -160,11 +189,12 @@ class Dataset:
             "raw": self.raw.model_dump(),
             "simulation": self.simulation,
         }
-        for key in ("time_format", "time_unit", "separator", "decimal", "encoding"):
-            if getattr(self, key) is not None:
-                plain[key] = getattr(self, key)
-        by_default = Dataset("x", None, (), alert_budgets=self.alert_budgets).alert_budget
-        if self.alert_budget != by_default:
+        for key in LATER_KEYS:
+            value = getattr(self, key)
+            if value is not None:
+                plain[key] = value
+        undecided = replace(self, alert_budget=None)
+        if self.alert_budget != undecided.alert_budget:
             plain["alert_budget"] = self.alert_budget
         return plain
 
@@ -177,31 +207,38 @@ class Dataset:
         Raises DataError naming the key, the value and, for a typo, the nearest key.
         """
         checked = description.validated(mapping, where)
-        values = {key: getattr(checked, key) for key in type(checked).model_fields}
+        keys = type(checked).model_fields
+        values = {key: getattr(checked, key) for key in keys}
         if isinstance(checked.label, LabelWords):
             values["label"] = checked.label.column
             values["label_words"] = checked.label
         if checked.simulation is not None:
             values["simulation"] = checked.simulation.model_dump(exclude_unset=True)
-        return cls(**values, folder=folder)._with_roles_checked(where)
+        dataset = cls(**values, folder=folder)
+        dataset._refuse_two_roles(where)
+        return dataset
 
-    def _with_roles_checked(self, where: str) -> Dataset:
+    def _refuse_two_roles(self, where: str) -> None:
         """Refuse a column that has two roles; an amount may be a feature as well."""
-        roles = [("time", column) for column in self.time_columns]
-        roles += [("label", self.label), ("weight", self.weight), ("amount", self.amount)]
-        roles += [("feature", column) for column in self.features]
-        roles += [("id", column) for column in self.ids]
-        has: dict[str, list[str]] = {}
-        for role, column in roles:
-            if column is not None:
-                has.setdefault(column, []).append(role)
-        for column, its in has.items():
-            if len(its) > 1 and its != ["amount", "feature"]:
+        columns_of = {
+            "time": self.time_columns,
+            "label": (self.label,),
+            "weight": (self.weight,),
+            "amount": (self.amount,),
+            "feature": self.features,
+            "id": self.ids,
+        }
+        roles_of: dict[str, list[str]] = {}
+        for role, columns in columns_of.items():
+            for column in columns:
+                if column is not None:
+                    roles_of.setdefault(column, []).append(role)
+        for column, roles in roles_of.items():
+            if len(roles) > 1 and roles != ["amount", "feature"]:
+                listed = " and ".join(roles)
                 raise DataError(
-                    f"{where}: column {column!r} is {' and '.join(its)}; it can be one of them, "
-                    "once"
+                    f"{where}: column {column!r} is {listed}; it can be one of them, once"
                 )
-        return self
 
 
 def _at_home(path: str | Path) -> Path:
@@ -209,26 +246,37 @@ def _at_home(path: str | Path) -> Path:
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
-        raise DataError(f"{path}: there is no such home folder; write the path in full") from error
+        raise DataError(f"{path}: {NO_HOME}") from error
 
 
 def load_description(name_or_path: str | Path) -> Dataset:
-    """Return a dataset by name ('creditcard': data/creditcard.yaml) or by the path of a YAML
-    file.
+    """Return a dataset by its name or by the path of a YAML file.
+
+    'creditcard' is data/creditcard.yaml.
     """
-    path = ROOT / "data" / f"{name_or_path}.yaml"
+    ours = ROOT / "data"
+    path = ours / f"{name_or_path}.yaml"
     if not path.is_file():
         path = _at_home(name_or_path)
     if not path.is_file():
-        known = sorted(p.stem for p in (ROOT / "data").glob("*.yaml"))
+        name = str(name_or_path)
+        known = sorted(p.stem for p in ours.glob("*.yaml"))
+        listed = ", ".join(known)
         raise DataError(
-            f"dataset {str(name_or_path)!r} is unknown; {did_you_mean(str(name_or_path), known)} "
-            f"There are {', '.join(known)}, or name a YAML file that describes yours"
+            f"dataset {name!r} is unknown; {did_you_mean(name, known)} "
+            f"There are {listed}, or name a YAML file that describes yours"
         )
-    return Dataset.from_dict(description.read(path), str(path), path.resolve().parent)
+    mapping = description.read(path)
+    folder = path.resolve().parent
+    return Dataset.from_dict(mapping, str(path), folder)
 
 
-def find_raw(dataset: Dataset, raw: str | Path = "", download: bool = True, progress=None) -> Path:
+def find_raw(
+    dataset: Dataset,
+    raw: str | Path = "",
+    download: bool = True,
+    progress: Callable | None = None,
+) -> Path:
     """Return the raw file or folder.
 
     It is `raw` if that is given; else the description's raw.path; else it is downloaded there from
@@ -244,32 +292,48 @@ def find_raw(dataset: Dataset, raw: str | Path = "", download: bool = True, prog
         raise RawFileMissing(
             f"{dataset.name}: its description names no raw.path; name the file with --raw FILE"
         )
-    if not path.exists():
-        advice = "put it there, or name it with --raw FILE"
-        missing = f"{dataset.name}: there is no raw file {path}; {advice}"
-        if not (download and dataset.raw.url):
-            raise RawFileMissing(missing)
-        try:
-            fetch(dataset.raw.url, path, lambda part: _verify(dataset, part), progress)
-        except RawFileMissing as error:
-            raise RawFileMissing(f"{missing}. {error}") from error
+    if path.exists():
+        return path
+    advice = "put it there, or name it with --raw FILE"
+    missing = f"{dataset.name}: there is no raw file {path}; {advice}"
+    url = dataset.raw.url
+    if not download or not url:
+        raise RawFileMissing(missing)
+
+    def verify(part: Path) -> None:
+        """Raise DataError unless a download is what the description says."""
+        _verify(dataset, part)
+
+    try:
+        fetch(url, path, verify, progress)
+    except RawFileMissing as error:
+        raise RawFileMissing(f"{missing}. {error}") from error
     return path
 
 
 def source(dataset: Dataset, frame: pd.DataFrame) -> str:
     """Return 'full' where a frame (`read_transactions`) is the table described, else 'custom'."""
-    is_full = dataset.raw.fingerprint and frame.attrs["fingerprint"] == dataset.raw.fingerprint
+    described = dataset.raw.fingerprint
+    found = frame.attrs["fingerprint"]
+    is_full = described and found == described
     return "full" if is_full else "custom"
 
 
 def _verify(dataset: Dataset, path: Path) -> None:
     """Raise DataError where rows, frauds or fingerprint are not the description's."""
     slim = replace(dataset, features=(), weight=None, ids=())  # a fraction of the memory
-    frame = pd.concat([part for part, _ in checks.cleaned_parts(slim, path, None, True)])
-    frauds = int((frame[dataset.label] == 1).sum()) if dataset.label is not None else None
-    there = Raw(rows=len(frame), frauds=frauds, fingerprint=fingerprint(slim, frame))
-    for key in ("rows", "frauds", "fingerprint"):
+    parts = checks.cleaned_parts(slim, path, None, True)
+    frame = pd.concat([part for part, _ in parts])
+    frauds = None
+    if dataset.label is not None:
+        is_fraud = frame[dataset.label] == 1
+        frauds = int(is_fraud.sum())
+    there = {
+        "rows": len(frame),
+        "frauds": frauds,
+        "fingerprint": fingerprint(slim, frame),
+    }
+    for key, found in there.items():
         asked = getattr(dataset.raw, key)
-        found = getattr(there, key)
         if asked is not None and asked != found:
             raise DataError(f"its {key} should be {asked} and is {found}")

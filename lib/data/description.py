@@ -25,12 +25,16 @@ BUDGET = 0.002  # of transactions that people review, where the description does
 FRAUD, GENUINE, UNLABELLED = 1, 0, -1  # y; unlabelled: its label is not known yet
 YAML_BOOLEANS = {True: ("true", "yes", "on"), False: ("false", "no", "off")}  # how they are written
 BUDGETS = (0.001, BUDGET, 0.005, 0.01)
+TABS = {"tab": "\t", "\\t": "\t"}  # how a tab may be written
+A_PATTERN = "expected a pattern such as '%m/%d/%Y %H:%M'"
+LABEL_LISTS = {"fraud": FRAUD, "genuine": GENUINE, "unknown": UNLABELLED}
 
 
 def _name(value: Any) -> Any:
     """Return a column's name as text; refuse what YAML has read as something else."""
-    if value is None or isinstance(value, bool | float | datetime.date):
-        read_as = "nothing" if value is None else str(value).lower()
+    is_nothing = value is None
+    if is_nothing or isinstance(value, bool | float | datetime.date):
+        read_as = "nothing" if is_nothing else str(value).lower()
         raise ValueError(
             f"YAML reads this name as {read_as}: put quotes around it, such as 'on' or 'no'"
         )
@@ -60,24 +64,31 @@ def _encoding(value: Any) -> Any:
 
 
 def _separator(value: Any) -> str:
-    character = {"tab": "\t", "\\t": "\t"}.get(str(value), value)
+    """Return the one character that a value stands for."""
+    character = TABS.get(str(value), value)
     is_one = isinstance(character, str) and len(character) == 1
-    if not is_one or character.isalnum() or character in '"\r\n' or not character.isascii():
+    if not is_one or not _can_separate(character):
         raise ValueError("expected one character, such as ';', or the word tab")
     return character
+
+
+def _can_separate(character: str) -> bool:
+    """Return whether a character may stand between cells."""
+    is_in_cells = character.isalnum() or character in '"\r\n'
+    return character.isascii() and not is_in_cells
 
 
 def _format(value: Any) -> Any:
     """Return a pattern of dates that pandas can follow."""
     pattern = str(value)
     if "%" not in pattern:
-        raise ValueError("expected a pattern such as '%m/%d/%Y %H:%M'")
+        raise ValueError(A_PATTERN)
     from pandas import to_datetime  # here: whoever only wants the schema does not wait for it
 
     try:
         to_datetime(["a date"], format=pattern, errors="coerce")
     except (ValueError, re.error) as error:
-        raise ValueError(f"{error}; expected a pattern such as '%m/%d/%Y %H:%M'") from error
+        raise ValueError(f"{error}; {A_PATTERN}") from error
     return pattern
 
 
@@ -127,18 +138,21 @@ class LabelWords(Strict):
     @property
     def meanings(self) -> dict[str, int]:
         """What each word means, as `label_word` writes it: 1, 0 or -1 (unknown)."""
-        lists = ((self.fraud, FRAUD), (self.genuine, GENUINE), (self.unknown, UNLABELLED))
-        return {
-            word: meaning for values, meaning in lists for value in values for word in _words(value)
-        }
+        meanings = {}
+        for key, meaning in LABEL_LISTS.items():
+            for value in getattr(self, key):
+                words = _words(value)
+                meanings.update(dict.fromkeys(words, meaning))
+        return meanings
 
     @model_validator(mode="after")
     def _one_meaning_a_word(self) -> LabelWords:
         """Refuse a word of two lists, and an empty one: an empty cell is always unknown."""
         list_of: dict[str, str] = {}
-        for key in ("fraud", "genuine", "unknown"):
+        for key in LABEL_LISTS:
             for value in getattr(self, key):
-                if key != "unknown" and (value is None or not str(value).strip()):
+                is_empty = value is None or not str(value).strip()
+                if is_empty and key != "unknown":
                     raise ValueError(
                         f"`{key}` holds an empty value; an empty cell always means not known"
                     )
@@ -224,9 +238,12 @@ class Description(Strict):
     @classmethod
     def _filled(cls, mapping: Any) -> Any:
         """Let `raw:` without anything below it mean what leaving it out means."""
-        if isinstance(mapping, dict) and mapping.get("raw", "") is None:
-            return {key: value for key, value in mapping.items() if key != "raw"}
-        return mapping
+        if not isinstance(mapping, dict):
+            return mapping
+        filled = dict(mapping)
+        if filled.get("raw", "") is None:
+            del filled["raw"]
+        return filled
 
     @model_validator(mode="after")
     def _unit_of_numbers(self) -> Description:
@@ -275,6 +292,9 @@ def _key(key: Any, where: str) -> str:
     return str(key)
 
 
+BRANCH = re.compile(r"[\[(]|^str$|^LabelWords$|^float$")
+
+
 def _sentence(error: ValidationError, where: str) -> str:
     """Return one sentence on the first thing that is wrong."""
     first = min(error.errors(), key=_gravity)
@@ -289,16 +309,20 @@ def _complaint(found: Any, keys: list[str], key: str) -> str:
     """Return what is wrong with the value of a key."""
     kind, value = found["type"], found["input"]
     if kind == "extra_forbidden":
-        return f"the key {keys[-1]!r} is unknown; {did_you_mean(keys[-1], _fields(keys[:-1]))}"
-    if kind == "missing":
+        *above, last = keys
+        advice = did_you_mean(last, _fields(above))
+        return f"the key {last!r} is unknown; {advice}"
+    is_empty = kind == "too_short"
+    if is_empty and len(keys) > 1:
+        return f"{key} is empty; list its values"
+    if is_empty or kind == "missing":
         return f"the key {key!r} is missing"
-    if kind == "too_short":
-        is_missing = len(keys) == 1
-        return f"the key {key!r} is missing" if is_missing else f"{key} is empty; list its values"
     if kind == "value_error":
-        return f"{key} holds {value!r}; {found['ctx']['error']}"
+        reason = found["ctx"]["error"]
+        return f"{key} holds {value!r}; {reason}"
     if kind == "literal_error":
-        return f"{key} is {value!r}; expected {found['ctx']['expected']}"
+        expected = found["ctx"]["expected"]
+        return f"{key} is {value!r}; expected {expected}"
     return f"{key} is {value!r}; {_expected(found, keys)}"
 
 
@@ -320,23 +344,29 @@ def _expected(found: Any, keys: list[str]) -> str:
 
 def _gravity(found: Any) -> tuple[int, int]:
     """Order mistakes: a typo explains more than the key that it leaves missing."""
-    kinds = {"extra_forbidden": 0, "value_error": 1, "missing": 3}
-    if found["type"] == "string_type" and isinstance(found["input"], dict):
+    kind = found["type"]
+    depth = len(found["loc"])
+    if kind == "string_type" and isinstance(found["input"], dict):
         return 4, 0  # the other branch of the key, which takes a block, says what is wrong with it
-    return kinds.get(found["type"], 2), -len(found["loc"])
+    gravities = {"extra_forbidden": 0, "value_error": 1, "missing": 3}
+    return gravities.get(kind, 2), -depth
 
 
 def _is_branch(part: Any) -> bool:
-    """Return whether a part of a location names a branch of a union, which is no key of the
-    YAML.
-    """
-    return isinstance(part, str) and bool(re.search(r"[\[(]|^str$|^LabelWords$|^float$", part))
+    """Return whether a part of a location names a branch of a union, which is no key."""
+    return isinstance(part, str) and BRANCH.search(part) is not None
 
 
 def _fields(keys: list[str]) -> list[str]:
     """Return the keys of the block that these keys lead to."""
-    blocks: dict[str, type[BaseModel]] = {"raw": Raw, "simulation": Simulation, "label": LabelWords}
-    block = blocks.get(keys[0], Description) if keys else Description
+    blocks: dict[str, type[BaseModel]] = {
+        "raw": Raw,
+        "simulation": Simulation,
+        "label": LabelWords,
+    }
+    block: type[BaseModel] = Description
+    if keys:
+        block = blocks.get(keys[0], Description)
     return list(block.model_fields)
 
 

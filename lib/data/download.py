@@ -16,6 +16,7 @@ from lib.files import locked
 
 CHUNK_BYTES = 1 << 20
 Progress = Callable[[int, int | None], None]  # (bytes done, bytes in all or None)
+BROKEN = (OSError, http.client.HTTPException)
 
 
 def fetch(
@@ -38,11 +39,11 @@ def fetch(
     try:
         with locked(target.parent / ".lock"):
             while not target.exists():  # another process may have fetched it while this one waited
-                before = part.stat().st_size if part.exists() else 0
+                before = _size(part)
                 try:
                     _transfer(url, part, before, progress)
-                except (OSError, http.client.HTTPException):
-                    if not part.exists() or part.stat().st_size <= before:
+                except BROKEN:
+                    if _size(part) <= before:
                         raise
                     continue  # the connection broke, but it brought something: go on from there
                 try:
@@ -51,28 +52,39 @@ def fetch(
                     part.unlink()
                     raise
                 os.replace(part, target)
-    except (OSError, http.client.HTTPException, DataError) as error:
-        # without urllib's wrapping
-        why = getattr(getattr(error, "reason", None), "strerror", None) or error
+    except (*BROKEN, DataError) as error:
+        inner = getattr(error, "reason", None)  # without urllib's wrapping
+        why = getattr(inner, "strerror", None) or error
         raise RawFileMissing(f"{url} could not be downloaded ({why})") from error
 
 
+def _size(part: Path) -> int:
+    """Return how many bytes are there."""
+    return part.stat().st_size if part.exists() else 0
+
+
 def _transfer(url: str, part: Path, have: int, progress: Progress) -> None:
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    """Fetch what lies beyond the first `have` bytes."""
+    request = urllib.request.Request(url)
+    if have:
+        request.add_header("Range", f"bytes={have}-")
     try:
         answer = urllib.request.urlopen(request, timeout=20)
     except urllib.error.HTTPError as error:
         if error.code != 416:  # 416: nothing lies beyond what we have
             raise
-        if error.headers.get("Content-Range", "").endswith(f"/{have}"):
-            return
-        return _transfer(url, part, 0, progress)
+        there = error.headers.get("Content-Range", "")
+        if not there.endswith(f"/{have}"):
+            _transfer(url, part, 0, progress)
+        return
     with answer:
-        resumed = answer.headers.get("Content-Range", "").startswith(f"bytes {have}-") and have > 0
-        done = have if resumed else 0
+        sent = answer.headers.get("Content-Range", "")
+        is_rest = have > 0 and sent.startswith(f"bytes {have}-")
+        done = have if is_rest else 0
         length = answer.headers.get("Content-Length")
         total = done + int(length) if length else None
-        with part.open("ab" if resumed else "wb") as file:
+        mode = "ab" if is_rest else "wb"
+        with part.open(mode) as file:
             while chunk := answer.read(CHUNK_BYTES):
                 file.write(chunk)
                 done += len(chunk)

@@ -36,13 +36,17 @@ def of_rows(dataset: Dataset, frame: pd.DataFrame) -> str:
     ----------
     frame : checked, its rows in the file's order
     """
-    parts = [seconds(frame[dataset.time_column]).astype("<f8")]
+    time_s = seconds(frame[dataset.time_column])
+    parts = [time_s.astype("<f8")]
     if dataset.amount is not None:
-        amount = np.nan_to_num(frame[dataset.amount].to_numpy(np.float64))
-        parts.append(np.rint(amount * 100).astype("<i8"))
+        amount = frame[dataset.amount].to_numpy(np.float64)
+        cents = np.rint(np.nan_to_num(amount) * 100)
+        parts.append(cents.astype("<i8"))
     if dataset.label is not None:
-        parts.append(frame[dataset.label].to_numpy(np.int8))
-    return hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()
+        label = frame[dataset.label].to_numpy(np.int8)
+        parts.append(label)
+    content = b"".join(part.tobytes() for part in parts)
+    return hashlib.sha256(content).hexdigest()
 
 
 def of_bytes(path: Path, memory: Path) -> str:
@@ -57,7 +61,8 @@ def of_bytes(path: Path, memory: Path) -> str:
     whole = hashlib.sha256()
     for part in reading.parts(path):
         name = part.relative_to(path).as_posix()
-        whole.update(f"{name}\n{_remembered(part, memory / MEMORY)}\n".encode())
+        digest = _remembered(part, memory / MEMORY)
+        whole.update(f"{name}\n{digest}\n".encode())
     return whole.hexdigest()
 
 
@@ -72,7 +77,9 @@ def _remembered(path: Path, memory: Path) -> str:
     is_settled = time.time_ns() - max(stamp[1:]) > SETTLED_NS
     if is_settled and _stamp(path) == stamp:
         # another process may do the same: what it loses of the memory is read once more
-        files.write_json(memory, files.read_json(memory, {}) | {key: [*stamp, digest]})
+        known = files.read_json(memory, {})
+        known[key] = [*stamp, digest]
+        files.write_json(memory, known)
     return digest
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -15,24 +16,17 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from lib.data.formats import (
-    FOUND_OUT,
-    NUMBER,
-    SNIFFED_ROWS,
-    Dialect,
-    Format,
-    csv_rows,
-    dialect,
-    kind,
-)
+from lib.data.formats import FOUND_OUT, NUMBER, SNIFFED_ROWS, Dialect, Format, csv_rows, dialect
+from lib.data.kinds import kind
 from lib.errors import DataError
 
 SUFFIXES = (".csv", ".csv.gz", ".parquet", ".pq")
+HIDDEN = (".", "_")  # names of what other programs put beside their tables
 MISSING_TEXT = ("", "nan", "na", "n/a", "#n/a", "null", "none", "<na>", r"\n", "-")  # lower case
-NULL_TEXT = sorted(
-    {f(text) for text in MISSING_TEXT for f in (str, str.upper, str.capitalize)} | {"NaN"}
-)
+CASES = (str, str.upper, str.capitalize)
+NULL_TEXT = sorted({case(text) for text in MISSING_TEXT for case in CASES} | {"NaN"})
 CHUNK_BYTES = 1 << 20
+PARQUET_ROWS = 1 << 18  # of a batch where nobody says how many
 
 
 def parts(path: Path) -> list[Path]:
@@ -42,18 +36,30 @@ def parts(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     files = [p for p in path.rglob("*") if p.is_file()]
-    found = [p for p in files if p.name.lower().endswith(SUFFIXES)]
-    shown = [
-        p for p in found if not any(s.startswith((".", "_")) for s in p.relative_to(path).parts)
-    ]
-    if not shown:
-        raise DataError(f"{path}: the folder holds no file that ends in {', '.join(SUFFIXES)}")
-    return sorted(shown, key=lambda p: p.relative_to(path).as_posix())
+    found = {}
+    for file in files:
+        inside = file.relative_to(path)
+        if _is_part(inside):
+            found[inside.as_posix()] = file
+    if not found:
+        suffixes = ", ".join(SUFFIXES)
+        raise DataError(f"{path}: the folder holds no file that ends in {suffixes}")
+    return [found[name] for name in sorted(found)]
+
+
+def _is_part(path: Path) -> bool:
+    """Return whether a file of a folder belongs to the table, by its name within the folder."""
+    is_hidden = any(part.startswith(HIDDEN) for part in path.parts)
+    is_table = path.name.lower().endswith(SUFFIXES)
+    return is_table and not is_hidden
 
 
 def line_of(path: Path, row: int, given: Format = FOUND_OUT) -> int | None:
-    """Return the line on which data row `row` (0-based, blank lines not counted) of a CSV file
-    ends.
+    """Return the line on which a data row of a CSV file ends.
+
+    Parameters
+    ----------
+    row : 0-based, blank lines not counted
     """
     if not path.is_file() or kind(path) == "parquet":
         return None
@@ -67,9 +73,19 @@ def line_of(path: Path, row: int, given: Format = FOUND_OUT) -> int | None:
 def columns_of(path: Path, given: Format = FOUND_OUT) -> list[str]:
     """Return the names of a file's columns, in its order, without blanks around them."""
     if kind(path) == "parquet":
-        schema = pq.ParquetFile(path).schema_arrow
-        return [*schema.names, *_ranges(schema)]
+        schema = pq.read_schema(path)
+        stored = [name.strip() for name in schema.names]
+        return [*stored, *_ranges(schema)]
     return list(dialect(path, given).header)
+
+
+def nested(path: Path) -> dict[str, str]:
+    """Return the columns whose cells are lists or records: {name: its type}."""
+    if kind(path) != "parquet":
+        return {}
+    schema = pq.read_schema(path)
+    found = [field for field in schema if pa.types.is_nested(field.type)]
+    return {field.name.strip(): str(field.type) for field in found}
 
 
 def batches(
@@ -85,19 +101,43 @@ def batches(
     Columns in `text` become text. Other cells of a CSV file become float64, or bool or text where
     its first rows say so; a cell that does not convert raises pyarrow.ArrowInvalid.
     """
-    text = [column for column in columns if column in set(text)]
     if kind(path) == "parquet":
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            _refuse_nested(path, file.schema_arrow, columns)
-            text = _as_text_too(file.schema_arrow, columns, text)
-            stored = [column for column in columns if column in file.schema_arrow.names]
-            found_batches = file.iter_batches(batch_size=rows or 1 << 18, columns=stored)
-            ranges = _ranges(file.schema_arrow)
-            wanted = {column: ranges[column] for column in columns if column not in stored}
-            yield from _frames(_with_ranges(found_batches, wanted), text, rows)
-        return
+        yield from _parquet_batches(path, columns, set(text), rows)
+    else:
+        yield from _csv_batches(path, columns, set(text), rows, given)
+
+
+def _parquet_batches(
+    path: Path, columns: list[str], text: set[str], rows: int | None
+) -> Iterator[pd.DataFrame]:
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        schema = file.schema_arrow
+        names = {name.strip(): name for name in schema.names}
+        all_ranges = _ranges(schema)
+        stored = {}
+        ranges = {}
+        for column in columns:
+            if column in names:
+                stored[names[column]] = column
+            else:
+                ranges[column] = all_ranges[column]
+        text = text | _stored_as_bytes(schema, stored)
+        found = file.iter_batches(rows or PARQUET_ROWS, columns=list(stored))
+        renamed = (_renamed(batch, stored) for batch in found)
+        yield from _frames(_with_ranges(renamed, ranges), text, rows)
+
+
+def _renamed(batch: pa.RecordBatch, names: dict[str, str]) -> pa.RecordBatch:
+    """Return a batch with other names of its columns: {name in the file: name}."""
+    return batch.rename_columns([names[name] for name in batch.schema.names])
+
+
+def _csv_batches(
+    path: Path, columns: list[str], text: set[str], rows: int | None, given: Format
+) -> Iterator[pd.DataFrame]:
     found = dialect(path, given)
-    types = _sniff(path, columns, found, given) | dict.fromkeys(text, pa.string())
+    types = _sniff(path, columns, found, given)
+    types |= {column: pa.string() for column in columns if column in text}
     packing = "gzip" if kind(path) == "csv.gz" else None
     with pa.input_stream(str(path), compression=packing) as stream:
         reader = pacsv.open_csv(
@@ -108,7 +148,10 @@ def batches(
                 column_names=_unlike(found.header),
                 skip_rows=found.n_lines,
             ),
-            parse_options=pacsv.ParseOptions(delimiter=found.separator, newlines_in_values=True),
+            parse_options=pacsv.ParseOptions(
+                delimiter=found.separator,
+                newlines_in_values=True,
+            ),
             convert_options=pacsv.ConvertOptions(
                 include_columns=columns,
                 column_types=types,
@@ -121,95 +164,107 @@ def batches(
 
 def _unlike(names: Iterable[str]) -> list[str]:
     """Return the names of a header, those that repeat an earlier one made different."""
-    seen, result = set(), []
+    seen = set()
+    result = []
     for place, name in enumerate(names):
-        result.append(f"{name}\0{place}" if name in seen else name)
+        is_new = name not in seen
+        result.append(name if is_new else f"{name}\0{place}")
         seen.add(name)
     return result
 
 
 def _ranges(schema: pa.Schema) -> dict[str, range]:
-    """Return the columns that pandas has stored as three numbers: {name of an index: its
-    values}.
-    """
-    stored = (schema.pandas_metadata or {}).get("index_columns", [])
-    found = [entry for entry in stored if isinstance(entry, dict) and entry.get("kind") == "range"]
-    return {
-        entry["name"]: range(entry["start"], entry["stop"], entry["step"])
-        for entry in found
-        if entry.get("name") is not None
-    }
+    """Return the columns that pandas has stored as three numbers: {its name: its values}."""
+    metadata = schema.pandas_metadata or {}
+    ranges = {}
+    for entry in metadata.get("index_columns", []):
+        is_range = isinstance(entry, dict) and entry.get("kind") == "range"
+        if is_range and entry.get("name") is not None:
+            name = entry["name"].strip()
+            ranges[name] = range(entry["start"], entry["stop"], entry["step"])
+    return ranges
 
 
-def _with_ranges(record_batches, ranges: dict[str, range]):
+def _with_ranges(
+    record_batches: Iterable[pa.RecordBatch], ranges: dict[str, range]
+) -> Iterator[pa.RecordBatch]:
     """Yield the batches with the columns that were stored as ranges."""
     first = 0
     for batch in record_batches:
+        end = first + batch.num_rows
         for name, values in ranges.items():
-            part = pa.array(values[first : first + batch.num_rows], pa.int64())
+            part = pa.array(values[first:end], pa.int64())
             batch = batch.append_column(name, part)
-        first += batch.num_rows
+        first = end
         yield batch
 
 
-def _refuse_nested(path: Path, schema: pa.Schema, columns: list[str]) -> None:
-    stored = [column for column in columns if column in schema.names]
-    nested = [c for c in stored if pa.types.is_nested(schema.field(c).type)]
-    if nested:
-        kinds = ", ".join(f"{column!r} ({schema.field(column).type})" for column in nested)
-        raise DataError(
-            f"{path}: lists or records stand where one value a cell is needed: {kinds}; "
-            "take them apart into columns of their own"
-        )
+def _stored_as_bytes(schema: pa.Schema, stored: dict[str, str]) -> set[str]:
+    """Return which columns hold bytes or UUIDs, which become text."""
+    types = {column: schema.field(name).type for name, column in stored.items()}
+    return {column for column, type_ in types.items() if _is_coded(type_)}
 
 
-def _as_text_too(schema: pa.Schema, columns: list[str], text: list[str]) -> list[str]:
-    """Return the columns that become text: those asked for, and those of bytes or UUIDs."""
-    stored = [schema.field(column) for column in columns if column in schema.names]
-    is_text = {
-        f.name for f in stored if is_bytes(f.type) or isinstance(f.type, pa.BaseExtensionType)
-    }
-    return [column for column in columns if column in is_text or column in text]
+def _is_coded(type_: pa.DataType) -> bool:
+    return is_bytes(type_) or isinstance(type_, pa.BaseExtensionType)
 
 
-def _frames(record_batches, text, rows):
+def _frames(
+    record_batches: Iterable[pa.RecordBatch], text: set[str], rows: int | None
+) -> Iterator[pd.DataFrame]:
+    """Yield batches as frames of at most `rows` rows, the columns in `text` as text."""
     first = 0
     for batch in record_batches:
-        for column in text:
-            place = batch.schema.get_field_index(column)
-            batch = batch.set_column(place, column, as_text(batch.column(place)))
-        for offset in range(0, batch.num_rows, rows or max(batch.num_rows, 1)):
+        batch = _with_text(batch, text)
+        step = rows or max(batch.num_rows, 1)
+        for offset in range(0, batch.num_rows, step):
             frame = batch.slice(offset, rows).to_pandas(
                 date_as_object=False,
                 split_blocks=True,
                 ignore_metadata=True,  # a column that was pandas' index stays a column
             )
-            frame.index = pd.RangeIndex(first, first + len(frame))
-            first += len(frame)
+            end = first + len(frame)
+            frame.index = pd.RangeIndex(first, end)
+            first = end
             yield frame
 
 
+def _with_text(batch: pa.RecordBatch, text: set[str]) -> pa.RecordBatch:
+    for place, column in enumerate(batch.schema.names):
+        if column in text:
+            values = as_text(batch.column(place))
+            batch = batch.set_column(place, column, values)
+    return batch
+
+
 def as_text(values: pa.Array) -> pa.Array:
-    """Return a column as text: whole floats without exponent or point, UUIDs as people write
-    them. Floats that are not exact stay floats, for others to refuse.
+    """Return a column as text: floats without exponent or point, UUIDs as people write them.
+
+    Floats that are not exact stay floats, for others to refuse.
     """
     if isinstance(values, pa.ExtensionArray):
         values = values.storage
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
     if pa.types.is_floating(values.type):
-        return values if inexact(values).any() else values.cast(pa.int64()).cast(pa.string())
+        if inexact(values).any():
+            return values
+        values = values.cast(pa.int64())
     if is_bytes(values.type):
-        return pa.array([_bytes_as_text(value) for value in values.to_pylist()], pa.string())
+        words = [_bytes_as_text(value) for value in values.to_pylist()]
+        return pa.array(words, pa.string())
     return values.cast(pa.string())
 
 
 def inexact(values: pa.Array) -> np.ndarray:
     """Return which floats (n,) have a fraction, or are so large that their neighbours are lost."""
     numbers = values.to_numpy(zero_copy_only=False)
-    limit = 2.0 ** (np.finfo(numbers.dtype).nmant + 1)  # from here on not every integer is there
-    is_exact = (np.abs(numbers) < limit) & (np.trunc(numbers) == numbers)
-    return ~is_exact & values.is_valid().to_numpy(zero_copy_only=False)
+    n_bits = np.finfo(numbers.dtype).nmant + 1
+    limit = 2.0**n_bits  # from here on not every integer is there
+    is_whole = np.trunc(numbers) == numbers
+    is_exact = is_whole & (np.abs(numbers) < limit)
+    is_there = values.is_valid().to_numpy(zero_copy_only=False)
+    return is_there & ~is_exact
 
 
 def is_bytes(type_: pa.DataType) -> bool:
@@ -229,31 +284,38 @@ def _bytes_as_text(value: bytes | None) -> str | None:
         return value.hex()
 
 
-def _sniff(path, columns, found: Dialect, given: Format):
-    """Return the Arrow type of each column of a CSV file: numbers unless its first rows say
-    otherwise.
-    """
+def _sniff(path: Path, columns: list[str], found: Dialect, given: Format) -> dict[str, pa.DataType]:
+    """Return the type of each column of a CSV file: numbers unless its first rows say otherwise."""
     with csv_rows(path, given) as reader:
-        head = [cells for _, cells in zip(range(SNIFFED_ROWS + 1), reader, strict=False)][1:]
+        _header, *rows = islice(reader, SNIFFED_ROWS + 1)
     types = {}
     for column in columns:
         place = found.header.index(column)
-        cells = [row[place].strip() for row in head if len(row) > place]
-        cells = [cell for cell in cells if cell.lower() not in MISSING_TEXT]
-        if cells and all(cell.lower() in ("true", "false") for cell in cells):
-            types[column] = pa.bool_()
-        else:
-            is_number = not cells or NUMBER.fullmatch(cells[0].replace(found.decimal, "."))
-            types[column] = pa.float64() if is_number else pa.string()
+        cells = [row[place].strip() for row in rows if place < len(row)]
+        there = [cell for cell in cells if cell.lower() not in MISSING_TEXT]
+        types[column] = _type_of(there, found.decimal)
     return types
+
+
+def _type_of(cells: list[str], decimal: str) -> pa.DataType:
+    """Return the type of a column by its first cells, none of which is missing."""
+    if not cells:
+        return pa.float64()
+    if all(cell.lower() in ("true", "false") for cell in cells):
+        return pa.bool_()
+    first = cells[0].replace(decimal, ".")
+    if NUMBER.fullmatch(first):
+        return pa.float64()
+    return pa.string()
 
 
 def ragged_row(path: Path, given: Format = FOUND_OUT) -> str | None:
     """Describe the first line of a CSV file that has more or fewer cells than the header."""
-    header = dialect(path, given).header
+    n_columns = len(dialect(path, given).header)
     with csv_rows(path, given) as reader:
         for row, cells in enumerate(reader):
-            if len(cells) != len(header):
-                where = f"row {row:,} (line {reader.line_num:,})"
-                return f"{path}, {where}: {len(cells)} cells where the header has {len(header)}"
+            n_cells = len(cells)
+            if n_cells != n_columns:
+                where = f"{path}, row {row:,} (line {reader.line_num:,})"
+                return f"{where}: {n_cells} cells where the header has {n_columns}"
     return None
