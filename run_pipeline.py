@@ -24,13 +24,12 @@ from lib.pipeline.pipeline_execution import PipelineExecution
 from lib.pipeline.plan import Plan, Task
 from lib.pipeline.preflight import DEFAULT, prepare, registered_name
 from lib.pipeline.runs import Run, locked
-from lib.pipeline.settings import Settings, jobs
+from lib.pipeline.settings import ONCE, Settings, jobs
 from lib.pipeline.stages import Stage, choose, find, notebook, present, read_cells
 from lib.registry import serving
 from lib.registry.serving import Now
 
 ROOT = Path(__file__).resolve().parent
-ONCE = ("06_comparison.accept", "07_export.replace")  # a person's word for one run, never inherited
 
 
 def positive(text: str) -> int:

@@ -12,6 +12,7 @@ from lib import bundle
 from lib.bundle.calibration import Calibration
 from lib.bundle.manifest import read
 from lib.data import splits
+from lib.data.datasets import Dataset
 from lib.detectors import registry
 from lib.registry import candidates, challengers, descriptions, export
 from lib.reporting import cards, names, run_descriptions
@@ -20,6 +21,12 @@ from lib.reporting import cards, names, run_descriptions
 @pytest.fixture(scope="module")
 def split():
     return splits.open_split(splits.ensure("simulated", rows=4_000, seed=7))
+
+
+def test_the_data_card_says_what_the_words_of_a_label_mean():
+    label = {"column": "status", "fraud": ["chargeback"], "genuine": ["ok", "paid"]}
+    shop = Dataset.from_dict({"name": "shop", "time": "at", "features": ["x"], "label": label})
+    assert cards._label(shop) == "`status`: fraud is chargeback; genuine is ok, paid"
 
 
 @pytest.fixture

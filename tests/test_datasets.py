@@ -114,6 +114,7 @@ def test_an_own_yaml_finds_its_raw_file_beside_itself(tmp_path):
 
 def test_unknown_names_and_broken_yaml_are_said(tmp_path):
     assert "did you mean 'creditcard'" in refusal(datasets.load_description, "creditcrad")
+    assert "there is no description" in refusal(datasets.load_description, "shop.yaml")
     broken = tmp_path / "broken.yaml"
     broken.write_text("name: [")
     assert str(broken) in refusal(datasets.load_description, broken)

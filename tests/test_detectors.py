@@ -39,6 +39,10 @@ ANY = pytest.mark.parametrize("name", sorted(SMALL))
 DETECTOR = pytest.mark.parametrize("name", UNSUPERVISED)
 
 
+def test_the_contract_runs_over_all_detectors():
+    assert set(SMALL) == set(registry.DETECTORS)
+
+
 @pytest.fixture(scope="module")
 def rows():
     """Ordinary rows with awkward columns, then 40 strange ones; y marks the latter."""

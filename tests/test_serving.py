@@ -15,7 +15,7 @@ from pipelines import SMALL, Here, Project
 
 import run_pipeline
 from lib import bundle
-from lib.pipeline.console import NOT_EXPORTED, summary, told
+from lib.pipeline.console import summary, told
 from lib.pipeline.notebook_execution import NotebookExecution
 from lib.pipeline.runs import Run
 from lib.pipeline.settings import Settings
@@ -23,6 +23,7 @@ from lib.pipeline.stages import STAGES, notebook
 from lib.registry import export, serving, tracking
 from lib.registry.serving import Model, Now
 from lib.reporting import names, pages
+from lib.reporting.names import NOT_EXPORTED
 
 EXPORT = next(stage for stage in STAGES if stage.short == "export")
 
@@ -251,6 +252,34 @@ def test_what_was_accepted_once_is_not_inherited(tmp_path):
     assert asked == Settings(dataset="/tables/shop.yaml", parameters={"seed": 3})
     again = run_pipeline.laid_over(Settings(parameters={"07_export.replace": True}), Run(folder))
     assert again.parameters == {"seed": 3, "07_export.replace": True}
+
+
+def test_what_was_accepted_once_is_no_reason_to_run_again(small):
+    small.run(*SMALL, "--accept")
+    _, said = small.run(*SMALL)
+    assert "Nothing has changed" in said
+
+
+def test_no_request_is_offered_for_a_model_that_is_not_served(tmp_path):
+    run = tmp_path / "20260101-000000-shop"
+    (run / "models" / "fusion").mkdir(parents=True)
+    champion = {"name": "fraud-detector-shop", "version": "1", "model": "fusion"}
+    period = {"n": 10, "n_labelled": 10, "n_frauds": 1}
+    metrics = {
+        "champion": champion,
+        "models": {},
+        "splits": dict.fromkeys(["reference", "validation", "untouched"], period),
+        "dataset": "shop",
+        "seed": 0,
+    }
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    manifest = {"reference": {"median": [1.0, 2.0]}}
+    (run / "models" / "fusion" / "manifest.json").write_text(json.dumps(manifest))
+    offered = {}
+    for status in ("done", NOT_EXPORTED):
+        pages.write(run, [], status, now(name="fraud-detector-shop"))
+        offered[status] = "[[1.0, 2.0]]" in (run / "index.html").read_text()
+    assert offered == {"done": True, NOT_EXPORTED: False}
 
 
 def test_a_part_says_which_run_it_reuses_and_how_that_ended(small):

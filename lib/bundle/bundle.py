@@ -132,9 +132,8 @@ def _check_features(theirs: list[str], ours: list[str], folder: Path) -> None:
     if odd:
         shown = ", ".join(odd[:5])
         why = f"differs in {shown}"
-    raise BundleError(
-        f"The feature list of {folder} {why}: it has {len(theirs)}, expected {len(ours)}."
-    )
+    n, expected = len(theirs), len(ours)
+    raise BundleError(f"The feature list of {folder} {why}: it has {n}, expected {expected}.")
 
 
 def bundle_hash(
@@ -268,7 +267,11 @@ class Bundle:
         whole = self.raw_score(X)
         return whole[:, None] - without.T
 
-    def explain(self, X: NDArray, top: int = 3) -> list[list[dict[str, Any]]]:
+    def explain(
+        self,
+        X: NDArray,
+        top: int = 3,
+    ) -> list[list[dict[str, Any]]]:
         """Return for each row of X (n, d) the `top` features that contribute most, largest first.
 
         Each is ``{"feature", "value", "direction", "genuine_range"}``: direction says whether the

@@ -57,7 +57,10 @@ def survival(
     return scores, at_least / at_least[0]
 
 
-def _check_weighted(raw: NDArray, weight: NDArray) -> None:
+def _check_weighted(
+    raw: NDArray,
+    weight: NDArray,
+) -> None:
     if raw.ndim != 1 or raw.shape != weight.shape:
         raise ValueError(f"raw scores and weights differ in shape: {raw.shape} and {weight.shape}")
     _check_finite("raw score", raw)
@@ -132,7 +135,11 @@ class Calibration:
     tail_scale: float
 
     @classmethod
-    def fit(cls, raw: ArrayLike, weight: ArrayLike) -> Calibration:
+    def fit(
+        cls,
+        raw: ArrayLike,
+        weight: ArrayLike,
+    ) -> Calibration:
         """Learn from raw (n,), higher = more anomalous, and weight (n,) of all of validation."""
         scores, share = survival(raw, weight)
         knots, score = _knots(scores, share)
@@ -261,7 +268,10 @@ class Calibration:
         return cls(raw, score, scale)
 
 
-def _knots(scores: NDArray, share: NDArray) -> tuple[NDArray, NDArray]:
+def _knots(
+    scores: NDArray,
+    share: NDArray,
+) -> tuple[NDArray, NDArray]:
     """Return raw and anomaly scores of the knots, of a survival function; dense in the tail."""
     tail = np.geomspace(share[-1], 0.1, N_TAIL)
     body = np.linspace(0.1, 1.0, N_BODY)

@@ -261,10 +261,11 @@ def load_description(name_or_path: str | Path) -> Dataset:
     if not path.is_file():
         name = str(name_or_path)
         known = sorted(p.stem for p in ours.glob("*.yaml"))
-        listed = ", ".join(known)
+        if path.suffix.lower() in (".yaml", ".yml") or len(path.parts) > 1:
+            raise DataError(f"there is no description {path.absolute()}")
         raise DataError(
             f"dataset {name!r} is unknown; {did_you_mean(name, known)} "
-            f"There are {listed}, or name a YAML file that describes yours"
+            "A YAML file can be named, too, that describes your own"
         )
     mapping = description.read(path)
     folder = path.resolve().parent

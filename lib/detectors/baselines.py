@@ -4,7 +4,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def naive_scores(arrays, reference, seed: int = 0) -> dict[str, NDArray]:
+def naive_scores(
+    arrays,
+    reference,
+    seed: int = 0,
+) -> dict[str, NDArray]:
     """Return the raw scores of the rules that every model must beat.
 
     Parameters
@@ -22,16 +26,19 @@ def naive_scores(arrays, reference, seed: int = 0) -> dict[str, NDArray]:
         are left out.
     """
     rng = np.random.default_rng(seed)
-    scores = {"random": rng.random(len(arrays.X))}
+    n = len(arrays.X)
+    scores = {"random": rng.random(n)}
     if arrays.amount is not None:
-        scores["amount"] = np.asarray(arrays.amount, dtype=np.float64)
+        amount = arrays.amount
+        scores["amount"] = np.asarray(amount, dtype=np.float64)
     scores["max_abs_z"] = _max_abs_z(arrays.X, reference)
     return scores
 
 
 def _max_abs_z(X, reference):
     weight = reference.weight
-    finite = np.isfinite(reference.X[weight > 0])
+    weighed = reference.X[weight > 0]
+    finite = np.isfinite(weighed)
     empty = ~finite.any(axis=0)
     known = reference.X.astype(np.float64)
     known = np.ma.masked_invalid(known)
@@ -39,9 +46,11 @@ def _max_abs_z(X, reference):
     square = (known - mean) ** 2
     variance = np.ma.average(square, axis=0, weights=weight)
     mean = np.ma.filled(mean, 0.0)
-    sd = np.ma.filled(np.sqrt(variance), 0.0)
+    sd = np.sqrt(variance)
+    sd = np.ma.filled(sd, 0.0)
     sd[sd == 0] = 1.0  # a constant column counts in its own units
-    z = np.abs((X - mean) / sd)
+    z = (X - mean) / sd
+    z = np.abs(z)
     z[:, empty] = 0.0
     z = np.nan_to_num(z, nan=0.0)  # a missing value is not anomalous
     return z.max(axis=1)

@@ -68,9 +68,10 @@ class Mixture:
         One product whitens rows z (n, d) for all components at once: residuals (n, K d).
         """
         k, d = self.mean.shape
-        matrix = self.root.transpose(1, 0, 2).reshape(d, k * d)
-        offset = np.einsum("kd,kde->ke", self.mean, self.root).ravel()
-        return matrix, offset
+        by_row = self.root.transpose(1, 0, 2)
+        matrix = by_row.reshape(d, k * d)
+        offset = np.einsum("kd,kde->ke", self.mean, self.root)
+        return matrix, offset.ravel()
 
     def distance(self, z: NDArray) -> NDArray:
         """Return the squared Mahalanobis distances (n, K) of z (n, d) to the components."""
@@ -88,11 +89,14 @@ class Mixture:
         """Return the part of each log(weight x density) that does not depend on the row, (K,)."""
         d = self.mean.shape[1]
         diagonal = np.einsum("kdd->kd", self.root)
-        log_root = np.log(diagonal).sum(axis=1)  # log of the root of the precision's determinant
+        log_diagonal = np.log(diagonal)
+        log_root = log_diagonal.sum(axis=1)  # log of the root of the precision's determinant
         if not self.heavy:
             norm = d / 2 * np.log(2 * np.pi)
             return self.log_weight + log_root - norm
-        gamma = gammaln((self.tail + d) / 2) - gammaln(self.tail / 2)
+        whole = (self.tail + d) / 2
+        half = self.tail / 2
+        gamma = gammaln(whole) - gammaln(half)
         norm = d / 2 * np.log(self.tail * np.pi)
         return self.log_weight + log_root + gamma - norm
 
@@ -100,8 +104,10 @@ class Mixture:
         """Return log(weight x density) of each component from squared distances, both (n, K)."""
         if not self.heavy:
             return self.log_constant() - distance / 2
-        power = (self.tail + self.mean.shape[1]) / 2
-        return self.log_constant() - power * np.log1p(distance / self.tail)
+        d = self.mean.shape[1]
+        power = (self.tail + d) / 2
+        far = np.log1p(distance / self.tail)
+        return self.log_constant() - power * far
 
     def log_density(self, z: NDArray) -> NDArray:
         """Return the log density (n,) of z (n, d)."""
@@ -116,7 +122,8 @@ class Mixture:
         """
         if not self.heavy:
             return np.ones_like(distance)
-        return (self.tail + self.mean.shape[1]) / (self.tail + distance)
+        d = self.mean.shape[1]
+        return (self.tail + d) / (self.tail + distance)
 
 
 def fit_mixture(
@@ -142,13 +149,18 @@ def fit_mixture(
     """
     weight = weight / weight.sum()
     n_starts = min(n_components, len(z))
-    starts = z[rng.choice(len(z), n_starts, p=weight)]
-    share = np.eye(n_starts)[_nearest(z, starts)]  # (n, K) responsibilities
+    drawn = rng.choice(len(z), n_starts, p=weight)
+    starts = z[drawn]
+    nearest = _nearest(z, starts)
+    share = np.eye(n_starts)[nearest]  # (n, K) responsibilities
     pull = np.ones_like(share)  # (n, K)
     before = -np.inf
     for _ in range(settings.max_iter):
-        kept, dropped = _large_enough(weight @ share, settings.min_share)
-        mixture = _maximise(z, weight, share[:, kept], pull[:, kept], settings)
+        mass = weight @ share
+        kept, dropped = _large_enough(mass, settings.min_share)
+        share = share[:, kept]
+        pull = pull[:, kept]
+        mixture = _maximise(z, weight, share, pull, settings)
         distance = mixture.distance(z)
         terms = mixture.log_terms(distance)
         log_density = logsumexp(terms, axis=1)
@@ -176,11 +188,13 @@ def held_out_density(
     cross-validated likelihood*, Statistics and Computing 2000) over two halves drawn by chance,
     each judged by the mixture fitted to the other. See :func:`fit_mixture` for the parameters.
     """
-    first, second = np.array_split(rng.permutation(len(z)), 2)
+    shuffled = rng.permutation(len(z))
+    first, second = np.array_split(shuffled, 2)
 
     def total(number, fitted, judged, generator):
         mixture = fit_mixture(z[fitted], weight[fitted], number, settings, generator)
-        return weight[judged] @ mixture.log_density(z[judged])
+        log_density = mixture.log_density(z[judged])
+        return weight[judged] @ log_density
 
     # every fit has a generator of its own, so that results do not depend on `threads`
     fits = []
@@ -189,8 +203,8 @@ def held_out_density(
             (generator,) = rng.spawn(1)
             fits.append(delayed(total)(number, fitted, judged, generator))
     totals = Parallel(threads, prefer="threads")(fits)
-    both_halves = np.reshape(totals, (len(numbers), 2)).sum(axis=1)
-    means = both_halves / weight.sum()
+    by_half = np.reshape(totals, (len(numbers), 2))
+    means = by_half.sum(axis=1) / weight.sum()
     return dict(zip(numbers, means.tolist(), strict=True))
 
 
@@ -256,6 +270,7 @@ def _maximise(z, weight, share, pull, settings):
         covariance.flat[:: d + 1] += settings.least  # the diagonal
         lower = np.linalg.cholesky(covariance)
         # the inverse of a triangular root is a root of the precision, without inverting the matrix
-        root[k] = solve_triangular(lower, np.eye(d), lower=True).T
+        inverse = solve_triangular(lower, np.eye(d), lower=True)
+        root[k] = inverse.T
     log_weight = np.log(mass / mass.sum())
     return Mixture(log_weight, mean, root, settings.tail)

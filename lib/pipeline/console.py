@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from lib.evaluation.figures import cell
 from lib.files import read_json
 from lib.registry.serving import Now
-from lib.reporting.names import champion_entry, headline
+from lib.reporting.names import NOT_EXPORTED, champion_entry, headline
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from lib.pipeline.plan import Task
     from lib.pipeline.runs import Run
 
-NOT_EXPORTED = "done, not exported"
 PULSE_S = 20  # between the lines that tell how far notebooks are, where there is no terminal
 SHOWN = ("average_precision", "recall_at_budget", "precision_at_budget", "amount_recall_at_budget")
 
@@ -36,7 +35,10 @@ class Progress:
     """
 
     def __init__(
-        self, n: int = 0, n_cells: dict[str, int] | None = None, stream: TextIO | None = None
+        self,
+        n: int = 0,
+        n_cells: dict[str, int] | None = None,
+        stream: TextIO | None = None,
     ):
         self.n = n
         self.n_cells = n_cells or {}
@@ -93,7 +95,10 @@ class Bars(Progress):
     """The same lines on a terminal, and below them a bar for each notebook that is running."""
 
     def __init__(
-        self, n: int = 0, n_cells: dict[str, int] | None = None, stream: TextIO | None = None
+        self,
+        n: int = 0,
+        n_cells: dict[str, int] | None = None,
+        stream: TextIO | None = None,
     ):
         super().__init__(n, n_cells, stream)
         from rich import progress  # here: who has no terminal does not wait for its import
@@ -150,7 +155,9 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """Return aligned text; columns of numbers to the right."""
     lines = [list(header), *([_text(cell) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    is_text = [any(isinstance(row[i], str) for row in rows) for i in range(len(header))]
+    is_text = []
+    for i in range(len(header)):
+        is_text.append(any(isinstance(row[i], str) for row in rows))
     lines.insert(1, ["-" * width for width in widths])
     aligned = [_aligned(cells, widths, is_text) for cells in lines]
     return "\n".join(aligned)
@@ -258,7 +265,7 @@ def told(summary: dict[str, Any], now: Now) -> str:
         "Tracking    make mlflow",
     ]
     if now.bundle is not None:
-        lines.append("Server      make serve")
+        lines.append(f"Server      make serve ({now.bundle.name})")
     return "\n".join([*lines, *summary["remarks"]])
 
 

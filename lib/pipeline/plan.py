@@ -12,7 +12,7 @@ from lib.files import sha256
 from lib.pipeline.dependencies import made_from, reasons
 from lib.pipeline.preflight import Data
 from lib.pipeline.runs import Run
-from lib.pipeline.settings import Job
+from lib.pipeline.settings import ONCE, Job
 from lib.pipeline.stages import Stage, upstream, within
 from lib.pipeline.state import Places, State, put_back
 from lib.registry import serving
@@ -59,6 +59,16 @@ class Task:
         self.why = record["run"]
         self.state = state
         self.record = record
+
+
+def _without_permissions(task: Task, made: dict[str, Any]) -> dict[str, Any]:
+    """Return what a task was made from as if no person's word had been given for that run."""
+    parameters = dict(made["parameters"])
+    for name in ONCE:
+        stage, _, parameter = name.partition(".")
+        if stage == task.job.stage.name and parameter in parameters:
+            parameters[parameter] = False
+    return made | {"parameters": parameters}
 
 
 class Plan:
@@ -133,7 +143,9 @@ class Plan:
         task.why = "it has not run yet"
         if not self.data.is_split:
             return
-        task.made = made_from(task.job, self.root, self._inputs(task), self.registry(task))
+        inputs = self._inputs(task)
+        registry = self.registry(task)
+        task.made = made_from(task.job, self.root, inputs, registry)
         is_forced = bool(self.force & {"all", task.job.stage.name})
         is_newest = True
         for state, record in self._found(task):
@@ -148,7 +160,7 @@ class Plan:
 
     def _differences(self, task: Task, state: State, record: dict[str, Any]) -> list[str]:
         """Return why what is on record would not do, in words; empty if it does."""
-        found = reasons(record["made_from"], task.made)
+        found = reasons(_without_permissions(task, record["made_from"]), task.made)
         damaged = state.damage(record)
         if damaged:
             found.append(f"{damaged} is not as it was written")
@@ -173,8 +185,12 @@ class Plan:
         """
         if any(task.is_open for task in self.tasks):
             return None
-        whole = [task.state for task in self.tasks if task.is_whole]
-        folders = {state.places.run for state in whole}
+        whole = []
+        folders = set()
+        for task in self.tasks:
+            if task.is_whole:
+                whole.append(task.state)
+                folders.add(task.state.places.run)
         for run in self.runs:
             if {run.folder} == folders and run.info["status"] == "done":
                 put_back(whole)
@@ -202,7 +218,8 @@ class Plan:
 
     def _inputs(self, task: Task) -> dict[str, str]:
         """Return the hashes of what a task reads, as the tasks before it have recorded them."""
-        places = [place for place in task.job.stage.reads if place not in ("raw", "registry")]
+        without_files = ("raw", "registry")
+        places = [place for place in task.job.stage.reads if place not in without_files]
         read = {}
         for other in task.before:
             for key, stamp in other.record["outputs"].items():

@@ -16,6 +16,8 @@ from lib.pipeline.parameters import PIPELINE_OWNED, Parameter, convert, read_par
 from lib.pipeline.stages import Stage, find, notebook, present
 
 KEYS = ("dataset", "raw", "parameters", "sweep")
+# a person's word for one run: never inherited, and no reason to run again once it is not given
+ONCE = ("06_comparison.accept", "07_export.replace")
 
 
 @dataclass(frozen=True)

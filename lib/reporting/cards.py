@@ -12,6 +12,7 @@ import pandas as pd
 
 from lib.bundle.manifest import MODEL_CARD  # noqa: F401 - named beside the data card
 from lib.data import cuts
+from lib.data.columns import one_line
 from lib.evaluation.figures import cell
 from lib.files import write_text
 from lib.reporting.names import HEADLINE, SHARES, SIMULATED, SOURCES, code, label
@@ -130,7 +131,7 @@ def data(split: Split) -> str:
     )
     columns = {
         "time": f"{_time(dataset)}: orders the rows, no feature",
-        "label": f"{code(dataset.label)}: 1 = fraud, 0 = genuine" if dataset.label else "no labels",
+        "label": _label(dataset),
         "amount": code(dataset.amount)
         if dataset.amount
         else "no amounts: figures in money are missing",
@@ -177,6 +178,18 @@ def data(split: Split) -> str:
         f"- raw data `{manifest['raw_sha256']}`\n- splits.json `{split.fingerprint}`",
     ]
     return "\n\n".join(lines) + "\n"
+
+
+def _label(dataset: Dataset) -> str:
+    """Return which column is the label, and what its values mean."""
+    if dataset.label is None:
+        return "no labels"
+    words = dataset.label_words
+    if words is None:
+        return f"{code(dataset.label)}: 1 = fraud, 0 = genuine"
+    fraud = ", ".join(map(str, words.fraud))
+    genuine = ", ".join(map(str, words.genuine))
+    return f"{code(dataset.label)}: fraud is {one_line(fraud)}; genuine is {one_line(genuine)}"
 
 
 def _time(dataset: Dataset) -> str:

@@ -10,6 +10,7 @@ from lib.data.columns import one_line
 
 # lib.registry.serving.Now, what is served at a moment: reporting must not know the registry
 Now = Any
+NOT_EXPORTED = "done, not exported"  # how a run ends that leaves another bundle being served
 HEADLINE = {
     "average_precision": "average precision",
     "recall_at_budget": "recall",
@@ -31,7 +32,7 @@ SOURCES = {
     "simulated": "simulated transactions",
 }
 SIMULATED = (
-    "Simulated transactions: nobody has ever made them, and figures on them say nothing about "
+    "Simulated transactions: a program made them up, and figures on them say nothing about "
     "real fraud."
 )
 _FAMILIES = {

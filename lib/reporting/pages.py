@@ -16,7 +16,7 @@ from lib.data import labels_seen
 from lib.evaluation.figures import Figure, interval, number
 from lib.files import read_json, write_text
 from lib.reporting import differences, names, tables
-from lib.reporting.names import HEADLINE, SHARES, Now, label
+from lib.reporting.names import HEADLINE, NOT_EXPORTED, SHARES, Now, label
 from lib.reporting.plots import colour
 
 NO_FIGURE = {"value": None, "low": None, "high": None}
@@ -107,7 +107,8 @@ def _content(
         "production": _figure(run_dir, *TIMELINE),
         "since": differences.since_previous(run_dir, metrics),
         "stages": [_stage(run_dir, stage) for stage in stages],
-        "example": _example(run_dir, metrics),
+        # a request for a model that is not being served would be refused
+        "example": "" if status == NOT_EXPORTED else _example(run_dir, metrics),
         "cards": _present([_card(run_dir, name) for name in CARDS]),
         "files": [name for name in FILES if (run_dir / name).is_file()],
     }
