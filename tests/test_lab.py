@@ -67,8 +67,13 @@ def browser():
 
 
 def cells(path):
-    """The code cells of a notebook's file."""
-    return [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+    """The code cells of a notebook's file, which is empty for the moment in which it is saved."""
+    end = time.monotonic() + 5
+    text = path.read_text()
+    while not text and time.monotonic() < end:
+        time.sleep(0.1)
+        text = path.read_text()
+    return [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
 
 
 def problems(path):

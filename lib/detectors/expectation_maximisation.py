@@ -252,7 +252,13 @@ def _large_enough(mass, min_share):
     return kept, too_small
 
 
-def _maximise(z, weight, share, pull, settings):
+def _maximise(
+    z,
+    weight,
+    share,
+    pull,
+    settings,
+):
     """Return the mixture whose weights, means and covariances fit the responsibilities."""
     d = z.shape[1]
     part = weight[:, None] * share  # (n, K)
