@@ -183,7 +183,8 @@ class Monitor:
         first_of_block = np.unique(self.reference.block, return_index=True)[1]
         # blocks are compared within their hour, so that the day's rhythm counts for nothing
         stratum = self.reference.hour[first_of_block]
-        self._columns = [self._describe(j, stratum) for j in range(len(self.names))]
+        d = len(self.names)
+        self._columns = [self._describe(j, stratum) for j in range(d)]
 
     def _window(
         self,
@@ -195,8 +196,10 @@ class Monitor:
         """Return the arrays as a window; ValueError names it by `what`."""
         X = np.asarray(X, np.float64)
         time_s = np.asarray(time_s, np.float64)
-        weight = np.ones(len(X)) if weight is None else np.asarray(weight, np.float64)
-        if X.shape != (len(time_s), len(self.names)) or len(weight) != len(X):
+        n = len(X)
+        weight = np.ones(n) if weight is None else np.asarray(weight, np.float64)
+        expected = (len(time_s), len(self.names))
+        if X.shape != expected or len(weight) != n:
             raise ValueError(
                 f"The {what} has shape {X.shape}, but there are {len(time_s)} times, "
                 f"{len(weight)} weights and {len(self.names)} names of columns."
