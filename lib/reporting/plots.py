@@ -363,20 +363,10 @@ def precision_recall(
     for model, (recall, precision) in curves.items():
         ax.plot(recall, precision, drawstyle="steps-pre", **_line(model))
     ax.axhline(prevalence, color=SOFT, linestyle=":", linewidth=1.4)
-    # beside the axes, at the line's end: within them it would cover the weak curves
-    ax.annotate(
-        f"prevalence {prevalence:.2%},\na random ranking",
-        (1, prevalence),
-        (5, 0),
-        xycoords=("axes fraction", "data"),
-        textcoords="offset points",
-        va="bottom",
-        color=SOFT,
-        fontsize=8,
-        annotation_clip=False,
-    )
+    # below the axes: within them it would cover the weak curves, beside them names of models
+    random = f"dotted: prevalence {prevalence:.2%}, a random ranking"
     ax.set(
-        xlabel="recall (share of frauds found)",
+        xlabel=f"recall (share of frauds found)\n{random}",
         ylabel="precision (share of alerts that are fraud)",
         xlim=(0, 1),
         ylim=(0, 1.02),
