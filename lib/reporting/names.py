@@ -32,7 +32,7 @@ SOURCES = {
     "simulated": "simulated transactions",
 }
 SIMULATED = (
-    "Simulated transactions: a program made them up, and figures on them say nothing about "
+    "Simulated transactions: nobody has ever made them, and figures on them say nothing about "
     "real fraud."
 )
 _FAMILIES = {
