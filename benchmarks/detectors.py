@@ -18,7 +18,7 @@ import onnxruntime
 import pandas as pd
 from sklearn.metrics import average_precision_score
 
-from lib.bundle import CHUNK_ROWS
+from lib.bundle.bundle import CHUNK_ROWS
 from lib.data import simulation
 from lib.data.datasets import load_description
 from lib.detectors import registry

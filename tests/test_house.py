@@ -1,6 +1,7 @@
 """The rules of the house: imports point one way, packages keep budgets, docstrings say enough."""
 
 import ast
+import importlib
 import importlib.util
 import re
 import subprocess
@@ -147,3 +148,17 @@ def test_notebooks_are_committed_as_text():
     check = [sys.executable, str(ROOT / ".ci" / "notebooks.py")]
     done = subprocess.run(check, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "path", [*python_files("benchmarks"), *python_files("docs")], ids=lambda p: p.name
+)
+def test_scripts_that_no_test_runs_import_what_is_there(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "lib":
+            module = importlib.import_module(node.module)
+            for alias in node.names:
+                found = hasattr(module, alias.name)
+                if not found and hasattr(module, "__path__"):
+                    found = importlib.util.find_spec(f"{node.module}.{alias.name}") is not None
+                assert found, f"{path.name} imports {alias.name} from {node.module}"
