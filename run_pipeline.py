@@ -171,9 +171,9 @@ def asked_for(args: argparse.Namespace, chosen: Sequence[Stage]) -> Settings:
             raise Refused(f"-p {key}: that stage is not among the chosen ones: {names}.")
     parameters = dict(args.p)
     if args.accept:
-        parameters["06_comparison.accept"] = True
+        parameters["09_comparison.accept"] = True
     if args.replace:
-        parameters["07_export.replace"] = True
+        parameters["10_export.replace"] = True
     sweep = {key: values for key, *values in args.sweep}
     asked = Settings(args.dataset, args.raw, parameters, sweep)
     jobs(ROOT, asked, chosen)  # refuses what only other notebooks have
@@ -341,7 +341,7 @@ def rollback(args: argparse.Namespace, say: Callable[[str], None]) -> int:
     rewrite_pages(name)
     say(
         f"{name}: version {version} is the champion again. The version before is withdrawn and not "
-        "promoted again without --accept. run_pipeline.py --only 07_export "
+        "promoted again without --accept. run_pipeline.py --only 10_export "
         f"--dataset {args.dataset or dataset} exports the champion."
     )
     return 0

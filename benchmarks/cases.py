@@ -32,7 +32,7 @@ def main() -> int:
     """Run the cases; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", type=Path, help="holds the descriptions (YAML)")
-    parser.add_argument("--until", default="08_production", help="the last stage to run")
+    parser.add_argument("--until", default="11_production", help="the last stage to run")
     parser.add_argument("--only", default="", help="only descriptions whose name contains this")
     args = parser.parse_args()
     n_failed = 0

@@ -1,4 +1,4 @@
-"""Time and memory of the pipeline, from the raw rows to the exported bundle (01 to 07).
+"""Time and memory of the pipeline, from the raw rows to the exported bundle (01 to 10).
 
 goals    the default run, the full table's size, and with --raw the real transactions: seconds,
 peak, compute, overhead ways     the same computation as a plain script, as a loop of papermill
@@ -29,7 +29,7 @@ from lib.pipeline.stages import choose, notebook, present, read_cells
 
 ROOT = Path(__file__).resolve().parents[1]
 FULL = 284_807
-LAST = "07_export"
+LAST = "10_export"
 GROWTH = (30_000, 100_000, 300_000, 1_000_000)
 THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 

@@ -1,6 +1,6 @@
 """Write results of runs into README and docs/results.md, between markers, and copy their figures.
 
-Usage: python benchmarks/readme.py reports/<run> [reports/<run with 09_stability>]
+Usage: python benchmarks/readme.py reports/<run> [reports/<run with 12_stability>]
 """
 
 import re
@@ -15,7 +15,7 @@ from lib.files import read_json, write_text
 from lib.reporting.plots import label
 
 RESULTS = ROOT / "docs" / "results.md"
-FIGURES = ("06_comparison-precision-recall", "06_comparison-money", "08_production-timeline")
+FIGURES = ("09_comparison-precision-recall", "09_comparison-money", "11_production-timeline")
 METRICS = {
     "average_precision": "average precision",
     "recall_at_budget": "recall",
@@ -70,7 +70,7 @@ def _line(cells):
 
 
 def stability(metrics):
-    """Mean, worst and best of all seeds as Markdown, a column a cut; `metrics` of 09_stability."""
+    """Mean, worst and best of all seeds as Markdown, a column a cut; `metrics` of 12_stability."""
     spread = metrics["spread"]
     cuts = sorted(
         {key.split("/", 2)[2] for key in spread},
@@ -119,7 +119,7 @@ def copied(run_dir, stems):
 
 
 def main(run_dir, stable_dir=""):
-    """Write the tables of a run, and of one with 09_stability, and copy their figures."""
+    """Write the tables of a run, and of one with 12_stability, and copy their figures."""
     run_dir = Path(run_dir)
     metrics = read_json(run_dir / "metrics.json")
     front = {name: text for name, text in METRICS.items() if name != "precision_at_budget"}
@@ -127,9 +127,9 @@ def main(run_dir, stable_dir=""):
     rewrite(RESULTS, "results", results(metrics))
     copied(run_dir, FIGURES)
     if stable_dir:
-        found = read_json(Path(stable_dir) / "stages" / "09_stability" / "metrics.json")
+        found = read_json(Path(stable_dir) / "stages" / "12_stability" / "metrics.json")
         rewrite(RESULTS, "stability", stability(found))
-        copied(Path(stable_dir), ["09_stability-spread"])
+        copied(Path(stable_dir), ["12_stability-spread"])
 
 
 def rewrite(page, name, content):

@@ -21,8 +21,8 @@ NOTEBOOKS = {
     "02_split": "splits",
     "03_isolation_forest": "fits_a_candidate",
     "04_autoencoder": "fits_a_candidate",
-    "06_comparison": "compares_candidates",
-    "07_export": "exports",
+    "09_comparison": "compares_candidates",
+    "10_export": "exports",
 }
 SMALL = ("--dataset", "simulated", "-p", "rows", "3000")
 

@@ -17,9 +17,9 @@ FITTED = {  # the detectors that a notebook fits
     "03_isolation_forest": ("isolation_forest",),
     "04_autoencoder": ("autoencoder", "robust_covariance"),
     "05_gaussian_mixture": ("gaussian_mixture",),
-    "06_comparison": (*SUPERVISED, "fusion"),
-    "09_stability": tuple(DETECTORS),
-    "10_few_labels": ("few_labels", "supervised_boosting", "gaussian_mixture"),
+    "09_comparison": (*SUPERVISED, "fusion"),
+    "12_stability": tuple(DETECTORS),
+    "13_few_labels": ("few_labels", "supervised_boosting", "gaussian_mixture"),
 }
 PAIRS = [(notebook, name) for notebook, names in FITTED.items() for name in names]
 LATER = {

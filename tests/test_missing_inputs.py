@@ -11,8 +11,8 @@ READERS = (
     "03_isolation_forest",
     "04_autoencoder",
     "05_gaussian_mixture",
-    "06_comparison",
-    "08_production",
+    "09_comparison",
+    "11_production",
 )
 
 
@@ -44,16 +44,16 @@ def test_without_its_split_a_notebook_names_the_one_that_makes_it(name, tmp_path
 
 def test_without_a_bundle_production_names_the_notebook_that_exports_it(tmp_path):
     said = start(
-        "08_production", bundle_dir=str(tmp_path / "nothing"), run_dir=str(tmp_path / "run")
+        "11_production", bundle_dir=str(tmp_path / "nothing"), run_dir=str(tmp_path / "run")
     )
-    assert said.startswith(f"{tmp_path / 'nothing'} holds no bundle; run notebook 07_export first")
+    assert said.startswith(f"{tmp_path / 'nothing'} holds no bundle; run notebook 10_export first")
     assert "\n" not in said
 
 
 def test_without_candidates_the_comparison_names_the_notebooks_that_fit_them(tmp_path):
     split = splits.ensure("simulated", rows=4_000, seed=7)
     said = start(
-        "06_comparison",
+        "09_comparison",
         split_dir=str(split),
         run_dir=str(tmp_path / "run"),
         registered_name="nobody",

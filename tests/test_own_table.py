@@ -82,7 +82,7 @@ def run(table, *arguments):
 def test_pipeline_takes_another_schema_from_table_to_bundle(table):
     folder, _ = table
     parameters = [word for parameter in QUICK for word in ("-p", *parameter.split())]
-    done = run(table, "--dataset", "shop.yaml", "--until", "07_export", *parameters)
+    done = run(table, "--dataset", "shop.yaml", "--until", "10_export", *parameters)
     assert done.returncode == 0, done.stdout + done.stderr
     metrics = json.loads((folder / "reports" / "latest" / "metrics.json").read_text())
     assert metrics["dataset"] == "shop"
@@ -178,7 +178,7 @@ def test_pipeline_takes_any_names_and_a_feature_that_is_recorded_from_later_on(p
     assert intervals["no_interval"] == ""
     manifest = json.loads((folder / "serve" / "model" / "manifest.json").read_text())
     assert manifest["empty_features"] == ["_later"]
-    production = json.loads((latest / "stages" / "08_production" / "metrics.json").read_text())
+    production = json.loads((latest / "stages" / "11_production" / "metrics.json").read_text())
     steps = production["policies"]["frozen"]["steps"]
     assert sum(step["n_refused"] for step in steps) == 0
     assert not steps[0]["score_drifted"]
@@ -216,7 +216,7 @@ def test_pipeline_takes_a_table_without_or_with_late_labels(project, label):
     figure = metrics["models"]["autoencoder@train_on=all"]["validation"]["average_precision"][
         "value"
     ]
-    production = json.loads((latest / "stages" / "08_production" / "metrics.json").read_text())
+    production = json.loads((latest / "stages" / "11_production" / "metrics.json").read_text())
     steps = production["policies"]["frozen"]["steps"]
     assert all(step["realised"]["n_labelled"] == 0 for step in steps)
     assert all(step["realised"]["recall"]["value"] is None for step in steps)

@@ -49,12 +49,12 @@ def order(err):
 
 def test_the_longest_of_those_that_can_run_go_first(small):
     _, err = small.run(*SMALL, "--jobs", 1)
-    assert order(err) == ["02", "04", "03", "01", "06", "07"]
+    assert order(err) == ["02", "04", "03", "01", "09", "10"]
 
 
 def test_a_run_leaves_all_of_it_in_one_folder_and_one_mlflow_run(small):
     summary, statuses = small.summary(*SMALL)
-    assert statuses == dict.fromkeys(["01", "02", "03", "04", "06", "07"], "done")
+    assert statuses == dict.fromkeys(["01", "02", "03", "04", "09", "10"], "done")
     assert summary["status"] == "done"
     assert summary["champion"]["name"] == "fraud-detector-simulated"
     (run,) = small.runs
@@ -97,12 +97,12 @@ def test_what_changed_runs_again_in_a_new_folder(done):
     before = done.result()
     changed = done.planned(*SMALL, "-p", "autoencoder.latent", 16)
     assert changed["04"] == ("to run", "parameter latent: 8 → 16")
-    assert changed["06"] == ("waiting", "after 04_autoencoder")
+    assert changed["09"] == ("waiting", "after 04_autoencoder")
     assert changed["03"][0] == "up to date"
 
     _, statuses = done.summary(*SMALL, "-p", "autoencoder.latent", 16)
     assert statuses == {"01": "up to date", "02": "up to date", "03": "up to date"} | dict.fromkeys(
-        ["04", "06", "07"], "done"
+        ["04", "09", "10"], "done"
     )
     first, second = done.runs
     assert {path.name for path in (second / "models").iterdir()} == {
@@ -120,7 +120,7 @@ def test_what_changed_runs_again_in_a_new_folder(done):
 
     # as the first time: only the export has been overwritten since
     _, statuses = done.summary(*SMALL)
-    assert [number for number, status in statuses.items() if status == "done"] == ["07"]
+    assert [number for number, status in statuses.items() if status == "done"] == ["10"]
     assert done.result() == before
 
 
@@ -131,7 +131,7 @@ def test_the_reasons_name_the_notebook_the_lock_the_output_and_the_champion(done
     done.put("04_autoencoder", "fits_a_candidate")
 
     (done.folder / "serve" / "model" / "manifest.json").write_text("{}")
-    assert done.planned(*SMALL)["07"] == (
+    assert done.planned(*SMALL)["10"] == (
         "to run",
         "serve/model/manifest.json is not as it was written",
     )
@@ -146,7 +146,7 @@ def test_the_reasons_name_the_notebook_the_lock_the_output_and_the_champion(done
             "INSERT INTO registered_model_aliases VALUES ('fraud-detector-simulated', 'champion', "
             "4)"
         )
-    assert done.planned(*SMALL)["06"] == ("to run", "registry, champion: None → 4")
+    assert done.planned(*SMALL)["09"] == ("to run", "registry, champion: None → 4")
 
 
 def test_outputs_and_metadata_of_a_notebook_do_not_count(done):
@@ -185,13 +185,13 @@ def test_programs_that_a_stage_starts_count_as_its_own(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(source)
     (tmp_path / "notebooks").mkdir()
-    for name in ("08_production", "04_autoencoder"):
+    for name in ("11_production", "04_autoencoder"):
         shutil.copy(FIXTURES / "sleeps.ipynb", tmp_path / "notebooks" / f"{name}.ipynb")
-    stage = Stage("08_production", (), starts=("serve/*.py", "notebooks/0[345]_*.ipynb"))
-    job = Job(stage, tmp_path / "notebooks" / "08_production.ipynb", {}, frozenset())
+    stage = Stage("11_production", (), starts=("serve/*.py", "notebooks/0[345]_*.ipynb"))
+    job = Job(stage, tmp_path / "notebooks" / "11_production.ipynb", {}, frozenset())
     made = made_from(job, tmp_path, {}, {})
     assert list(made["files"]) == ["lib/a.py", "serve/app.py"]
-    assert list(made["notebook"]) == ["08_production.ipynb", "04_autoencoder.ipynb"]
+    assert list(made["notebook"]) == ["11_production.ipynb", "04_autoencoder.ipynb"]
 
 
 def test_what_is_made_again_alike_does_not_make_others_run(done):
@@ -220,20 +220,20 @@ def test_a_lost_file_is_put_back_and_a_damaged_one_made_again(done):
 
 
 def test_a_failing_notebook_is_archived_and_the_same_command_goes_on(small):
-    small.put("06_comparison", "fails_in_its_fifth_cell")
+    small.put("09_comparison", "fails_in_its_fifth_cell")
     out, _ = small.run(*SMALL, code=1)
-    assert "06_comparison failed: cell 5 failed: ValueError: amount -3.0 is negative" in out
+    assert "09_comparison failed: cell 5 failed: ValueError: amount -3.0 is negative" in out
     (run,) = small.runs
-    assert (run / "notebooks" / "06_comparison.html").exists()
+    assert (run / "notebooks" / "09_comparison.html").exists()
     assert (run / "models" / "autoencoder" / "model.onnx").exists()
     assert not (run / "metrics.json").exists()
-    assert {e["stage"]: e["status"] for e in small.logged("stage")}["06_comparison"] == "FAILED"
+    assert {e["stage"]: e["status"] for e in small.logged("stage")}["09_comparison"] == "FAILED"
     assert small.logged("finish")[0]["status"] == "FAILED"
 
-    small.put("06_comparison", "compares_candidates")
+    small.put("09_comparison", "compares_candidates")
     _, said = small.run(*SMALL)
     assert f"Resuming reports/{run.name}" in said
-    assert "[1/2] 06_comparison" in said
+    assert "[1/2] 09_comparison" in said
     assert small.runs == [run]
     assert len({entry["id"] for entry in small.logged("start")}) == 1
 
@@ -246,8 +246,8 @@ def test_what_does_not_depend_on_a_failure_goes_on(small):
         "02": "done",
         "03": "failed",
         "04": "done",
-        "06": "not run",
-        "07": "not run",
+        "09": "not run",
+        "10": "not run",
     }
 
 
@@ -365,11 +365,11 @@ def test_a_sweep_competes_in_one_comparison(done):
 def test_a_part_of_a_run_goes_on_with_what_the_newest_one_has(done):
     shutil.rmtree(done.folder / "serve" / "model")
     _, statuses = done.summary("--only", "export")
-    assert statuses == dict.fromkeys(["01", "02", "03", "04", "06"], "kept") | {"07": "done"}
+    assert statuses == dict.fromkeys(["01", "02", "03", "04", "09"], "kept") | {"10": "done"}
     assert (done.folder / "serve" / "model" / "manifest.json").exists()
 
     summary, statuses = done.summary("--from", "comparison", "-p", "alert_budget", "0.01")
-    assert statuses["06"] == "done"
+    assert statuses["09"] == "done"
     thresholds = [
         json.loads((Path(folder) / "models" / "autoencoder" / "manifest.json").read_text())[
             "threshold"
@@ -385,7 +385,7 @@ def test_what_was_fitted_on_other_data_is_not_kept(done):
     done.run(*other, "--until", "isolation_forest")
     _, said = done.run("--only", "comparison", code=2)
     assert (
-        "06_comparison needs what 04_autoencoder writes, which has not run on this data yet" in said
+        "09_comparison needs what 04_autoencoder writes, which has not run on this data yet" in said
     )
 
 
@@ -393,7 +393,7 @@ def test_a_run_until_a_stage_goes_on_in_its_folder(small):
     small.run(*SMALL, "--until", "split")
     _, statuses = small.summary(*SMALL)
     assert statuses["02"] == "up to date"
-    assert statuses["07"] == "done"
+    assert statuses["10"] == "done"
     assert len(small.runs) == 1
 
 

@@ -69,7 +69,7 @@ def run(tmp_path):
         {m: v["validation"]["average_precision"] for m, v in models.items()},
         "average precision",
     )
-    for name in ("06_comparison-money", "08_production-timeline"):
+    for name in ("09_comparison-money", "11_production-timeline"):
         plots.save(fig, folder / "figures", name)
     cards.write(
         folder / "model_card.md",
@@ -199,12 +199,12 @@ def test_a_stage_that_failed_says_why_below_its_name(run):
 def test_figures_are_drawings_in_regions_labelled_by_their_captions(run):
     text = pages.write(run).read_text()
     assert text.count('<img src="data:image/svg+xml;base64,') == 2
-    (run / "figures" / "06_comparison-money.svg").unlink()
+    (run / "figures" / "09_comparison-money.svg").unlink()
     text = pages.write(run).read_text()
     assert text.count('<img src="data:image/png;base64,') == 1
-    assert 'href="figures/06_comparison-money.png"' in text
+    assert 'href="figures/09_comparison-money.png"' in text
     labels = re.findall(r'role="region" aria-labelledby="([^"]+)"', text)
-    assert labels == ["06_comparison-money", "08_production-timeline"]
+    assert labels == ["09_comparison-money", "11_production-timeline"]
     assert [label for label in labels if f'<span id="{label}">' not in text] == []
 
 

@@ -71,7 +71,7 @@ def test_a_bundle_is_named_with_what_it_is_for(tmp_path):
             now(),
             ["Champion now: fraud-detector version 2 (fusion)", "since 2026", "serve/model holds"],
         ),
-        (now(champion="1"), ["They differ", "--only 07_export"]),
+        (now(champion="1"), ["They differ", "--only 10_export"]),
         (now(bundle="2", name="fraud-detector-shop"), ["another registered name", "--replace"]),
         (now(bundle=None), ["serve/model is empty"]),
         (now(bundle=None, damage="model.onnx was changed"), ["cannot be served", "was changed"]),
@@ -245,13 +245,13 @@ def test_a_simulated_table_of_another_name_is_no_proof(small):
 def test_what_was_accepted_once_is_not_inherited(tmp_path):
     folder = tmp_path / "20260101-000000-shop"
     folder.mkdir()
-    parameters = {"07_export.replace": True, "06_comparison.accept": True, "seed": 3}
+    parameters = {"10_export.replace": True, "09_comparison.accept": True, "seed": 3}
     about = {"dataset": "shop", "asked": {"dataset": "/tables/shop.yaml", "parameters": parameters}}
     (folder / "run.json").write_text(json.dumps(about))
     asked = run_pipeline.laid_over(Settings(dataset="shop"), Run(folder))
     assert asked == Settings(dataset="/tables/shop.yaml", parameters={"seed": 3})
-    again = run_pipeline.laid_over(Settings(parameters={"07_export.replace": True}), Run(folder))
-    assert again.parameters == {"seed": 3, "07_export.replace": True}
+    again = run_pipeline.laid_over(Settings(parameters={"10_export.replace": True}), Run(folder))
+    assert again.parameters == {"seed": 3, "10_export.replace": True}
 
 
 def test_what_was_accepted_once_is_no_reason_to_run_again(small):
@@ -366,7 +366,7 @@ def registry(tmp_path_factory):
 
 
 def exported(tmp_path, registry, name, **parameters):
-    """Execute 07_export for a registered name -> its metrics.json."""
+    """Execute 10_export for a registered name -> its metrics.json."""
     run = tmp_path / "run"
     given = {
         "run_dir": str(run),
@@ -377,7 +377,7 @@ def exported(tmp_path, registry, name, **parameters):
     environment = {**os.environ, "MLFLOW_TRACKING_URI": registry}
     outcome = NotebookExecution(
         notebook(ROOT, EXPORT),
-        run / "07",
+        run / "10",
         given | {"registered_name": name} | parameters,
         ROOT,
         environment,

@@ -16,9 +16,9 @@ NOTEBOOKS = {
     "02_split": "splits",
     "03_isolation_forest": "fits_a_candidate",
     "04_autoencoder": "fits_a_candidate",
-    "06_comparison": "compares_candidates",
-    "07_export": "exports",
-    "09_stability": "draws_figures",
+    "09_comparison": "compares_candidates",
+    "10_export": "exports",
+    "12_stability": "draws_figures",
 }
 
 
@@ -46,11 +46,11 @@ def test_stages_wait_for_what_they_read():
         "03_isolation_forest": ["02"],
         "04_autoencoder": ["02"],
         "05_gaussian_mixture": ["02"],
-        "06_comparison": ["02", "03", "04", "05"],
-        "07_export": ["03", "04", "05", "06"],
-        "08_production": ["02", "07"],
-        "09_stability": [],
-        "10_few_labels": ["02"],
+        "09_comparison": ["02", "03", "04", "05"],
+        "10_export": ["03", "04", "05", "09"],
+        "11_production": ["02", "10"],
+        "12_stability": [],
+        "13_few_labels": ["02"],
     }
 
 
@@ -60,11 +60,11 @@ def test_stages_are_chosen_by_either_name(root):
     def names(**choice):
         return [stage.name[:2] for stage in choose(stages, **choice)]
 
-    assert names() == ["01", "02", "03", "04", "06", "07"]
-    assert names(only=["comparison", "eda"]) == ["01", "06"]
-    assert names(first="04_autoencoder") == ["04", "06", "07"]
+    assert names() == ["01", "02", "03", "04", "09", "10"]
+    assert names(only=["comparison", "eda"]) == ["01", "09"]
+    assert names(first="04_autoencoder") == ["04", "09", "10"]
     assert names(first="split", last="autoencoder") == ["02", "03", "04"]
-    assert names(only=["stability"]) == ["09"]
+    assert names(only=["stability"]) == ["12"]
     with pytest.raises(Refused, match="'autoencder': did you mean 'autoencoder'"):
         find("autoencder", stages)
     with pytest.raises(Refused, match="the order is 01_eda"):
@@ -140,8 +140,8 @@ def test_the_particular_overrides_the_general(root):
         "02_split": 3,
         "03_isolation_forest": 3,
         "04_autoencoder": 5,
-        "06_comparison": 3,
-        "09_stability": 3,
+        "09_comparison": 3,
+        "12_stability": 3,
     }
 
 
@@ -154,7 +154,7 @@ def test_the_particular_overrides_the_general(root):
             "Unknown 04_autoencoder parameter 'latnt': did you mean 'latent'",
         ),
         ({"autoencodr.latent": "3"}, "did you mean 'autoencoder'"),
-        ({"comparison.latent": "3"}, "Unknown 06_comparison parameter 'latent': there are accept"),
+        ({"comparison.latent": "3"}, "Unknown 09_comparison parameter 'latent': there are accept"),
         ({"latent": "three"}, "latent expects int, got 'three'"),
         ({"run_dir": "here"}, "run_dir is set by the pipeline"),
         ({"dataset": "mine"}, "it follows from --dataset"),
@@ -166,7 +166,7 @@ def test_misspelt_and_mistyped_parameters_are_refused(root, parameters, message)
 
 
 def test_a_parameter_that_only_other_notebooks_have_is_refused(root):
-    with pytest.raises(Refused, match="Unknown 06_comparison parameter 'latent'"):
+    with pytest.raises(Refused, match="Unknown 09_comparison parameter 'latent'"):
         planned(root, {"latent": "3"}, only=["comparison"])
 
 
@@ -200,7 +200,7 @@ def test_a_sweep_makes_a_candidate_of_each_combination(root):
         ({"autoencoder.latent": []}, "expected a list of values"),
         ({"autoencoder.latent": 8}, "expected a list of values"),
         ({"autoencoder.latent": ["a"]}, "latent expects int"),
-        ({"comparison.alert_budget": [0.1]}, "06_comparison makes no candidate"),
+        ({"comparison.alert_budget": [0.1]}, "09_comparison makes no candidate"),
     ],
 )
 def test_sweeps_that_cannot_be_are_refused(root, sweep, message):

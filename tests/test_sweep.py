@@ -46,7 +46,7 @@ def swept(tmp_path_factory):
     arguments = [part for name, value in QUICK.items() for part in ("-p", name, value)]
     for stage, (name, *values) in SWEPT.items():
         arguments += ["--sweep", f"{stage}.{name}", *values]
-    project.command("--dataset", "simulated", "--until", "07_export", *arguments)
+    project.command("--dataset", "simulated", "--until", "10_export", *arguments)
     return project
 
 
@@ -106,7 +106,7 @@ def test_the_champion_comes_back_from_the_registry_of_such_a_folder(swept):
         ("lib/detectors/expectation_maximisation.py", {"05_gaussian_mixture"}),
         ("lib/detectors/denoising_network.py", {"04_autoencoder"}),
         ("lib/detectors/isolation_forest.py", {"03_isolation_forest", "05_gaussian_mixture"}),
-        ("lib/evaluation/gate.py", {"06_comparison"}),
+        ("lib/evaluation/gate.py", {"09_comparison"}),
         ("notebooks/04_autoencoder.ipynb", {"04_autoencoder"}),
     ],
 )
@@ -118,7 +118,7 @@ def test_an_edit_runs_again_what_depends_on_it(swept, edited, stages):
     else:
         path.write_text(before + "\n# edited\n")
     config = swept.folder / "reports" / "latest" / "run.yaml"
-    process = swept.start("--config", config, "--until", "07_export", "--dry-run", "--json")
+    process = swept.start("--config", config, "--until", "10_export", "--dry-run", "--json")
     out, err = process.communicate()
     path.write_text(before)
     assert process.returncode == 0, err

@@ -218,7 +218,7 @@ def test_stage_is_a_child_of_the_pipeline_with_all_that_it_left(home, tmp_path):
 def test_more_metrics_than_one_request_takes(home):
     metrics = {f"m{i}": {"value": i, "low": i, "high": i} for i in range(700)}
     run_id = tracking.log_stage(
-        "", "06_comparison", metrics=metrics, params={f"p{i}": i for i in range(150)}
+        "", "09_comparison", metrics=metrics, params={f"p{i}": i for i in range(150)}
     )
     assert len(client().get_run(run_id).data.metrics) == 2100
     assert len(client().get_run(run_id).data.params) == 150

@@ -18,15 +18,15 @@ SMALL = {  # by hand: no run_dir, no split_dir, logged to MLflow from the notebo
     "03_isolation_forest": {"rows": 3_000},
     "04_autoencoder": {"rows": 3_000, "members": 1, "epochs": 1},
     "05_gaussian_mixture": {"rows": 3_000, "members": 1, "n_components": 2, "trims": [0.0, 0.02]},
-    "06_comparison": {"rows": 3_000, "n_resamples": 20},
-    "07_export": {},
-    "08_production": {"rows": 4_000},
-    "09_stability": {
+    "09_comparison": {"rows": 3_000, "n_resamples": 20},
+    "10_export": {},
+    "11_production": {"rows": 4_000},
+    "12_stability": {
         "rows": 3_000,
         "models": ["isolation_forest", "robust_covariance"],
         "n_seeds": 1,
     },
-    "10_few_labels": {"rows": 3_000, "detector": "robust_covariance", "n_known": [5], "n_draws": 1},
+    "13_few_labels": {"rows": 3_000, "detector": "robust_covariance", "n_known": [5], "n_draws": 1},
 }
 LOADED = """
 import json, sys

@@ -232,7 +232,7 @@ class Bundle:
         Higher = more anomalous.
         """
         if self.calibration is None:
-            raise BundleError(f"{self.where} has no calibration yet; 06_comparison adds it.")
+            raise BundleError(f"{self.where} has no calibration yet; 09_comparison adds it.")
         if raw is None:
             raw = self.raw_score(X)
         return self.calibration.apply(raw)
@@ -240,7 +240,7 @@ class Bundle:
     def predict(self, X: NDArray) -> tuple[NDArray, NDArray]:
         """Return predictions, (n,) int8 with 1 = anomaly, and anomaly scores, (n,) float64."""
         if self.threshold is None:
-            raise BundleError(f"{self.where} has no threshold yet; 06_comparison adds it.")
+            raise BundleError(f"{self.where} has no threshold yet; 09_comparison adds it.")
         scores = self.anomaly_score(X)
         is_alert = scores >= self.threshold
         return is_alert.astype(np.int8), scores

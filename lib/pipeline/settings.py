@@ -17,7 +17,7 @@ from lib.pipeline.stages import Stage, find, notebook, present
 
 KEYS = ("dataset", "raw", "parameters", "sweep")
 # a person's word for one run: never inherited, and no reason to run again once it is not given
-ONCE = ("06_comparison.accept", "07_export.replace")
+ONCE = ("09_comparison.accept", "10_export.replace")
 
 
 @dataclass(frozen=True)

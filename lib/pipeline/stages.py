@@ -58,19 +58,19 @@ STAGES = (
         usual_s=60,
     ),
     Stage(
-        "06_comparison",
+        "09_comparison",
         reads=("splits", "run/models", "registry"),
         writes=("run/models", "run/metrics.json", "run/model_card.md", "registry"),
     ),
-    Stage("07_export", reads=("run/models", "registry"), writes=("serve/model", "run/bundle")),
+    Stage("10_export", reads=("run/models", "registry"), writes=("serve/model", "run/bundle")),
     Stage(
-        "08_production",
+        "11_production",
         reads=("splits", "serve/model", "run/bundle"),
         writes=("run/production",),
         starts=("serve/*.py",),
     ),
-    Stage("09_stability", reads=("raw",), on_demand=True),
-    Stage("10_few_labels", reads=("splits",), on_demand=True),
+    Stage("12_stability", reads=("raw",), on_demand=True),
+    Stage("13_few_labels", reads=("splits",), on_demand=True),
 )
 
 

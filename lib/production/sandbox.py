@@ -69,7 +69,7 @@ def start_bundle(
         exported = Path(bundle_dir)
         if not (exported / "manifest.json").is_file():
             raise DataError(
-                f"{bundle_dir} holds no bundle; run notebook 07_export first, or leave bundle_dir "
+                f"{bundle_dir} holds no bundle; run notebook 10_export first, or leave bundle_dir "
                 "empty."
             )
         manifest, graphs = read(exported)
@@ -115,7 +115,7 @@ def calibrate(
 
 
 def deploy(name: str, folder: Path) -> Champion:
-    """Put the registry's champion of `name` where the server looks, as 07_export does."""
+    """Put the registry's champion of `name` where the server looks, as 10_export does."""
     present = tracking.champion(name)
     manifest, graphs = read(present.folder)
     # the server takes up successors of one registered name only

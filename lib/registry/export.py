@@ -79,7 +79,7 @@ def held_back(
     what = f"{name}, damaged"
     if there:
         what = f"{there} for {there.dataset}, which goes on being served"
-    command = f"--only 07_export --dataset {dataset} --replace"
+    command = f"--only 10_export --dataset {dataset} --replace"
     return f"{place} holds {what}; {command} puts {registered_name} in its place."
 
 

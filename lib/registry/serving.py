@@ -95,8 +95,8 @@ class Now:
 
     def _difference(self) -> str:
         if self.bundle.name == self.champion.name:
-            return "They differ: run_pipeline.py --only 07_export exports the champion."
-        return "It belongs to another registered name: --only 07_export --replace replaces it."
+            return "They differ: run_pipeline.py --only 10_export exports the champion."
+        return "It belongs to another registered name: --only 10_export --replace replaces it."
 
     def fixed(self) -> str:
         """Return what is served without the time of looking, to compare two looks."""

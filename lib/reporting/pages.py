@@ -30,21 +30,21 @@ NOTES = {
 }
 SHOWN = (  # stem of the figure, its caption, what is in it for those who can't see it
     (
-        "06_comparison-precision-recall",
+        "09_comparison-precision-recall",
         "How clean are the alerts (precision) when this share of all frauds is to be found "
         "(recall)? On validation.",
         "Precision over recall on validation, one line a model; a dotted line marks a random "
         "ranking.",
     ),
     (
-        "06_comparison-money",
+        "09_comparison-money",
         "Which share of the fraud money is caught when this share of transactions is reviewed? On "
         "validation.",
         "Share of fraud money caught over share of transactions reviewed, one line a model.",
     ),
 )
 TIMELINE = (
-    "08_production-timeline",
+    "11_production-timeline",
     "The untouched period replayed against the live server, batch by batch, with labels that come "
     "late. Recall and "
     "money are of the alerts as they were fired: less than in a ranking of the whole period. "
