@@ -11,6 +11,7 @@ READERS = (
     "03_isolation_forest",
     "04_autoencoder",
     "05_gaussian_mixture",
+    "07_robust_covariance",
     "09_comparison",
     "11_production",
 )

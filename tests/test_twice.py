@@ -18,6 +18,7 @@ SMALL = {  # by hand: no run_dir, no split_dir, logged to MLflow from the notebo
     "03_isolation_forest": {"rows": 3_000},
     "04_autoencoder": {"rows": 3_000, "members": 1, "epochs": 1},
     "05_gaussian_mixture": {"rows": 3_000, "members": 1, "n_components": 2, "trims": [0.0, 0.02]},
+    "07_robust_covariance": {"rows": 3_000},
     "09_comparison": {"rows": 3_000, "n_resamples": 20},
     "10_export": {},
     "11_production": {"rows": 4_000},

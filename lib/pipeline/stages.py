@@ -58,6 +58,24 @@ STAGES = (
         usual_s=60,
     ),
     Stage(
+        "06_nearest_neighbours",
+        reads=("splits",),
+        writes=("run/models/nearest_neighbours",),
+        usual_s=20,
+    ),
+    Stage(
+        "07_robust_covariance",
+        reads=("splits",),
+        writes=("run/models/robust_covariance",),
+        usual_s=10,
+    ),
+    Stage(
+        "08_empirical_tails",
+        reads=("splits",),
+        writes=("run/models/empirical_tails",),
+        usual_s=10,
+    ),
+    Stage(
         "09_comparison",
         reads=("splits", "run/models", "registry"),
         writes=("run/models", "run/metrics.json", "run/model_card.md", "registry"),

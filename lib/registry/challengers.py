@@ -16,7 +16,7 @@ from lib.detectors.registry import make as make_detector
 from lib.errors import DataError
 from lib.registry import candidates
 
-MODELS = ("isolation_forest", "autoencoder", "gaussian_mixture")
+MODELS = ("isolation_forest", "autoencoder", "gaussian_mixture", "robust_covariance")
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,8 @@ def ensure(
         return found
     if not make:
         raise DataError(
-            f"{models} holds no candidate of this split; run notebook 03_isolation_forest, "
-            "04_autoencoder or 05_gaussian_mixture with the same run_dir and split_dir first."
+            f"{models} holds no candidate of this split; run notebook 03_isolation_forest, or "
+            "another that fits a detector, with the same run_dir and split_dir first."
         )
     regime = candidates.regimes("both", split)[0]
     for model in MODELS:

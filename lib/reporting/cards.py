@@ -33,8 +33,12 @@ ABOUT = {
     "density, averaged.",
     "fusion": "An autoencoder and a Gaussian mixture; the score is their mean strangeness, on a "
     "logarithmic scale.",
-    "robust_covariance": "One centre and one covariance that strange rows cannot pull; the score "
-    "is the distance.",
+    "robust_covariance": "One mean and one covariance that outliers cannot pull; the score is the "
+    "squared Mahalanobis distance.",
+    "nearest_neighbours": "Many ordinary rows of reference are kept; the score is the distance to "
+    "the nearest of them.",
+    "empirical_tails": "Column by column, how far out in the tails of reference a row lies; the "
+    "score adds this up.",
     "few_labels": "The density of a Gaussian mixture, tilted by a regression on known frauds of "
     "reference.",
     "supervised_boosting": "Gradient boosting that was fitted with the frauds of reference.",
