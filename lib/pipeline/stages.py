@@ -41,40 +41,21 @@ class Stage:
         return self.name.partition("_")[2]
 
 
+def _fits(name: str, usual_s: float) -> Stage:
+    """Return the stage of a notebook that fits the detector it is named after."""
+    detector = name.partition("_")[2]
+    return Stage(name, reads=("splits",), writes=(f"run/models/{detector}",), usual_s=usual_s)
+
+
 STAGES = (
     Stage("01_eda", reads=("raw",)),
     Stage("02_split", reads=("raw",), writes=("splits", "run/data_card.md"), usual_s=10),
-    Stage(
-        "03_isolation_forest",
-        reads=("splits",),
-        writes=("run/models/isolation_forest",),
-        usual_s=10,
-    ),
-    Stage("04_autoencoder", reads=("splits",), writes=("run/models/autoencoder",), usual_s=40),
-    Stage(
-        "05_gaussian_mixture",
-        reads=("splits",),
-        writes=("run/models/gaussian_mixture",),
-        usual_s=60,
-    ),
-    Stage(
-        "06_nearest_neighbours",
-        reads=("splits",),
-        writes=("run/models/nearest_neighbours",),
-        usual_s=20,
-    ),
-    Stage(
-        "07_robust_covariance",
-        reads=("splits",),
-        writes=("run/models/robust_covariance",),
-        usual_s=10,
-    ),
-    Stage(
-        "08_empirical_tails",
-        reads=("splits",),
-        writes=("run/models/empirical_tails",),
-        usual_s=10,
-    ),
+    _fits("03_isolation_forest", usual_s=10),
+    _fits("04_autoencoder", usual_s=40),
+    _fits("05_gaussian_mixture", usual_s=60),
+    _fits("06_nearest_neighbours", usual_s=20),
+    _fits("07_robust_covariance", usual_s=10),
+    _fits("08_empirical_tails", usual_s=10),
     Stage(
         "09_comparison",
         reads=("splits", "run/models", "registry"),
