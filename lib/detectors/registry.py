@@ -39,6 +39,18 @@ def _robust_covariance():
     return RobustDistance
 
 
+def _nearest_neighbours():
+    from lib.detectors.nearest_neighbours import NearestNeighbours
+
+    return NearestNeighbours
+
+
+def _empirical_tails():
+    from lib.detectors.empirical_tails import EmpiricalTails
+
+    return EmpiricalTails
+
+
 def _few_labels():
     from lib.detectors.few_labels import FewLabels
 
@@ -57,6 +69,8 @@ DETECTORS = {  # name: function () -> class
     "gaussian_mixture": _gaussian_mixture,
     "supervised_boosting": _supervised_boosting,
     "robust_covariance": _robust_covariance,
+    "nearest_neighbours": _nearest_neighbours,
+    "empirical_tails": _empirical_tails,
     "few_labels": _few_labels,
     "fusion": _fusion,
 }

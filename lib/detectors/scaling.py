@@ -28,8 +28,9 @@ class Scaler(TransformerMixin, BaseEstimator):
     column's median first.
 
     A column is logged if its quantile skewness (q99 + q01 - 2 q50) / (q99 - q01) exceeds 0.8 in
-    size (Groeneveld and Meeden, *Measuring skewness and kurtosis*, The Statistician 1984);
-    ``unit_`` is then the one that makes the logged quantiles symmetric. A constant column becomes
+    size (Groeneveld and Meeden, *Measuring skewness and kurtosis*, The Statistician 1984), and its
+    median is not its edge; ``unit_`` is then the distance between the two, so that the column is
+    about linear up to its median and logarithmic beyond. A constant column becomes
     0. So does a column without any value, now and later: nothing is known of its scale, so that a
     value says nothing. In a column that keeps one value in over 99 % of the weight, a typical
     exception lies at most 10 units from it, where the standard deviation alone would put one in a
@@ -210,23 +211,19 @@ def _unskew(x, weight, quantiles, exceptions):
     # Two values stay two values after any map: there is nothing to unskew.
     n_exceptions = len(np.unique(x[exceptions]))
     if n_exceptions < 2 or abs(quantiles.skewness) <= SKEW:
-        mean = np.average(x, weights=weight)
-        return _Unskewing.rounded(mean, spread if spread > 0 else 1.0)
-    edge = quantiles.high
-    far_end = quantiles.low
-    if quantiles.skewness > 0:
-        edge, far_end = far_end, edge
-    near = abs(quantiles.median - edge)
-    far = abs(far_end - edge)
-    if near > 0:
-        # The logged quantiles are symmetric if log(1 + far / unit) = 2 log(1 + near / unit).
-        unit = near**2 / (far - 2 * near)
-    else:
-        # Half of the weight or more sits on the edge: the unit of the others is their median.
-        away = x != edge
-        distances = np.abs(x[away] - edge)
-        unit = weighted_quantile(distances, weight[away], 0.5)
-    return _Unskewing.rounded(edge, unit, logged=True)
+        return _linear(x, weight, spread)
+    edge = quantiles.low if quantiles.skewness > 0 else quantiles.high
+    typical = abs(quantiles.median - edge)
+    if typical == 0:
+        # Half of the weight or more sits on the edge: there is no typical distance from it, and any
+        # other unit would make 0.3 and 0.8 nearly the same, or 0 and 0.01 very different.
+        return _linear(x, weight, spread)
+    return _Unskewing.rounded(edge, typical, logged=True)
+
+
+def _linear(x, weight, spread):
+    mean = np.average(x, weights=weight)
+    return _Unskewing.rounded(mean, spread if spread > 0 else 1.0)
 
 
 def _gather(columns, name):

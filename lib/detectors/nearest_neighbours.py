@@ -1,0 +1,194 @@
+"""Distance to the nearest of many ordinary rows."""
+
+from typing import Self
+
+import numpy as np
+from joblib import Parallel, delayed
+from numpy.typing import ArrayLike, NDArray
+from threadpoolctl import threadpool_limits
+
+from lib.detectors.base import Detector, Rows, check_rows
+from lib.detectors.onnx_graph import Graph
+from lib.detectors.robust_covariance import RobustCovariance
+from lib.detectors.sampling import check_weight, draw, subsample
+from lib.detectors.scaling import Scaler
+from lib.detectors.trimming import ordinary_rows
+
+SCORED_AT_ONCE = 512  # rows; bounds the memory of their distances to all kept rows
+MAX_NUMBERS = 580_000  # that the kept rows may hold: two graphs of them stay under 5 MB
+# Added to squared distances, in squared standard units: below it, float32 products only tell noise.
+BLUR = 1e-3
+
+
+class NearestNeighbours(Detector):
+    """The mean distance of a row to its nearest neighbour in each of several samples.
+
+    A row far from all that was seen is anomalous (Ramaswamy, Rastogi and Shim, *Efficient
+    algorithms for mining outliers from large data sets*, SIGMOD 2000; averaged: Angiulli and
+    Pizzuti, *Fast outlier detection in high dimensional spaces*, PKDD 2002). A sample is as good as
+    all rows, and often better: an anomaly that is not drawn hides none of its kind (Sugiyama and
+    Borgwardt, *Rapid distance-based outlier detection via sampling*, NIPS 2013; several samples:
+    Pang, Ting and Albrecht, *LeSiNN*, ICDM workshops 2015). Large samples know rare customers,
+    many small ones bear more anomalies among the rows.
+
+    Distances are those of Mahalanobis under the robust covariance of the rows: without the
+    covariance, average precision on the card data falls from 0.81 to 0.37 (validation, known frauds
+    removed from the fit).
+
+    Parameters
+    ----------
+    samples : int
+    sample_rows : int
+        Rows of each sample, drawn by weight; fewer where columns are so many that the bundle would
+        be above 5 MB.
+    trim : float in [0, 0.5)
+        Share of the weight left out as single outliers; see
+        :class:`lib.detectors.robust_covariance.RobustCovariance`.
+    max_rows : int
+        Above it, rows are sub-sampled by weight for the covariance.
+    seed, threads : int
+        Scores do not depend on `threads`.
+
+    Attributes
+    ----------
+    scaler_ : Scaler
+    covariance_ : RobustCovariance
+        In the units of ``scaler_``.
+    root_ : ndarray of shape (d, d), float32
+        From residuals in those units to units in which the distance is Euclid's.
+    kept_ : ndarray of shape (samples, m, d), float32
+        The rows of each sample in such units.
+    """
+
+    def __init__(
+        self,
+        samples: int = 5,
+        sample_rows: int = 4_000,
+        trim: float = 0.002,
+        max_rows: int = 200_000,
+        seed: int = 0,
+        threads: int = 1,
+    ) -> None:
+        self.samples = samples
+        self.sample_rows = sample_rows
+        self.trim = trim
+        self.max_rows = max_rows
+        self.seed = seed
+        self.threads = threads
+
+    def fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike | None = None,
+        *,
+        weight: ArrayLike | None = None,
+        validation: Rows | None = None,
+    ) -> Self:
+        """Fit as :meth:`lib.detectors.base.Detector.fit` says; `validation` is not used.
+
+        Raises
+        ------
+        ValueError
+            If `trim` is not in [0, 0.5).
+        """
+        X = check_rows(X)
+        weight = check_weight(weight, len(X))
+        rng = np.random.default_rng(self.seed)
+        X, weight = subsample(rng, X, weight, self.max_rows)
+        ordinary = ordinary_rows(X, weight, seed=self.seed, threads=self.threads)
+        X = X[ordinary]
+        weight = weight[ordinary]
+        self.scaler_ = Scaler().fit(X, weight=weight)
+        z = self.scaler_.transform(X)
+        with threadpool_limits(1):  # several threads would add up in another order
+            self.covariance_ = RobustCovariance(self.trim).fit(z, weight)
+            root = np.linalg.cholesky(self.covariance_.precision_)
+            self.root_ = root.astype(np.float32)
+            white = self._white(z)
+        self.kept_ = self._draw(rng, white, weight)
+        self.n_features_in_ = X.shape[1]
+        return self
+
+    def _draw(self, rng, white, weight):
+        """Return the samples (samples, m, d) of the rows that the covariance has kept."""
+        kept = self.covariance_.kept_
+        white = white[kept]
+        weight = weight[kept]
+        d = white.shape[1]
+        m = min(self.sample_rows, len(white), MAX_NUMBERS // (self.samples * d))
+        drawn = [draw(rng, weight, max(m, 1)) for _ in range(self.samples)]
+        return white[np.array(drawn)]
+
+    def _white(self, z):
+        """Return (n, d) float32 in which the distance is Euclid's."""
+        residual = z - self.covariance_.mean_
+        return residual.astype(np.float32) @ self.root_
+
+    def _raw_score(self, X):
+        starts = range(0, len(X), SCORED_AT_ONCE)
+        parts = [X[start : start + SCORED_AT_ONCE] for start in starts]
+        with threadpool_limits(1):
+            scored = Parallel(self.threads, prefer="threads")(
+                delayed(self._distance)(part) for part in parts
+            )
+        return np.concatenate(scored) if scored else np.empty(0)
+
+    def _distance(self, X):
+        """Return the mean distance (n,) float64 of X (n, d) from its nearest rows."""
+        white = self._white(self.scaler_.transform(X))
+        own = np.square(white).sum(axis=1)
+        total = np.zeros(len(X))
+        for sample in self.kept_:
+            other = np.square(sample).sum(axis=1)
+            square = (other - 2 * (white @ sample.T)).min(axis=1) + own
+            total += np.sqrt(np.maximum(square, 0) + BLUR)
+        return total / len(self.kept_)
+
+    def graph_score(self, graph: Graph) -> str:
+        """Add the mean distance: one product with all kept rows and a minimum in each sample."""
+        white = self._graph_white(graph)
+        square = self._graph_squares(graph, white)
+        least = graph.add("ReduceMin", square, axes=[2], keepdims=0)  # [n, samples]
+        own = graph.add("ReduceSumSquare", white, axes=[1], keepdims=1)
+        distance = self._graph_distance(graph, graph.add("Add", least, own))
+        return graph.add("ReduceMean", distance, axes=[1], keepdims=0)
+
+    def graph_contributions(self, graph: Graph) -> str:
+        """Add what each column contributes to the distance; they add up to it but for BLUR.
+
+        With the residual r from the nearest row, in standard units, and the precision P, the
+        squared distance is the sum of r_j (P r)_j; each is divided by the distance.
+        """
+        white = self._graph_white(graph)
+        samples, m, d = self.kept_.shape
+        square = self._graph_squares(graph, white)
+        nearest = graph.add("ArgMin", square, axis=2, keepdims=0)
+        starts = graph.constant(np.arange(samples) * m, np.int64)
+        place = graph.add("Add", nearest, starts)
+        rows = graph.add("Gather", graph.constant(self.kept_.reshape(-1, d)), place)
+        own = graph.reshape(white, [-1, 1, d])
+        residual = graph.add("Sub", own, rows)  # [n, samples, d]
+        inverse = np.linalg.inv(self.root_.astype(np.float64))
+        r = graph.add("MatMul", residual, inverse)
+        weighted = graph.add("MatMul", residual, self.root_.T)  # P r
+        terms = graph.add("Mul", r, weighted)
+        length = graph.add("ReduceSumSquare", residual, axes=[2], keepdims=1)
+        terms = graph.add("Div", terms, self._graph_distance(graph, length))
+        return graph.add("ReduceMean", terms, axes=[1], keepdims=0)
+
+    def _graph_white(self, graph):
+        z = graph.scaled(self.scaler_)
+        residual = graph.add("Sub", z, self.covariance_.mean_)
+        return graph.add("MatMul", residual, self.root_)
+
+    def _graph_squares(self, graph, white):
+        """Add squared distances [n, samples, m] but for the square of the row itself."""
+        samples, m, d = self.kept_.shape
+        rows = self.kept_.reshape(-1, d)
+        other = np.square(rows).sum(axis=1)
+        product = graph.add("Gemm", white, rows, other, alpha=-2.0, transB=1)
+        return graph.reshape(product, [-1, samples, m])
+
+    def _graph_distance(self, graph, square):
+        square = graph.add("Max", square, 0.0)  # rounding may take it below
+        return graph.add("Sqrt", graph.add("Add", square, BLUR))
