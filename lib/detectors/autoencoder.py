@@ -15,6 +15,7 @@ from lib.detectors.onnx_graph import Graph
 from lib.detectors.robust_covariance import RobustCovariance
 from lib.detectors.sampling import check_weight, draw, subsample
 from lib.detectors.scaling import Scaler
+from lib.detectors.trimming import trimmed
 
 SCORED_AT_ONCE = 8_192  # rows; bounds the memory of scoring
 VALIDATION_ROWS = 8_192  # drawn by weight for the validation loss
@@ -120,8 +121,9 @@ class Autoencoder(Detector):
     def _fit(self, X, weight, validation):
         """Fit scaler, trimming step, networks and the covariance of their residuals."""
         rng = np.random.default_rng(self.seed)
-        self.scaler_ = Scaler().fit(X, weight=weight)
         X, weight = subsample(rng, X, weight, self.max_rows)
+        X, weight = trimmed(X, weight, seed=self.seed, threads=self.threads)
+        self.scaler_ = Scaler().fit(X, weight=weight)
         x = self._inputs(X)
         robust = RobustCovariance(self.trim).fit(x, weight)
         training = robust.kept_

@@ -1,4 +1,4 @@
-"""Density of ordinary transactions: several small mixtures of heavy-tailed components."""
+"""Density of ordinary transactions: several small mixtures of Gaussian components."""
 
 from dataclasses import replace
 from typing import Self
@@ -17,14 +17,13 @@ from lib.detectors.expectation_maximisation import (
     held_out_density,
     spacing,
 )
-from lib.detectors.isolation_forest import IsolationForest
 from lib.detectors.onnx_graph import Graph
-from lib.detectors.sampling import check_trim, check_weight, weighted_quantile
+from lib.detectors.robust_covariance import TRIM, RobustCovariance
+from lib.detectors.sampling import check_weight
 from lib.detectors.scaling import Scaler
+from lib.detectors.trimming import trimmed
 
 NO_WEIGHT = -1e9  # log weight of a component that only fills a member up to the common number
-TRIMMING_TREES = 100
-TRIMMING_SAMPLES = 256  # of a tree: enough for what lies far away from everything
 NUMBERS = (1, 2, 4, 8, 16)  # of components to choose from
 MAX_CHOOSING = 20_000  # rows that the choice looks at: each half is fitted and judged once
 MIN_MEMBER_ROWS = 2_000  # a member sees half of the rows, but not fewer than this
@@ -33,16 +32,18 @@ MIN_MEMBER_ROWS = 2_000  # a member sees half of the rows, but not fewer than th
 class GaussianMixtureEnsemble(Detector):
     """Negative log density under mixtures with full covariances, averaged over members.
 
-    Each member sees its own sub-sample and starting points. Components are multivariate Student t
-    (Peel and McLachlan, *Robust mixture modelling using the t distribution*, Statistics and
-    Computing 2000), Gaussian for ``tail=inf``: with Gaussian ones, the rarest genuine transactions
-    decide where components go, and a single fit depends on the seed.
+    Each member sees its own sub-sample and starting points: a single fit depends on the seed.
+    Components are Gaussian, or multivariate Student t for a finite `tail` (Peel and McLachlan,
+    *Robust mixture modelling using the t distribution*, Statistics and Computing 2000). Of seven
+    tables in both regimes, t with 8 degrees of freedom had the higher average precision in six,
+    Gaussian components in eight, by up to 0.34 (shuttle without labels), and on average by 0.04.
 
-    Before the fit, a trimming step leaves out the share `trim` of the weight that an isolation
-    forest finds most anomalous, so that frauds left in the fit get no component of their own. In
-    the fit, components smaller than `min_share` are dropped, and the variance of a column is kept
-    above `floor` and above what rounding to the column's own spacing leaves (a binary column has
-    no density).
+    Before the fit, a trimming step leaves out what lies apart (:mod:`lib.detectors.trimming`) and
+    the share `trim` of the weight that is furthest under the robust covariance, so that frauds left
+    in the fit get no component of their own: without it, average precision on the card data with no
+    label in the fit falls from 0.80 to 0.20. In the fit, components smaller than `min_share` are
+    dropped, and the variance of a column is kept above `floor` and above what rounding to the
+    column's own spacing leaves (a binary column has no density).
 
     Scores do not depend on `threads`.
 
@@ -54,7 +55,7 @@ class GaussianMixtureEnsemble(Detector):
     tail : float
         Degrees of freedom of the components; inf is Gaussian.
     trim : float in [0, 0.5)
-        Share of the weight left out before the fit; no label is used.
+        Share of the weight left out as single outliers; no label is used.
     min_share : float
         Share of the weight below which a component is no population.
     floor : float
@@ -77,8 +78,8 @@ class GaussianMixtureEnsemble(Detector):
         self,
         members: int = 6,
         n_components: int = 0,
-        tail: float = 8.0,
-        trim: float = 0.02,
+        tail: float = np.inf,
+        trim: float = TRIM,
         min_share: float = 0.01,
         floor: float = 1e-3,
         max_rows: int = 20_000,
@@ -114,9 +115,7 @@ class GaussianMixtureEnsemble(Detector):
         weight = check_weight(weight, len(X))
         rng = np.random.default_rng(self.seed)
         X, weight = self._pool(rng, X, weight)
-        ordinary = self._ordinary(X, weight)
-        X = X[ordinary]
-        weight = weight[ordinary]
+        X, weight = self._trimmed(X, weight)
         self.scaler_ = Scaler().fit(X, weight=weight)
         z = self.scaler_.transform(X)  # (n, d)
         # Rounding to a spacing s leaves a variance of s^2 / 12 (Sheppard 1898).
@@ -140,20 +139,13 @@ class GaussianMixtureEnsemble(Detector):
         kept.sort()
         return X[kept], weight[kept]
 
-    def _ordinary(self, X, weight):
-        """Return the positions of the rows that an isolation forest finds ordinary."""
-        check_trim(self.trim)
-        if self.trim == 0:
-            return np.arange(len(X))
-        forest = IsolationForest(
-            n_trees=TRIMMING_TREES,
-            max_samples=TRIMMING_SAMPLES,
-            seed=self.seed,
-            threads=self.threads,
-        )
-        score = forest.fit(X, weight=weight).raw_score(X)
-        highest = weighted_quantile(score, weight, 1 - self.trim)
-        return np.flatnonzero(score <= highest)
+    def _trimmed(self, X, weight):
+        """Return the rows and weights that are neither single outliers nor a strange population."""
+        X, weight = trimmed(X, weight, seed=self.seed, threads=self.threads)
+        z = Scaler().fit(X, weight=weight).transform(X)
+        with threadpool_limits(1):  # several threads would add up in another order
+            kept = RobustCovariance(self.trim).fit(z, weight).kept_
+        return X[kept], weight[kept]
 
     def _choose(self, z, weight, settings, rng):
         """Set `n_components_`, from the density of held-out rows unless it is given."""

@@ -11,6 +11,7 @@ from lib.detectors.onnx_graph import Graph
 from lib.detectors.onnx_trees import average_path_length, isolation_trees
 from lib.detectors.sampling import check_weight, draw
 from lib.detectors.scaling import Scaler
+from lib.detectors.trimming import trimmed
 
 MAX_DRAWN = 200_000  # rows handed to scikit-learn's forest, which samples them again for each tree
 
@@ -59,6 +60,7 @@ class IsolationForest(Detector):
         X = check_rows(X)
         weight = check_weight(weight, len(X))
         rng = np.random.default_rng(self.seed)
+        X, weight = trimmed(X, weight, seed=self.seed, threads=self.threads)
         self.scaler_ = Scaler().fit(X, weight=weight)
         # scikit-learn's forest takes weights but samples without them: draw by weight before
         drawn = draw(rng, weight, min(len(X), MAX_DRAWN))

@@ -4,20 +4,23 @@ from typing import Self
 
 import numpy as np
 from joblib import Parallel, delayed
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from threadpoolctl import threadpool_limits
 
 from lib.detectors.base import Detector, Rows, check_rows
 from lib.detectors.onnx_graph import Graph
-from lib.detectors.robust_covariance import RobustCovariance
+from lib.detectors.robust_covariance import TRIM, RobustCovariance
 from lib.detectors.sampling import check_weight, draw, subsample
 from lib.detectors.scaling import Scaler
-from lib.detectors.trimming import ordinary_rows
+from lib.detectors.trimming import trimmed
 
 SCORED_AT_ONCE = 512  # rows; bounds the memory of their distances to all kept rows
 MAX_NUMBERS = 580_000  # that the kept rows may hold: two graphs of them stay under 5 MB
 # Added to squared distances, in squared standard units: below it, float32 products only tell noise.
 BLUR = 1e-3
+EUCLID = 0.25  # weight of Euclid's squared distance: half of the distance
+FEW_ROWS = 500  # whose nearest among MANY_ROWS show how the two distances compare
+MANY_ROWS = 1_000
 
 
 class NearestNeighbours(Detector):
@@ -31,9 +34,11 @@ class NearestNeighbours(Detector):
     Pang, Ting and Albrecht, *LeSiNN*, ICDM workshops 2015). Large samples know rare customers,
     many small ones bear more anomalies among the rows.
 
-    Distances are those of Mahalanobis under the robust covariance of the rows: without the
-    covariance, average precision on the card data falls from 0.81 to 0.37 (validation, known frauds
-    removed from the fit).
+    Squared distances are those of Mahalanobis under the robust covariance of the rows, plus a share
+    of Euclid's in standard units, so balanced that the latter counts half among near rows. Without
+    the covariance, average precision on the card data falls from 0.81 to 0.37; without Euclid's
+    share, on half a year of simulated card payments, where columns nearly repeat each other, from
+    0.38 to 0.35 (validation, known frauds removed from the fit).
 
     Parameters
     ----------
@@ -42,7 +47,7 @@ class NearestNeighbours(Detector):
         Rows of each sample, drawn by weight; fewer where columns are so many that the bundle would
         be above 5 MB.
     trim : float in [0, 0.5)
-        Share of the weight left out as single outliers; see
+        Share of the weight that the covariance leaves out; the samples do not. See
         :class:`lib.detectors.robust_covariance.RobustCovariance`.
     max_rows : int
         Above it, rows are sub-sampled by weight for the covariance.
@@ -64,7 +69,7 @@ class NearestNeighbours(Detector):
         self,
         samples: int = 5,
         sample_rows: int = 4_000,
-        trim: float = 0.002,
+        trim: float = TRIM,
         max_rows: int = 200_000,
         seed: int = 0,
         threads: int = 1,
@@ -95,25 +100,35 @@ class NearestNeighbours(Detector):
         weight = check_weight(weight, len(X))
         rng = np.random.default_rng(self.seed)
         X, weight = subsample(rng, X, weight, self.max_rows)
-        ordinary = ordinary_rows(X, weight, seed=self.seed, threads=self.threads)
-        X = X[ordinary]
-        weight = weight[ordinary]
+        X, weight = trimmed(X, weight, seed=self.seed, threads=self.threads)
         self.scaler_ = Scaler().fit(X, weight=weight)
         z = self.scaler_.transform(X)
         with threadpool_limits(1):  # several threads would add up in another order
             self.covariance_ = RobustCovariance(self.trim).fit(z, weight)
-            root = np.linalg.cholesky(self.covariance_.precision_)
+            root = np.linalg.cholesky(self._metric(rng, z, weight))
             self.root_ = root.astype(np.float32)
             white = self._white(z)
         self.kept_ = self._draw(rng, white, weight)
         self.n_features_in_ = X.shape[1]
         return self
 
+    def _metric(self, rng, z, weight):
+        """Return the matrix (d, d) of the squared distance r' M r of two rows that differ by r."""
+        precision = self.covariance_.precision_
+        few = z[draw(rng, weight, FEW_ROWS)]
+        many = z[draw(rng, weight, MANY_ROWS)]
+        root = np.linalg.cholesky(precision)
+        mahalanobis = _typical_square(few @ root, many @ root)
+        euclid = _typical_square(few, many)
+        balance = mahalanobis / euclid if euclid > 0 else 1.0
+        return precision + EUCLID * balance * np.eye(len(precision))
+
     def _draw(self, rng, white, weight):
-        """Return the samples (samples, m, d) of the rows that the covariance has kept."""
-        kept = self.covariance_.kept_
-        white = white[kept]
-        weight = weight[kept]
+        """Return the samples (samples, m, d).
+
+        Rows that the covariance has left out are among them: far from the mean, but often not from
+        each other, they are the rare customers whom only neighbours can know.
+        """
         d = white.shape[1]
         m = min(self.sample_rows, len(white), MAX_NUMBERS // (self.samples * d))
         drawn = [draw(rng, weight, max(m, 1)) for _ in range(self.samples)]
@@ -156,8 +171,8 @@ class NearestNeighbours(Detector):
     def graph_contributions(self, graph: Graph) -> str:
         """Add what each column contributes to the distance; they add up to it but for BLUR.
 
-        With the residual r from the nearest row, in standard units, and the precision P, the
-        squared distance is the sum of r_j (P r)_j; each is divided by the distance.
+        With the residual r from the nearest row, in standard units, and the matrix M of the metric,
+        the squared distance is the sum of r_j (M r)_j; each is divided by the distance.
         """
         white = self._graph_white(graph)
         samples, m, d = self.kept_.shape
@@ -170,7 +185,7 @@ class NearestNeighbours(Detector):
         residual = graph.add("Sub", own, rows)  # [n, samples, d]
         inverse = np.linalg.inv(self.root_.astype(np.float64))
         r = graph.add("MatMul", residual, inverse)
-        weighted = graph.add("MatMul", residual, self.root_.T)  # P r
+        weighted = graph.add("MatMul", residual, self.root_.T)  # M r
         terms = graph.add("Mul", r, weighted)
         length = graph.add("ReduceSumSquare", residual, axes=[2], keepdims=1)
         terms = graph.add("Div", terms, self._graph_distance(graph, length))
@@ -192,3 +207,15 @@ class NearestNeighbours(Detector):
     def _graph_distance(self, graph, square):
         square = graph.add("Max", square, 0.0)  # rounding may take it below
         return graph.add("Sqrt", graph.add("Add", square, BLUR))
+
+
+def _typical_square(few, many):
+    """Return the median squared distance of rows (n, d) from the nearest of others (m, d).
+
+    Rows that are among the others as well do not count.
+    """
+    product = few @ many.T
+    square = np.square(few).sum(axis=1)[:, None] + np.square(many).sum(axis=1) - 2 * product
+    nearest = square.min(axis=1)
+    apart = nearest > BLUR
+    return float(np.median(nearest[apart])) if apart.any() else 0.0

@@ -10,10 +10,15 @@ from lib.detectors.base import Detector, Rows, check_rows
 from lib.detectors.onnx_graph import Graph
 from lib.detectors.sampling import check_trim, check_weight, subsample, weighted_quantile
 from lib.detectors.scaling import Scaler
+from lib.detectors.trimming import trimmed
 
 RIDGE = 1e-3  # added to every variance, in squared standard units; keeps the covariance invertible
 MOSTLY = 0.9  # share of the weight on one value above which a column hardly varies
 MAX_STEPS = 20
+# Share of the weight that is left out as single outliers. On seven tables, 0.2 % lets nobody bend
+# the covariance that 2 % would not (card data: average precision 0.54 without, 0.81 with either),
+# and keeps the rare customers whom 2 % removes (mammography: 0.51 without, 0.46, 0.32).
+TRIM = 0.002
 
 
 class RobustCovariance:
@@ -43,7 +48,7 @@ class RobustCovariance:
         The columns that hardly vary.
     """
 
-    def __init__(self, trim: float = 0.02) -> None:
+    def __init__(self, trim: float = TRIM) -> None:
         self.trim = trim
 
     def fit(
@@ -111,8 +116,8 @@ class RobustDistance(Detector):
     """A detector that scores by the squared Mahalanobis distance from ordinary rows.
 
     The simplest density, one ellipsoid, and no network. What an autoencoder or a mixture adds to
-    it is what their many parameters are worth. The rows determine it fully: `seed` only draws the
-    sub-sample, and `threads` change nothing.
+    it is what their many parameters are worth. `seed` only draws sub-samples, and `threads` change
+    nothing.
 
     Parameters
     ----------
@@ -131,7 +136,7 @@ class RobustDistance(Detector):
 
     def __init__(
         self,
-        trim: float = 0.02,
+        trim: float = TRIM,
         max_rows: int = 200_000,
         seed: int = 0,
         threads: int = 1,
@@ -153,8 +158,9 @@ class RobustDistance(Detector):
         X = check_rows(X)
         weight = check_weight(weight, len(X))
         rng = np.random.default_rng(self.seed)
-        self.scaler_ = Scaler().fit(X, weight=weight)
         X, weight = subsample(rng, X, weight, self.max_rows)
+        X, weight = trimmed(X, weight, seed=self.seed, threads=self.threads)
+        self.scaler_ = Scaler().fit(X, weight=weight)
         z = self.scaler_.transform(X)
         with threadpool_limits(1):  # several threads would add up in another order
             self.covariance_ = RobustCovariance(self.trim).fit(z, weight)

@@ -24,14 +24,14 @@ MOST_SHARE = 0.2
 RISE = 1.5
 
 
-def ordinary_rows(
+def trimmed(
     X: NDArray,
     weight: NDArray,
     *,
     seed: int = 0,
     threads: int = 1,
-) -> NDArray:
-    """Return a mask (n,) of the rows that belong to no population of anomalies.
+) -> tuple[NDArray, NDArray]:
+    """Return the rows (m, d) and weight (m,) that belong to no population of anomalies.
 
     An isolation forest (Liu, Ting and Zhou, ICDM 2008) scores the rows; where the distribution of
     its score has a second peak in its upper tail, with between 2 % and 20 % of the weight, the rows
@@ -51,7 +51,7 @@ def ordinary_rows(
     """
     rng = np.random.default_rng(seed)
     drawn = draw(rng, weight, min(len(X), MAX_ROWS))
-    X = Scaler().fit(X[drawn]).impute(X)
+    imputed = Scaler().fit(X[drawn]).impute(X)
     forest = IsolationForest(
         n_estimators=N_TREES,
         max_samples=min(TREE_ROWS, len(drawn)),
@@ -59,11 +59,12 @@ def ordinary_rows(
         n_jobs=threads,
     )
     # scikit-learn's score is higher for ordinary rows
-    score = -forest.fit(X[drawn]).score_samples(X[drawn])
+    score = -forest.fit(imputed[drawn]).score_samples(imputed[drawn])
     cut = valley(score)
     if cut is None:
-        return np.ones(len(X), dtype=bool)
-    return -forest.score_samples(X) <= cut
+        return X, weight
+    ordinary = -forest.score_samples(imputed) <= cut
+    return X[ordinary], weight[ordinary]
 
 
 def valley(score: NDArray) -> float | None:
