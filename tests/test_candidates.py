@@ -180,12 +180,12 @@ def test_unlabelled_rows_are_out_of_genuine_and_of_learning_and_inside_all(
     assert "500 unlabelled" in bundle.verify(folder)["fit"]["labels_seen"]
     everything = candidates.fit(registry.make("isolation_forest", n_trees=2), split, "all")
     assert len(everything.training.y) == len(reference.y)
-    boosting = registry.make("supervised_boosting", n_trees=2)
-    supervised = candidates.fit(boosting, split, supervised=True).training
+    trees = registry.make("supervised_trees", n_trees=2, forest_trees=2)
+    supervised = candidates.fit(trees, split, supervised=True).training
     assert len(supervised.y) == len(reference.y) - 500
     known = known_labels(reference)
-    boosting = registry.make("supervised_boosting", n_trees=2)
-    few = candidates.fit(boosting, split, supervised=True, labels=known).training
+    trees = registry.make("supervised_trees", n_trees=2, forest_trees=2)
+    few = candidates.fit(trees, split, supervised=True, labels=known).training
     assert len(few.y) == len(reference.y) - 500
 
 

@@ -19,7 +19,7 @@ FITTED = {  # the detectors that a notebook fits
     "05_gaussian_mixture": ("gaussian_mixture",),
     "06_comparison": (*SUPERVISED, "fusion"),
     "09_stability": tuple(DETECTORS),
-    "10_few_labels": ("few_labels", "supervised_boosting", "gaussian_mixture"),
+    "10_few_labels": ("few_labels", "supervised_trees", "gaussian_mixture"),
 }
 PAIRS = [(notebook, name) for notebook, names in FITTED.items() for name in names]
 LATER = {
@@ -62,7 +62,7 @@ def test_an_edit_of_what_comes_after_the_fit_does_not_fit_again(depends_on, note
     assert found & {f"lib/{name}.py" for name in LATER} == set()
     families = {
         "lib/detectors/registry.py": None,
-        "lib/detectors/boosting.py": None,
+        "lib/detectors/supervised_trees.py": None,
         "lib/detectors/autoencoder.py": "04_autoencoder",
         "lib/detectors/gaussian_mixture.py": "05_gaussian_mixture",
         "lib/detectors/robust_covariance.py": "04_autoencoder",

@@ -42,7 +42,7 @@ _FAMILIES = {
     "robust_covariance",
     "fusion",
     "few_labels",
-    "supervised_boosting",
+    "supervised_trees",
 }
 _FAMILIES |= LOWER
 
