@@ -4,7 +4,7 @@
     NAME…] [--threads 2]
 
 With ``--raw``, average precision on rolling cuts of time inside the first 70 % of the weight, both
-regimes, beside boosting with labels; the last 30 % is never read into a figure. Always: fit time,
+regimes, beside trees with labels; the last 30 % is never read into a figure. Always: fit time,
 peak memory, scoring time and size on simulated rows, half of which are fitted.
 """
 
@@ -75,7 +75,7 @@ def detection(frame, options):
             for train_on in ("labels",) if labelled else ("genuine", "all"):
                 rows = fitted if train_on != "genuine" else fitted.take(fitted.y == 0)
                 found = []
-                for seed in range(1 if name == "supervised_boosting" else options.seeds):
+                for seed in range(1 if name == "supervised_trees" else options.seeds):
                     detector = registry.make(name, seed=seed, threads=options.threads)
                     detector.fit(rows.X, rows.y if labelled else None, weight=rows.weight)
                     score = detector.raw_score(judged.X)

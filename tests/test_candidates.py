@@ -3,8 +3,10 @@ parity.
 """
 
 import shutil
+import time
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,10 +18,10 @@ from lib.data.datasets import load_description, prepare
 from lib.detectors import baselines, registry
 from lib.detectors.few_labels import known_labels
 from lib.errors import DataError
-from lib.evaluation import comparison, gate, metrics, thresholds
+from lib.evaluation import comparison, costs, gate, metrics, thresholds
 from lib.registry import candidates, challengers, export
 from lib.registry.mlflow_store import Champion
-from lib.reporting import cards
+from lib.reporting import cards, tables
 
 
 @pytest.fixture(scope="module")
@@ -178,12 +180,12 @@ def test_unlabelled_rows_are_out_of_genuine_and_of_learning_and_inside_all(
     assert "500 unlabelled" in bundle.verify(folder)["fit"]["labels_seen"]
     everything = candidates.fit(registry.make("isolation_forest", n_trees=2), split, "all")
     assert len(everything.training.y) == len(reference.y)
-    boosting = registry.make("supervised_boosting", n_trees=2)
-    supervised = candidates.fit(boosting, split, supervised=True).training
+    trees = registry.make("supervised_trees", n_trees=2, forest_trees=2)
+    supervised = candidates.fit(trees, split, supervised=True).training
     assert len(supervised.y) == len(reference.y) - 500
     known = known_labels(reference)
-    boosting = registry.make("supervised_boosting", n_trees=2)
-    few = candidates.fit(boosting, split, supervised=True, labels=known).training
+    trees = registry.make("supervised_trees", n_trees=2, forest_trees=2)
+    few = candidates.fit(trees, split, supervised=True, labels=known).training
     assert len(few.y) == len(reference.y) - 500
 
 
@@ -240,6 +242,70 @@ def test_the_gate_is_told_what_the_comparison_knows(split, folder):
     assert "prevalence" in held(split, folder, alert_budget=1e-4).remarks[-1]
     with pytest.raises(DataError, match="nominee is 'fusion'"):
         held(split, folder, nominee="fusion")
+
+
+def test_the_gate_is_told_costs_and_what_labels_would_bring(split, folder, monkeypatch):
+    """A candidate that ranks as the labels do stands for one that has learnt from them."""
+    data = split.arrays("validation")
+    monkeypatch.setattr(comparison, "_candidate", partial(as_supervised, comparison._candidate))
+    scores = {"isolation_forest": bundle.load(folder).raw_score(data.X), "trees": data.y * 1.0}
+    scores["random"] = np.random.default_rng(0).random(len(data.y))
+    compared = metrics.compare(data, scores, metrics.Options(n_resamples=50))
+    folders = dict.fromkeys(("isolation_forest", "trees"), folder)
+    measured = costs.measure(folders, data.X[:7])
+    verdict = comparison.judge(folders, compared, data, costs=measured)
+    assert verdict.chosen == "isolation_forest"
+    assert "Labels would help: trees" in verdict.remarks[-1]
+    allowed = gate.Terms(allow_supervised=True)
+    verdict = comparison.judge(folders, compared, data, costs=measured, terms=allowed)
+    assert verdict.chosen == "trees"
+    learnt = Champion("name", "4", "", {**bundle.verify(folder), "supervised": True}, folder)
+    remarks = comparison.judge(folders, compared, data, present=learnt).remarks
+    assert not [remark for remark in remarks if "Labels" in remark]
+    with pytest.raises(DataError, match="parsimony_margin"):
+        comparison.judge(folders, compared, data, terms=gate.Terms(parsimony_margin=-1))
+
+
+def as_supervised(make, name, *others):
+    return replace(make(name, *others), supervised=name == "trees")
+
+
+def test_the_cost_of_a_candidate_is_measured_and_kept(split, folder):
+    data = split.arrays("validation")
+    before = bundle.bundle_hash(folder)
+    started = time.perf_counter()
+    measured = costs.measure({"isolation_forest": folder}, data.X)
+    assert time.perf_counter() - started < 3  # a tenth of that where nothing else runs
+    cost = measured["isolation_forest"]
+    assert cost.bytes == (folder / "model.onnx").stat().st_size
+    assert 0 < cost.score_us < 1_000
+    assert bundle.bundle_hash(folder) == before
+    figures = {"isolation_forest": {"average_precision": {"value": 0.5, "low": 0.4, "high": 0.6}}}
+    results = comparison.Results(figures, costs=measured)
+    decision = comparison.Decision(None, gate.Verdict(None, [], "none"), 0.002)
+    folders = {"isolation_forest": folder}
+    kept = comparison.run_metrics("run", split, 0, folders, results, decision)
+    entry = kept["models"]["isolation_forest"]
+    assert (entry["score_us"], entry["bytes"]) == (cost.score_us, cost.bytes)
+    table = tables.costs(measured, figures, "average_precision")
+    assert table.loc["Isolation forest"].to_list() == [
+        "0.500 [0.400, 0.600]",
+        cost.time,
+        cost.size,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("score_us", "size", "time_text", "size_text"),
+    [
+        (2.149, 310, "2.1", "310 bytes"),
+        (38.4, 12_345, "38", "12 kB"),
+        (0.25, 2.9e6, "0.25", "2.9 MB"),
+    ],
+)
+def test_costs_are_told_with_two_digits(score_us, size, time_text, size_text):
+    cost = costs.Cost(score_us, int(size))
+    assert (cost.time, cost.size) == (time_text, size_text)
 
 
 @pytest.mark.parametrize("label", [-1, 0])

@@ -20,7 +20,7 @@ FITTED = {  # the detectors that a notebook fits
     "07_robust_covariance": ("robust_covariance",),
     "09_comparison": (*SUPERVISED, "fusion"),
     "12_stability": tuple(DETECTORS),
-    "13_few_labels": ("few_labels", "supervised_boosting", "gaussian_mixture"),
+    "13_few_labels": ("few_labels", "supervised_trees", "gaussian_mixture"),
 }
 PAIRS = [(notebook, name) for notebook, names in FITTED.items() for name in names]
 LATER = {
@@ -64,10 +64,15 @@ def test_an_edit_of_what_comes_after_the_fit_does_not_fit_again(depends_on, note
     assert found & {f"lib/{name}.py" for name in LATER} == set()
     families = {
         "lib/detectors/registry.py": (),
-        "lib/detectors/boosting.py": (),
+        "lib/detectors/supervised_trees.py": (),
         "lib/detectors/autoencoder.py": ("04_autoencoder",),
         "lib/detectors/gaussian_mixture.py": ("05_gaussian_mixture",),
-        "lib/detectors/robust_covariance.py": ("04_autoencoder", "07_robust_covariance"),
+        "lib/detectors/robust_covariance.py": (
+            "04_autoencoder",
+            "05_gaussian_mixture",
+            "06_nearest_neighbours",
+            "07_robust_covariance",
+        ),
     }
     assert {file for file in families if file in found} == {
         file for file, stages in families.items() if notebook in stages

@@ -16,12 +16,13 @@ from lib.detectors import baselines, registry
 from lib.detectors.base import Detector
 from lib.detectors.sampling import check_weight, draw, thin, weighted_quantile
 from lib.detectors.scaling import Scaler, signed_log
+from lib.detectors.supervised_trees import MAX_LEAVES, log_odds
 
 SMALL = {
     "isolation_forest": {"n_trees": 50},
     "autoencoder": {"members": 2, "epochs": 5},
     "gaussian_mixture": {"members": 2, "n_components": 3},
-    "supervised_boosting": {"n_trees": 20},
+    "supervised_trees": {"n_trees": 20, "forest_trees": 20},
     "few_labels": {},
     "robust_covariance": {},
     "nearest_neighbours": {"sample_rows": 500},
@@ -137,7 +138,7 @@ def test_another_seed_gives_another_fit(name, rows, fitted):
 
 
 @pytest.mark.parametrize(
-    "name", sorted(set(SMALL) - {"autoencoder", "fusion", "supervised_boosting"})
+    "name", sorted(set(SMALL) - {"autoencoder", "fusion"})
 )
 def test_threads_change_nothing(name, rows, fitted):
     assert fit(name, rows, threads=2).to_onnx() == fitted[name].to_onnx()
@@ -197,7 +198,7 @@ def test_few_rows_are_enough(name, rows):
 def test_explanations_name_the_strange_columns(name, rows, fitted):
     graph = fitted[name].explain_onnx()
     if graph is None:
-        assert name in ("isolation_forest", "supervised_boosting")
+        assert name in ("isolation_forest", "supervised_trees")
         return
     contributions = run(graph, rows.X)
     assert contributions.shape == rows.X.shape
@@ -288,9 +289,34 @@ def test_labels_that_are_needed_are_asked_for(name, rows, y, message):
         registry.make(name, **SMALL[name]).fit(rows.X, y)
 
 
-def test_boosting_needs_both_classes(rows):
+def test_trees_need_both_classes(rows):
     with pytest.raises(ValueError, match="one class"):
-        registry.make("supervised_boosting").fit(rows.X, np.zeros(len(rows.X)))
+        registry.make("supervised_trees").fit(rows.X, np.zeros(len(rows.X)))
+
+
+def test_supervised_trees_are_the_mean_of_two_log_odds(rows, fitted):
+    trees = fitted["supervised_trees"]
+    share = trees.forest_.predict_proba(rows.X)[:, 1]
+    boosted = trees.boosting_.decision_function(rows.X)
+    by_hand = (boosted + np.log((share + 1e-3) / (1.001 - share))) / 2
+    np.testing.assert_allclose(trees.raw_score(rows.X), by_hand)
+    # trees that all agree
+    np.testing.assert_allclose(
+        log_odds(np.array([0.0, 0.5, 1.0])), [-6.90875, 0, 6.90875], atol=1e-4
+    )
+
+
+def test_a_forest_of_many_frauds_stays_small():
+    """Labels that nothing explains make the largest trees."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(8_000, 5)).astype(np.float32)
+    y = (rng.random(8_000) < 0.5).astype(int)
+    trees = registry.make("supervised_trees", n_trees=2, forest_trees=5, forest_rows=5_000)
+    trees.fit(X, y)
+    for each in trees.forest_.estimators_:
+        assert each.tree_.n_leaves == MAX_LEAVES
+        assert each.tree_.weighted_n_node_samples[0] == 5_000
+    assert len(trees.to_onnx()) * 100 / 5 < 15e6
 
 
 def test_naive_scores_by_hand():

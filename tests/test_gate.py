@@ -5,7 +5,17 @@ from dataclasses import replace
 
 import pytest
 
-from lib.evaluation.gate import AtBudget, Candidate, Champion, Naive, Terms, Validation, decide
+from lib.evaluation.costs import Cost
+from lib.evaluation.gate import (
+    AtBudget,
+    Candidate,
+    Champion,
+    Naive,
+    Terms,
+    Validation,
+    decide,
+    labels_would_help,
+)
 
 VALIDATION = Validation(1000.0, 2000.0, 40, 0.001)
 NAIVE = {"random": Naive(0.002), "amount": Naive(0.01), "max_abs_z": Naive(0.1)}
@@ -429,3 +439,156 @@ def test_a_budget_below_the_prevalence_is_a_remark():
         verdict.remarks[0],
     )
     assert verdict_of([FOREST], None, replace(VALIDATION, prevalence=0.01)).remarks == []
+
+
+def priced(name, value, score_us, size=1_000, **more):
+    return candidate(name, value, cost=Cost(score_us, size), **more)
+
+
+BEST = priced("fusion", 0.8121, 38.0, 2_900_000)
+BEATEN = {"amount": Naive(0.01, AtBudget(1.0, 0.4))}
+PARSIMONY = {
+    "a cheaper one within the margin": (
+        [BEST, priced("near", 0.806, 2.1, 12_000)],
+        {},
+        "near",
+        r"near is within parsimony_margin \(0.01\) of it, 0.8060, and is cheaper to score: "
+        r"0.0061 points for 2.1 instead of 38 microseconds a row and 12 kB instead of 2.9 MB",
+    ),
+    "a cheaper one on the edge of the margin": (
+        [priced("fusion", 0.81, 38.0), priced("edge", 0.80, 2.1)],
+        {},
+        "edge",
+        "0.0100 points",
+    ),
+    "a cheaper one beyond the margin": ([BEST, priced("far", 0.802, 2.1)], {}, "fusion", ""),
+    "a wider margin": (
+        [BEST, priced("far", 0.802, 2.1)],
+        {"parsimony_margin": 0.02},
+        "far",
+        r"\(0.02\)",
+    ),
+    "a margin of 0": (
+        [BEST, priced("near", 0.812, 2.1)],
+        {"parsimony_margin": 0.0},
+        "fusion",
+        "",
+    ),
+    "about as fast: the better figure": (
+        [BEST, priced("near", 0.811, 25.4, 10)],
+        {},
+        "fusion",
+        "",
+    ),
+    "about as fast as the fastest: the better figure of those": (
+        [BEST, priced("fast", 0.805, 2.0), priced("near", 0.807, 3.0)],
+        {},
+        "near",
+        "0.0051 points for 3 instead of 38",
+    ),
+    "of equal figures the smaller": (
+        [BEST, priced("large", 0.81, 2.0, 20), priced("small", 0.81, 2.4, 10)],
+        {},
+        "small",
+        "10 bytes instead of 2.9 MB",
+    ),
+    "of equals the first": (
+        [BEST, priced("first", 0.81, 2.4), priced("second", 0.81, 2.0)],
+        {},
+        "first",
+        "cheaper",
+    ),
+    "a cost that nobody has measured": ([BEST, candidate("near", 0.81)], {}, "fusion", ""),
+    "the best has no cost": (
+        [candidate("fusion", 0.812), priced("near", 0.81, 2.0)],
+        {},
+        "fusion",
+        "",
+    ),
+    "with labels and not allowed": (
+        [BEST, priced("trees", 0.81, 2.0, supervised=True)],
+        {},
+        "fusion",
+        "",
+    ),
+    "with labels and allowed": (
+        [BEST, priced("trees", 0.81, 2.0, supervised=True)],
+        {"allow_supervised": True},
+        "trees",
+        "cheaper",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("candidates", "options", "promote", "reason"), PARSIMONY.values(), ids=PARSIMONY
+)
+def test_of_those_near_the_best_the_cheapest_is_chosen(candidates, options, promote, reason):
+    verdict = verdict_of(candidates, **options)
+    assert (verdict.promote, verdict.chosen) == (promote, promote)
+    said = "; ".join(verdict.reasons)
+    assert "fusion has the best average_precision" in said
+    assert re.search(reason, said)
+    assert ("cheaper" in said) == (promote != "fusion")
+
+
+def test_a_naive_rule_beats_the_cheaper_one_but_not_the_best():
+    best = replace(BEST, at_budget=AtBudget(0.6, 0.5))
+    cheap = priced("near", 0.81, 2.1, at_budget=AtBudget(0.5, 0.3))
+    assert verdict_of([best, cheap], naive=BEATEN).promote == "fusion"
+    # where it beats the best, nothing cheaper takes that one's place
+    best = replace(best, at_budget=AtBudget(0.5, 0.3))
+    cheap = replace(cheap, at_budget=AtBudget(0.6, 0.5))
+    verdict = verdict_of([best, cheap], naive=BEATEN)
+    assert (verdict.promote, verdict.action, verdict.chosen) == (None, "none", "fusion")
+
+
+def test_the_cheaper_one_is_held_against_the_champion():
+    best = replace(BEST, difference=figure(0.005))
+    worse = priced("near", 0.81, 2.1, difference=-0.001)
+    verdict = verdict_of([best, worse], champion(0.807))
+    assert (verdict.promote, verdict.action, verdict.chosen) == (None, "keep", "near")
+    better = replace(worse, difference=figure(0.003))
+    assert verdict_of([best, better], champion(0.807)).promote == "near"
+
+
+def test_where_nobody_can_judge_costs_say_nothing():
+    candidates = [
+        Candidate("fusion", NOBODY, cost=Cost(38.0, 10)),
+        Candidate("autoencoder", NOBODY, cost=Cost(2.0, 10)),
+    ]
+    verdict = verdict_of(candidates, None, UNJUDGED)
+    assert (verdict.promote, verdict.chosen) == ("fusion", "fusion")
+
+
+def test_a_negative_margin_is_refused():
+    with pytest.raises(ValueError, match="parsimony_margin is -1"):
+        verdict_of([FOREST], parsimony_margin=-1.0)
+
+
+TREES = candidate("trees", 0.86, supervised=True)
+FEW = candidate("few", 0.85, supervised=True)
+CLEARLY = {"value": 0.05, "low": 0.01, "high": 0.09}
+UNCLEARLY = {"value": 0.04, "low": -0.01, "high": 0.09}
+
+
+@pytest.mark.parametrize(
+    ("differences", "allowed", "best"),
+    [
+        ({"trees": CLEARLY, "few": CLEARLY}, False, "trees"),
+        ({"trees": UNCLEARLY, "few": CLEARLY}, False, "few"),
+        ({"trees": UNCLEARLY, "few": UNCLEARLY}, False, None),
+        ({"trees": {**CLEARLY, "low": 0.0}, "few": UNCLEARLY}, False, None),
+        ({"trees": {**CLEARLY, "low": None}, "few": NOBODY}, False, None),
+        ({"trees": CLEARLY, "few": CLEARLY}, True, None),
+    ],
+)
+def test_labels_that_would_help_are_a_remark(differences, allowed, best):
+    terms = Terms(allow_supervised=allowed)
+    remarks = labels_would_help([FOREST, TREES, FEW], "forest", differences, terms)
+    if best is None:
+        assert remarks == []
+        return
+    (remark,) = remarks
+    assert f"Labels would help: {best} has average_precision 0.8" in remark
+    assert "0.050 [0.010, 0.090] more than forest; -p allow_supervised true" in remark

@@ -3,10 +3,16 @@
 import numpy as np
 import onnxruntime
 import pytest
-from sklearn.ensemble import HistGradientBoostingClassifier, IsolationForest
+from sklearn.ensemble import HistGradientBoostingClassifier, IsolationForest, RandomForestClassifier
 
 from lib.detectors.onnx_graph import Graph
-from lib.detectors.onnx_trees import average_path_length, boosted_trees, isolation_trees, round_down
+from lib.detectors.onnx_trees import (
+    average_path_length,
+    boosted_trees,
+    forest_trees,
+    isolation_trees,
+    round_down,
+)
 from lib.detectors.scaling import CLIP, Scaler
 
 
@@ -92,6 +98,18 @@ def test_boosted_trees_add_up_to_the_log_odds():
     np.testing.assert_allclose(
         total + model._baseline_prediction.item(), model.decision_function(X), atol=1e-4
     )
+
+
+def test_the_trees_of_a_forest_add_up_to_the_probability():
+    rng = np.random.default_rng(1)
+    X = (rng.integers(-30, 30, size=(5_000, 4)) / 7).astype(np.float32)
+    y = (X[:, 0] + rng.normal(size=5_000) > 3).astype(int)
+    weight = rng.choice([1.0, 5.0], 5_000)
+    model = RandomForestClassifier(20, min_samples_leaf=3, random_state=0)
+    model.fit(X, y, sample_weight=weight)
+    graph = Graph(4)
+    total = run(graph.finish(graph.flat(graph.tree_sum(forest_trees(model)))), X)
+    np.testing.assert_allclose(total, model.predict_proba(X)[:, 1], atol=1e-6)
 
 
 def test_scaling_in_the_graph_equals_scaling_in_numpy():

@@ -14,7 +14,7 @@ SMALL = {
     "autoencoder": {"members": 2, "epochs": 2},
     "gaussian_mixture": {"members": 2, "n_components": 3},
     "few_labels": {"detector": "isolation_forest"},
-    "supervised_boosting": {"n_trees": 20},
+    "supervised_trees": {"n_trees": 20, "forest_trees": 20},
 }
 
 

@@ -120,6 +120,13 @@ def run(tmp_path):
     return SimpleNamespace(folder=tmp_path, name="run", info={"dataset": "creditcard"})
 
 
+def test_the_console_calls_the_models_in_remarks_as_people_do(run):
+    remarks = ["Labels would help: supervised_trees has average_precision 0.860 on validation."]
+    (run.folder / "metrics.json").write_text(json.dumps(PROMOTED | {"remarks": remarks}))
+    text = told(summary(run, [], "done", now=now()), now())
+    assert "Labels would help: Supervised trees has average precision 0.860" in text
+
+
 def test_the_console_says_what_is_served(run):
     state = now(champion="1", withdrawn={"2": "too many alerts"})
     text = told(summary(run, [], "done", now=state), state)

@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 from lib.data import simulation
 from lib.data.datasets import load_description
 from lib.data.simulation import COLUMNS, DRIFTS, FEATURES, KINDS, fraud_kinds, simulate
-from lib.detectors.boosting import SupervisedBoosting
+from lib.detectors.supervised_trees import SupervisedTrees
 from lib.errors import DataError
 
 ROWS = 20_000
@@ -149,7 +149,7 @@ def test_every_model_beats_chance_and_none_is_perfect(seed):
     Z = np.arcsinh((X - genuine.mean(0)) / genuine.std(0))
     train = Z[fit][y[fit] == 0]
     pca = PCA(10).fit(train)
-    boosting = SupervisedBoosting(n_trees=60).fit(X[fit], y[fit])
+    trees = SupervisedTrees(n_trees=60, forest_trees=60).fit(X[fit], y[fit])
     scores = {
         "max_abs_z": np.abs((X - genuine.mean(0)) / genuine.std(0))[check].max(1),
         "forest": -IsolationForest(n_estimators=60, random_state=0)
@@ -159,7 +159,7 @@ def test_every_model_beats_chance_and_none_is_perfect(seed):
         "mixture": -GaussianMixture(4, max_iter=20, random_state=0)
         .fit(train)
         .score_samples(Z[check]),
-        "boosting": boosting.raw_score(X[check]),
+        "trees": trees.raw_score(X[check]),
     }
     found = {name: average_precision_score(y[check], score) for name, score in scores.items()}
     assert min(found.values()) > 3 * y[check].mean()  # a random ranking reaches the prevalence

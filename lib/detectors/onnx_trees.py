@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.ensemble import HistGradientBoostingClassifier, IsolationForest
+from sklearn.ensemble import HistGradientBoostingClassifier, IsolationForest, RandomForestClassifier
 
 Tree = Mapping[str, np.ndarray]
 
@@ -28,6 +28,22 @@ def boosted_trees(model: HistGradientBoostingClassifier) -> list[Tree]:
     """Return the trees of a fitted binary booster that has no categorical columns."""
     # scikit-learn keeps its trees in private attributes and offers no public way to read them.
     return [_boosted_tree(predictor.nodes) for (predictor,) in model._predictors]
+
+
+def forest_trees(model: RandomForestClassifier) -> list[Tree]:
+    """Return the trees of a fitted binary forest; their sum is the probability of class 1."""
+    return [_share_tree(each.tree_, model.n_estimators) for each in model.estimators_]
+
+
+def _share_tree(tree, n_trees):
+    return {
+        "left": tree.children_left,
+        "right": tree.children_right,
+        "feature": tree.feature,
+        "threshold": tree.threshold,
+        # a leaf holds the share of either class among its weight
+        "value": tree.value[:, 0, 1] / n_trees,
+    }
 
 
 def _isolation_tree(tree):

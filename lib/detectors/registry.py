@@ -27,10 +27,10 @@ def _gaussian_mixture():
     return GaussianMixtureEnsemble
 
 
-def _supervised_boosting():
-    from lib.detectors.boosting import SupervisedBoosting
+def _supervised_trees():
+    from lib.detectors.supervised_trees import SupervisedTrees
 
-    return SupervisedBoosting
+    return SupervisedTrees
 
 
 def _robust_covariance():
@@ -67,7 +67,7 @@ DETECTORS = {  # name: function () -> class
     "isolation_forest": _isolation_forest,
     "autoencoder": _autoencoder,
     "gaussian_mixture": _gaussian_mixture,
-    "supervised_boosting": _supervised_boosting,
+    "supervised_trees": _supervised_trees,
     "robust_covariance": _robust_covariance,
     "nearest_neighbours": _nearest_neighbours,
     "empirical_tails": _empirical_tails,
@@ -75,7 +75,7 @@ DETECTORS = {  # name: function () -> class
     "fusion": _fusion,
 }
 SUPERVISED = (
-    "supervised_boosting",
+    "supervised_trees",
     "few_labels",
 )  # those whose fit needs labels
 

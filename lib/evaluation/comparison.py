@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from lib.data.datasets import Arrays
 from lib.data.splits import Split
 from lib.errors import BundleError, DataError
 from lib.evaluation import gate
+from lib.evaluation.costs import Cost
 from lib.evaluation.intervals import Basis, Comparison
 
 PRESENT = "present_champion"  # its name among the scores of a comparison
@@ -45,13 +46,14 @@ def score_champion(
         return {}
 
 
-def judge(
+def judge(  # noqa: PLR0913 - each is one thing that the decision rests on
     folders: Mapping[str, Path],
     compared: Comparison,
     data: Arrays,
     *,
     present: Any = None,
     withdrawn: Mapping[str, str] | None = None,
+    costs: Mapping[str, Cost] | None = None,
     terms: gate.Terms | None = None,
 ) -> gate.Verdict:
     """Hold the candidates against naive rules and champion.
@@ -65,11 +67,13 @@ def judge(
         nobody can judge and the nominee is taken
     present : `lib.registry.mlflow_store.Champion` or None
     withdrawn : {bundle hash: clause}, see `lib.registry.tracking.withdrawn`
+    costs : {candidate: what it costs to score}, see `lib.evaluation.costs.measure`; without them
+        the best is chosen, whatever it costs
 
     Raises
     ------
     DataError
-        For a nominee that is no candidate, or an unknown rule of promotion.
+        For a nominee that is no candidate, an unknown rule of promotion, or a negative margin.
     """
     terms = terms or gate.Terms()
     figures = compared.metrics
@@ -80,9 +84,10 @@ def judge(
             naive[name] = gate.Naive(value, _at_budget(entry))
     entrants = []
     for name, folder in folders.items():
-        entrants.append(_candidate(name, folder, compared, terms.metric))
+        entrant = _candidate(name, folder, compared, terms.metric)
+        entrants.append(replace(entrant, cost=(costs or {}).get(name)))
     try:
-        return gate.decide(
+        verdict = gate.decide(
             entrants,
             _champion(present, figures.get(PRESENT), terms.metric),
             _validation(data, figures),
@@ -92,6 +97,27 @@ def judge(
         )
     except ValueError as error:
         raise DataError(str(error)) from error
+    if present is not None and present.manifest.get("supervised"):
+        return verdict  # whoever has such a champion knows what labels are good for
+    on_labels = _on_labels(entrants, verdict.chosen, compared, terms)
+    return replace(verdict, remarks=[*verdict.remarks, *on_labels])
+
+
+def _on_labels(
+    entrants: Sequence[gate.Candidate],
+    chosen: str | None,
+    compared: Comparison,
+    terms: gate.Terms,
+) -> list[str]:
+    """Return the remark that labels would help; empty where they would not."""
+    if chosen is None:
+        return []
+    differences = {}
+    for entrant in entrants:
+        if entrant.supervised:
+            name = entrant.name
+            differences[name] = compared.difference(name, chosen, terms.metric)
+    return gate.labels_would_help(entrants, chosen, differences, terms)
 
 
 def _champion(present: Any, figures: dict | None, metric: str) -> gate.Champion | None:
@@ -196,11 +222,13 @@ class Results:
     validation, untouched : {model: {metric: {"value", "low", "high"}}}; `untouched` is empty
         without a final table
     basis : of the figures on validation: blocks of time, and why there are no intervals
+    costs : {candidate: what it costs to score}
     """
 
     validation: Mapping[str, dict]
     untouched: Mapping[str, dict] = field(default_factory=dict)
     basis: Basis | None = None
+    costs: Mapping[str, Cost] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -283,6 +311,9 @@ def _models(results: Results, folders: Mapping[str, Path]) -> dict[str, dict]:
             fit = bundle.verify(folders[name])["fit"]
             models[name]["train_on"] = fit["train_on"]
             models[name]["labels_seen"] = fit["labels_seen"]
+        if name in results.costs:
+            # here and not in the manifest: a bundle is the same bytes on a slower machine
+            models[name] |= asdict(results.costs[name])
     return models
 
 

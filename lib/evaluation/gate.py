@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from lib.evaluation.figures import in_words
+from lib.evaluation.costs import EQUAL, Cost
+from lib.evaluation.figures import cell, in_words, number
 
 # of every metric in lib.evaluation.metrics, and so of the one that selects
 DIRECTION = "higher is better"
@@ -60,6 +61,7 @@ class Candidate:
     bundle_hash : `lib.bundle.bundle_hash` of it as it would be registered.
     difference : {"value", "low", "high"}, its metric minus the champion's on the same resamples;
         None without one.
+    cost : of scoring; None where nobody has measured it.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Candidate:
     difference: Mapping | None = None
     at_budget: AtBudget = AtBudget()
     label_free: bool = False
+    cost: Cost | None = None
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,8 @@ class Terms:
     alert_budget : share of the transactions that people review.
     accept : promote although the champion cannot be compared; a person has decided so.
     allow_supervised : let models fitted with labels of fraud compete.
+    parsimony_margin : of the metric; of the candidates that are no further below the best, the one
+        that is cheapest to score is chosen. 0: the best, whatever it costs.
     """
 
     metric: str = "average_precision"
@@ -125,6 +130,7 @@ class Terms:
     alert_budget: float = 0.002
     accept: bool = False
     allow_supervised: bool = False
+    parsimony_margin: float = 0.01
 
 
 @dataclass(frozen=True)
@@ -135,12 +141,14 @@ class Verdict:
     reasons : sentences, in the order of the decision.
     action : 'promote'; 'keep', the champion stays; 'none', there is no champion and none is made.
     remarks : sentences that must not be overlooked, whatever was decided.
+    chosen : the candidate that was held against naive rules and champion, or None.
     """
 
     promote: str | None
     reasons: list[str]
     action: str
     remarks: list[str] = field(default_factory=list)
+    chosen: str | None = None
 
 
 def decide(
@@ -152,7 +160,7 @@ def decide(
     withdrawn: Mapping[str, str] | None = None,
     terms: Terms = Terms(),
 ) -> Verdict:
-    """Choose the best candidate and hold it against naive rules and champion.
+    """Choose a candidate, the best or a cheaper one near it; hold it against rules and champion.
 
     Parameters
     ----------
@@ -164,10 +172,13 @@ def decide(
 
     Raises
     ------
-    ValueError : `terms.nominee` is none of the candidates, `terms.promote` none of PROMOTE.
+    ValueError : `terms.nominee` is none of the candidates, `terms.promote` none of PROMOTE,
+        `terms.parsimony_margin` negative.
     """
     if terms.promote not in PROMOTE:
         raise ValueError(f"promote is {terms.promote!r}; it is {' or '.join(PROMOTE)}.")
+    if terms.parsimony_margin < 0:
+        raise ValueError(f"parsimony_margin is {terms.parsimony_margin:g}; it is at least 0.")
     names = [candidate.name for candidate in candidates]
     if terms.nominee and terms.nominee not in names:
         raise ValueError(
@@ -180,9 +191,13 @@ def decide(
         withdrawn=withdrawn or {},
         terms=terms,
     )
-    best, reasons = _best(candidates, validation, terms)
+    best, reasons = _best(candidates, given)
     verdict = _rule(best, reasons, given)
-    return replace(verdict, remarks=_remarks(verdict, champion, validation, terms))
+    return replace(
+        verdict,
+        remarks=_remarks(verdict, champion, validation, terms),
+        chosen=None if best is None else best.name,
+    )
 
 
 @dataclass(frozen=True)
@@ -238,8 +253,9 @@ def _rule(best: Candidate | None, reasons: list[str], given: _Given) -> Verdict:
     return _compared(best, reasons, champion, given.validation, given.terms)
 
 
-def _best(candidates, validation, terms) -> tuple[Candidate | None, list[str]]:
+def _best(candidates, given) -> tuple[Candidate | None, list[str]]:
     """Return the candidate to decide on, or None, and the reasons so far."""
+    terms = given.terms
     eligible = []
     reasons = []
     for candidate in candidates:
@@ -247,7 +263,7 @@ def _best(candidates, validation, terms) -> tuple[Candidate | None, list[str]]:
             reasons.append(f"{candidate.name} was fitted with labels and takes no part")
         else:
             eligible.append(candidate)
-    if not validation.n_frauds:
+    if not given.validation.n_frauds:
         return _nominated(eligible, reasons, terms.nominee)
     known = [c for c in eligible if c.figure["value"] is not None]
     if not known:
@@ -257,7 +273,41 @@ def _best(candidates, validation, terms) -> tuple[Candidate | None, list[str]]:
     of = f"{len(known)} candidate{plural}"
     figure = _text(best.figure)
     won = f"{best.name} has the best {terms.metric} of {of}: {figure}, {DIRECTION}"
-    return best, [*reasons, won]
+    thrifty = _thrifty(best, known, given)
+    if thrifty is best:
+        return best, [*reasons, won]
+    return thrifty, [*reasons, won, _saving(thrifty, best, terms)]
+
+
+def _thrifty(best: Candidate, known: Sequence[Candidate], given: _Given) -> Candidate:
+    """Return the candidate within the margin of the best that is cheapest to score.
+
+    Of those that are about as fast as the fastest, the one with the best figure, then the smallest,
+    then the first. A candidate that a naive rule beats takes no part; where that is the best one
+    itself, it stays the one to decide on.
+    """
+    margin = given.terms.parsimony_margin
+    if not margin or best.cost is None or _beaten(best, given.naive, given.validation):
+        return best
+    lowest = best.figure["value"] - margin - TINY
+    near = [c for c in known if c.cost and c.figure["value"] >= lowest]
+    sound = [c for c in near if not _beaten(c, given.naive, given.validation)]
+    least_us = min(c.cost.score_us for c in sound)
+    fast = [c for c in sound if c.cost.score_us <= EQUAL * least_us]
+    return min(fast, key=lambda c: (-c.figure["value"], c.cost.bytes))
+
+
+def _saving(thrifty: Candidate, best: Candidate, terms: Terms) -> str:
+    """Return what is given up for what, as a clause that follows the one on the best candidate."""
+    lost = best.figure["value"] - thrifty.figure["value"]
+    value = number(thrifty.figure["value"], 4)
+    margin = f"parsimony_margin ({terms.parsimony_margin:g})"
+    near = f"{thrifty.name} is within {margin} of it, {value}, and is cheaper to score"
+    ours = thrifty.cost
+    theirs = best.cost
+    time = f"{ours.time} instead of {theirs.time} microseconds a row"
+    size = f"{ours.size} instead of {theirs.size}"
+    return f"{near}: {lost:.4f} points for {time} and {size}"
 
 
 def _nominated(eligible, reasons, nominee) -> tuple[Candidate | None, list[str]]:
@@ -409,6 +459,40 @@ def _remarks(verdict, champion, validation, terms):
             f"have a recall above {budget / prevalence:.2g} (budget / prevalence) at it."
         )
     return remarks
+
+
+def labels_would_help(
+    candidates: Sequence[Candidate],
+    chosen: str,
+    differences: Mapping[str, Mapping],
+    terms: Terms = Terms(),
+) -> list[str]:
+    """Return a remark on the best model that learnt from labels, where it is clearly better.
+
+    Empty where none is, or where such models compete anyway.
+
+    Parameters
+    ----------
+    chosen : the candidate that was decided on.
+    differences : {candidate: {"value", "low", "high"}}, its metric minus that of `chosen` on the
+        same resamples; clearly better is a lower bound above 0.
+    """
+    if terms.allow_supervised:
+        return []
+    better = []
+    for candidate in candidates:
+        low = differences[candidate.name]["low"] if candidate.supervised else None
+        if low is not None and low > 0:
+            better.append(candidate)
+    if not better:
+        return []
+    best = max(better, key=lambda c: c.figure["value"])
+    figure = cell(best.figure)
+    more = cell(differences[best.name])
+    return [
+        f"Labels would help: {best.name} has {terms.metric} {figure} on validation, {more} more "
+        f"than {chosen}; -p allow_supervised true lets it be promoted."
+    ]
 
 
 def _comparison(best, champion):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from lib.evaluation.figures import cell
 from lib.files import read_json
 from lib.registry.serving import Now
-from lib.reporting.names import NOT_EXPORTED, champion_entry, headline
+from lib.reporting.names import NOT_EXPORTED, champion_entry, headline, plain
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -198,6 +198,8 @@ def summary(
     is_exported = status != "done" or not withheld
     reasons = metrics.get("verdict", {}).get("reasons") or [""]
     intervals = metrics.get("intervals") or {}
+    models = metrics.get("models", {})
+    of_run = [plain(remark, models) for remark in metrics.get("remarks", [])]
     return {
         "run": run.name,
         "folder": str(run.folder),
@@ -211,7 +213,7 @@ def summary(
         "headline": headline(metrics, now) if metrics else "",
         "not_exported": withheld,
         "no_interval": intervals.get("no_interval", ""),
-        "remarks": [*metrics.get("remarks", []), *remarks],
+        "remarks": [*of_run, *remarks],
     }
 
 

@@ -41,7 +41,8 @@ ABOUT = {
     "score adds this up.",
     "few_labels": "The density of a Gaussian mixture, tilted by a regression on known frauds of "
     "reference.",
-    "supervised_boosting": "Gradient boosting that was fitted with the frauds of reference.",
+    "supervised_trees": "Gradient boosting and a random forest, fitted with the frauds of "
+    "reference; the score is the mean of their log-odds.",
 }
 NOTES = {
     "validation": "It chose between models and set the threshold, so that these figures flatter "

@@ -44,7 +44,7 @@ _FAMILIES = {
     "empirical_tails",
     "fusion",
     "few_labels",
-    "supervised_boosting",
+    "supervised_trees",
 }
 _FAMILIES |= LOWER
 

@@ -33,7 +33,7 @@ MODEL_COLOURS = {
     "robust_covariance": "#7B4F9E",
     "empirical_tails": "#8478FC",
     "few_labels": "#B8860B",
-    "supervised_boosting": "#4D4D4D",
+    "supervised_trees": "#4D4D4D",
     "max_abs_z": "#56B4E9",
     "amount": "#777777",
     "random": "#A3A3A3",
@@ -104,7 +104,7 @@ def colour(model: str) -> str:
 
 def _line(model: str) -> dict[str, Any]:
     # what is no detector, and variants, stand behind
-    dashed = "@" in model or model in {"random", "amount", "max_abs_z", "supervised_boosting"}
+    dashed = "@" in model or model in {"random", "amount", "max_abs_z", "supervised_trees"}
     return {
         "color": colour(model),
         "linestyle": "--" if dashed else "-",
@@ -226,7 +226,7 @@ def spread(ax: Axes, results: pd.DataFrame, reference: float) -> Axes:
     Filled without labels of fraud, hollow where known frauds were left out.
 
     results : with `model`, `train_on`, `average_precision`
-    reference : what boosting with labels reaches
+    reference : what supervised trees reach
     """
     names = list(dict.fromkeys(results["model"]))[::-1]
     for row, model in enumerate(names):
@@ -241,15 +241,15 @@ def spread(ax: Axes, results: pd.DataFrame, reference: float) -> Axes:
                 markerfacecolor=face,
                 markersize=7,
             )
-    ax.axvline(reference, color=colour("supervised_boosting"), linestyle="--", linewidth=1.4)
+    ax.axvline(reference, color=colour("supervised_trees"), linestyle="--", linewidth=1.4)
     ax.annotate(
-        "boosting with labels",
+        "supervised trees",
         (reference, len(names) - 0.45),
         xytext=(-4, 0),
         textcoords="offset points",
         ha="right",
         va="top",
-        color=colour("supervised_boosting"),
+        color=colour("supervised_trees"),
         fontsize=8,
     )
     ax.annotate(

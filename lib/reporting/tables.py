@@ -18,6 +18,7 @@ from lib.evaluation.figures import Figure, cell, number
 from lib.reporting.names import HEADLINE, SHARES, label
 
 if TYPE_CHECKING:
+    from lib.evaluation.costs import Cost
     from lib.evaluation.intervals import Comparison
 
 Figures = Mapping[str, Figure]  # {metric: figure} of one model on one period
@@ -221,6 +222,31 @@ def labels_seen(bundles: Mapping[str, Any]) -> pd.DataFrame:
             "train_on": fit["train_on"],
             "labels seen": fit["labels_seen"],
             "reference rows": f"{fit['n']:,}",
+        }
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    return table.rename_axis("candidate")
+
+
+def costs(
+    measured: Mapping[str, Cost],
+    figures: Mapping[str, Figures],
+    metric: str,
+) -> pd.DataFrame:
+    """Return what candidates cost to score, as text: a row each, the cheapest first.
+
+    Parameters
+    ----------
+    measured : as `lib.evaluation.costs.measure` gives them
+    figures : {model: {metric: figure}} on validation
+    metric : the one that decides
+    """
+    rows = {}
+    for name in sorted(measured, key=lambda name: measured[name].score_us):
+        cost = measured[name]
+        rows[label(name)] = {
+            HEADLINE.get(metric, metric): cell(figures[name][metric]),
+            "microseconds a row": cost.time,
+            "model.onnx": cost.size,
         }
     table = pd.DataFrame.from_dict(rows, orient="index")
     return table.rename_axis("candidate")
