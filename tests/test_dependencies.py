@@ -17,7 +17,9 @@ FITTED = {  # the detectors that a notebook fits
     "03_isolation_forest": ("isolation_forest",),
     "04_autoencoder": ("autoencoder", "robust_covariance"),
     "05_gaussian_mixture": ("gaussian_mixture",),
+    "06_nearest_neighbours": ("nearest_neighbours", "robust_covariance"),
     "07_robust_covariance": ("robust_covariance",),
+    "08_empirical_tails": ("empirical_tails",),
     "09_comparison": (*SUPERVISED, "fusion"),
     "12_stability": tuple(DETECTORS),
     "13_few_labels": ("few_labels", "supervised_trees", "gaussian_mixture"),
@@ -57,7 +59,10 @@ def test_every_detector_is_fitted_by_some_notebook():
 
 @pytest.mark.parametrize(
     "notebook",
-    ["03_isolation_forest", "04_autoencoder", "05_gaussian_mixture", "07_robust_covariance"],
+    [
+        *("03_isolation_forest", "04_autoencoder", "05_gaussian_mixture"),
+        *("06_nearest_neighbours", "07_robust_covariance", "08_empirical_tails"),
+    ],
 )
 def test_an_edit_of_what_comes_after_the_fit_does_not_fit_again(depends_on, notebook):
     found = depends_on[notebook]
@@ -73,6 +78,8 @@ def test_an_edit_of_what_comes_after_the_fit_does_not_fit_again(depends_on, note
             "06_nearest_neighbours",
             "07_robust_covariance",
         ),
+        "lib/detectors/nearest_neighbours.py": ("06_nearest_neighbours",),
+        "lib/detectors/empirical_tails.py": ("08_empirical_tails",),
     }
     assert {file for file in families if file in found} == {
         file for file, stages in families.items() if notebook in stages

@@ -137,9 +137,7 @@ def test_another_seed_gives_another_fit(name, rows, fitted):
     assert np.any(fit(name, rows, seed=1).raw_score(rows.X) != fitted[name].raw_score(rows.X))
 
 
-@pytest.mark.parametrize(
-    "name", sorted(set(SMALL) - {"autoencoder", "fusion"})
-)
+@pytest.mark.parametrize("name", sorted(set(SMALL) - {"autoencoder", "fusion"}))
 def test_threads_change_nothing(name, rows, fitted):
     assert fit(name, rows, threads=2).to_onnx() == fitted[name].to_onnx()
 

@@ -13,7 +13,8 @@ from conftest import copy_project
 pytestmark = [pytest.mark.check, pytest.mark.xdist_group("browser")]
 NOTEBOOKS = (
     *("01_eda", "02_split", "03_isolation_forest", "04_autoencoder", "05_gaussian_mixture"),
-    *("07_robust_covariance", "09_comparison", "10_export", "11_production"),
+    *("06_nearest_neighbours", "07_robust_covariance", "08_empirical_tails"),
+    *("09_comparison", "10_export", "11_production"),
 )
 LIMIT_S = 300  # a notebook takes under a minute on a machine that has nothing else to do
 START_S = 90

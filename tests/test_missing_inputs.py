@@ -11,7 +11,9 @@ READERS = (
     "03_isolation_forest",
     "04_autoencoder",
     "05_gaussian_mixture",
+    "06_nearest_neighbours",
     "07_robust_covariance",
+    "08_empirical_tails",
     "09_comparison",
     "11_production",
 )

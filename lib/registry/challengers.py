@@ -16,7 +16,14 @@ from lib.detectors.registry import make as make_detector
 from lib.errors import DataError
 from lib.registry import candidates
 
-MODELS = ("isolation_forest", "autoencoder", "gaussian_mixture", "robust_covariance")
+MODELS = (
+    "isolation_forest",
+    "autoencoder",
+    "gaussian_mixture",
+    "nearest_neighbours",
+    "robust_covariance",
+    "empirical_tails",
+)
 
 
 @dataclass(frozen=True)
