@@ -210,7 +210,7 @@ def test_rows_are_capped(monkeypatch, max_rows, seen):
 
     monkeypatch.setattr("lib.detectors.autoencoder.train", watched)
     Autoencoder(**QUICK, max_rows=max_rows).fit(curve(3_000))
-    assert trained_on == [pytest.approx(0.9 * 0.98 * seen, abs=0.01 * seen)]
+    assert trained_on == [pytest.approx(0.9 * (1 - Config.trim) * seen, abs=0.01 * seen)]
 
 
 def test_device_is_checked_before_training():

@@ -384,6 +384,23 @@ def test_a_column_with_half_its_mass_on_an_edge_keeps_its_distances():
     assert z[1] - z[0] == pytest.approx(z[3] - z[2], rel=1e-4)
 
 
+def test_a_scaler_logs_no_column_or_every_skewed_one_if_asked():
+    rng = np.random.default_rng(0)
+    risk = np.where(rng.random(5_000) < 0.7, 0, rng.beta(1, 8, 5_000))
+    X = np.column_stack([rng.normal(size=5_000), rng.lognormal(3, 1.5, 5_000), risk])
+    X = X.astype(np.float32)
+    logged = {log: Scaler(log).fit(X).logged_.tolist() for log in ("never", "skewed", "always")}
+    assert logged == {
+        "never": [False, False, False],
+        "skewed": [False, True, False],
+        "always": [False, True, True],
+    }
+    unit = np.median(X[X[:, 2] > 0, 2])
+    assert Scaler("always").fit(X).unit_[2] == pytest.approx(unit, rel=1e-3)
+    with pytest.raises(ValueError, match="'sometimes'; give one of never"):
+        Scaler("sometimes").fit(X)
+
+
 def test_the_unit_of_a_column_does_not_matter(rows):
     euro, cent = (
         Scaler().fit(rows.X[:, [2]] * unit).transform(rows.X[:, [2]] * unit) for unit in (1, 100)

@@ -98,3 +98,32 @@ def test_a_notebook_runs_twice_in_one_kernel_and_imports_what_it_is_known_to(
     known |= {*imported_files([f"import {module}" for module in left_out], folder)}
     loaded = {folder / file for file in json.loads((folder / "loaded.json").read_text())}
     assert loaded - known == set()
+
+
+def test_stability_ranks_models_over_tables(project, simulated, tmp_path):
+    folder, environment = project
+    simulated[:4_000].to_csv(tmp_path / "cards.csv", index=False)
+    parameters = {
+        "dataset": "creditcard",
+        "raw": str(tmp_path / "cards.csv"),
+        "tables": ["simulated"],
+        "rows": 3_000,
+        "models": ["robust_covariance", "empirical_tails"],
+        "fused": [],
+        "n_seeds": 1,
+        "run_dir": str(tmp_path / "run"),
+        "track": False,
+    }
+    source = folder / "notebooks" / "12_stability.ipynb"
+    outcome = NotebookExecution(
+        source, tmp_path / "executed", parameters, folder, environment
+    ).run()
+    assert outcome.message == ""
+    metrics = json.loads((tmp_path / "run/stages/12_stability/metrics.json").read_text())
+    for of_regime in metrics["by_table"].values():
+        assert set(of_regime) == {"robust_covariance", "empirical_tails"}
+        for model in of_regime.values():
+            ranks = {table: figure["rank"] for table, figure in model["tables"].items()}
+            assert list(ranks) == ["creditcard", "simulated"]
+            assert model["mean_rank"] == sum(ranks.values()) / 2
+    assert {row["table"] for row in metrics["scaling"]} == {"creditcard", "simulated"}

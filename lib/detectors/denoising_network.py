@@ -26,7 +26,7 @@ class Config:
     code: int | None = None  # width of the bottleneck; None: half of the columns, at least 2
     noise: float = 0.6  # standard deviation of the input noise, in standard units
     reach: float = 5.0  # inputs are clipped beyond so many standard units; the targets are not
-    trim: float = 0.02  # share of the validation rows, of highest loss, that its mean leaves out
+    trim: float = 0.005  # share of the validation rows, of highest loss, that its mean leaves out
     epochs: int = 30  # at most
     patience: int = 6  # epochs without a lower validation loss of any member before the end
     epoch_rows: int = 32_768  # rows drawn an epoch, by weight; fewer if there are fewer

@@ -16,6 +16,7 @@ from lib.detectors.sampling import check_weight, weighted_quantile
 
 CLIP = 1e4  # standard units; keeps squares and sums finite in float32 for any finite transaction
 SKEW = 0.8  # |quantile skewness| above which a column is logged; 0 is symmetric, 1 the maximum
+LOGS = ("never", "skewed", "always")  # rules for which columns are logged
 RARE = 0.01  # a column whose most common value leaves less than this share is a rare flag
 RARE_REACH = 10  # standard units from a rare flag's common value to its typical exception
 
@@ -36,6 +37,13 @@ class Scaler(TransformerMixin, BaseEstimator):
     exception lies at most 10 units from it, where the standard deviation alone would put one in a
     million at 1,000.
 
+    Parameters
+    ----------
+    log : {"never", "skewed", "always"}
+        `never` logs no column. `always` logs skewed columns whose median is their edge as well,
+        with the median distance of the other values from it as the unit. Both are there to compare
+        the rule with.
+
     Attributes
     ----------
     median_, shift_, unit_, centre_, scale_ : ndarray of shape (n_features,), float64
@@ -43,6 +51,9 @@ class Scaler(TransformerMixin, BaseEstimator):
     logged_ : ndarray of shape (n_features,), bool
     n_features_in_ : int
     """
+
+    def __init__(self, log: str = "skewed") -> None:
+        self.log = log
 
     def fit(
         self,
@@ -62,11 +73,14 @@ class Scaler(TransformerMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If `weight` has another length, a negative or non-finite number, or only zeros.
+            If `weight` has another length, a negative or non-finite number, or only zeros; if
+            `log` is none of the three.
         """
+        if self.log not in LOGS:
+            raise ValueError(f"log is {self.log!r}; give one of {', '.join(LOGS)}.")
         X = np.asarray(X, dtype=np.float64)
         weight = check_weight(weight, len(X))
-        columns = [_learn(column, weight) for column in X.T]
+        columns = [_learn(column, weight, self.log) for column in X.T]
         self.median_ = _gather(columns, "median")
         self.shift_ = _gather(columns, "shift")
         self.unit_ = _gather(columns, "unit")
@@ -162,7 +176,7 @@ class _Column:
     logged: bool = False
 
 
-def _learn(x, weight):
+def _learn(x, weight, log):
     """Return the :class:`_Column` of x (n,) float64, NaN where missing, with weight (n,)."""
     known = ~np.isnan(x) & (weight > 0)
     if not known.any():
@@ -174,7 +188,7 @@ def _learn(x, weight):
     exceptions = (x != mode) & (weight > 0)
     if not exceptions.any():
         return _Column(median=median, shift=mode)  # constant: all its values become 0
-    step = _unskew(x, weight, quantiles, exceptions)
+    step = _unskew(x, weight, quantiles, exceptions, log)
     z = step.apply(x)
     centre = np.average(z, weights=weight)
     variance = np.average((z - centre) ** 2, weights=weight)
@@ -202,7 +216,7 @@ def _mode(x, weight):
     return values[np.argmax(mass)]
 
 
-def _unskew(x, weight, quantiles, exceptions):
+def _unskew(x, weight, quantiles, exceptions, log):
     """Return the :class:`_Unskewing` of a column that is not constant.
 
     `exceptions` (n,) bool marks the rows that do not hold the most common value.
@@ -210,10 +224,13 @@ def _unskew(x, weight, quantiles, exceptions):
     spread = quantiles.spread
     # Two values stay two values after any map: there is nothing to unskew.
     n_exceptions = len(np.unique(x[exceptions]))
-    if n_exceptions < 2 or abs(quantiles.skewness) <= SKEW:
+    if log == "never" or n_exceptions < 2 or abs(quantiles.skewness) <= SKEW:
         return _linear(x, weight, spread)
     edge = quantiles.low if quantiles.skewness > 0 else quantiles.high
     typical = abs(quantiles.median - edge)
+    if typical == 0 and log == "always":
+        others = (x != edge) & (weight > 0)
+        typical = weighted_quantile(np.abs(x[others] - edge), weight[others], 0.5)
     if typical == 0:
         # Half of the weight or more sits on the edge: there is no typical distance from it, and any
         # other unit would make 0.3 and 0.8 nearly the same, or 0 and 0.01 very different.

@@ -265,6 +265,29 @@ def spread(ax: Axes, results: pd.DataFrame, reference: float) -> Axes:
     return ax
 
 
+def scalings(ax: Axes, found: pd.DataFrame) -> Axes:
+    """Return the axes with the average precision of two detectors by which columns are logged.
+
+    Filled without labels of fraud, hollow where known frauds were left out.
+
+    found : with `train_on` and what `lib.evaluation.scalings.compare` returns
+    """
+    for train_on, part in found.groupby("train_on"):
+        for model in ("robust_covariance", "nearest_neighbours"):
+            ax.plot(
+                range(len(part)),
+                part[model],
+                "o-" if train_on == "all" else "o--",
+                color=colour(model),
+                markerfacecolor=colour(model) if train_on == "all" else "white",
+                label=f"{label(model)}, {train_on}",
+            )
+    logged = {"never": "no column", "skewed": "by the rule", "always": "all skewed"}
+    ax.set_xticks(range(len(logged)), [logged[rule] for rule in found["log"].unique()])
+    ax.set(xlim=(-0.3, len(logged) - 0.7), ylim=(0, 1.02), ylabel="average precision")
+    return ax
+
+
 def learning_curves(ax: Axes, history: Mapping[str, np.ndarray]) -> Axes:
     """Return the axes with the loss by epoch; a dot marks the epoch kept.
 
