@@ -9,11 +9,12 @@ from lib.bundle.calibration import Calibration
 from lib.data import labels_seen, splits
 from lib.detectors import registry
 from lib.detectors.base import Detector
+from lib.detectors.fusion import MEMBERS as FUSED
 from lib.detectors.fusion import Fusion
 from lib.detectors.onnx_graph import Graph
 from lib.errors import DataError
 from lib.registry import candidates, challengers
-from lib.registry.fused_candidate import FUSED, Exported, fuse
+from lib.registry.fused_candidate import Exported, fuse
 
 
 class Column(Detector):
@@ -110,7 +111,7 @@ def finished(tmp_path_factory):
     """A run's candidates of the regime `genuine`: quick ones under the names that are fused."""
     folder = tmp_path_factory.mktemp("run")
     split = splits.open_split(splits.ensure("simulated", rows=3_000, seed=0))
-    for name, params in (("autoencoder", {}), ("gaussian_mixture", {"trim": 0.1})):
+    for name, params in ((FUSED[0], {}), (FUSED[1], {"trim": 0.1})):
         fitted = candidates.fit(registry.make("robust_covariance", **params), split)
         candidates.write(folder, name, fitted, split)
     return folder, split
@@ -119,7 +120,7 @@ def finished(tmp_path_factory):
 def test_a_run_fuses_what_it_has(finished):
     folder, split = finished
     folders = challengers.ensure(folder, split, make=False)
-    made = fuse(folder, split, folders)
+    made = fuse(folder, split, folders, FUSED)
     assert list(made) == ["fusion"]
     manifest = bundle.verify(made["fusion"])
     assert list(manifest["fit"]["parameters"]["of"]) == list(FUSED)
@@ -129,14 +130,16 @@ def test_a_run_fuses_what_it_has(finished):
     by_hand = Fusion().fit(X, weight=split.arrays("validation").weight, fitted=members).raw_score(X)
     np.testing.assert_allclose(served.raw_score(X), by_hand, rtol=1e-5)
     assert len(served.explain(X[:1])[0]) == 3
-    assert fuse(folder, split, {"fusion": made["fusion"]}) == {}
+    assert fuse(folder, split, folders, []) == {}
+    with pytest.raises(DataError, match="fused names 'autoencoder', but the candidates are"):
+        fuse(folder, split, folders, ["autoencoder"])
 
 
 def test_an_exported_candidate_scores_and_is_included_as_it_stands(finished):
     folder, split = finished
-    each, X = Exported(folder / "models" / "autoencoder"), split.arrays("validation").X
+    each, X = Exported(folder / "models" / FUSED[0]), split.arrays("validation").X
     np.testing.assert_array_equal(
-        each.raw_score(X), bundle.load(folder / "models" / "autoencoder").raw_score(X)
+        each.raw_score(X), bundle.load(folder / "models" / FUSED[0]).raw_score(X)
     )
     np.testing.assert_array_equal(run(each.to_onnx(), X), each.raw_score(X).astype(np.float32))
     with pytest.raises(ValueError, match="no bundle"):

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from lib.data.datasets import Arrays
-from lib.detectors.robust_covariance import RobustCovariance
-from lib.detectors.scaling import LOGS, Scaler
+from lib.detectors.robust_covariance import RobustDistance
+from lib.detectors.scaling import LOGS
 from lib.evaluation import scalings
 from lib.reporting import tables
 
@@ -18,9 +18,7 @@ def rows(X, y=None):
 
 
 def density(X, log="skewed"):
-    scaler = Scaler(log).fit(X)
-    covariance = RobustCovariance(0).fit(scaler.transform(X))
-    return scalings.held_out(scaler, covariance, rows(X))
+    return scalings.held_out(RobustDistance(trim=0, log=log).fit(X), rows(X))
 
 
 def test_the_density_is_that_of_a_gaussian_in_the_units_of_the_columns(monkeypatch):

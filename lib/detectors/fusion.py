@@ -12,7 +12,7 @@ from lib.detectors.onnx_graph import Graph
 from lib.detectors.registry import make
 from lib.detectors.sampling import check_weight
 
-MEMBERS = ("autoencoder", "gaussian_mixture")  # the two that find most on the rolling cuts
+MEMBERS = ("gaussian_mixture", "nearest_neighbours")  # the two that find most on most tables
 TINY = 1e-30  # keeps a row without any contribution from dividing by 0
 
 
@@ -22,6 +22,11 @@ class Fusion(Detector):
     Surprise is -log of the fraction of validation transactions with an equal or higher score
     (:meth:`lib.bundle.calibration.Calibration.strangeness`), so that detectors with scores of any
     scale can be averaged: 7 is one in a thousand. No label is used.
+
+    A mean is seldom better than its best member: over seven tables and both regimes, that of
+    mixture and neighbours was in three of fourteen fits, by up to 0.02 of average precision, and
+    lost up to 0.18 where one of them is blind. Third and fourth members, and weights by how far
+    members agree on the highest hundredth, changed little. So a run fuses only on request.
 
     Parameters
     ----------

@@ -19,6 +19,7 @@ MAX_NUMBERS = 580_000  # that the kept rows may hold: two graphs of them stay un
 # Added to squared distances, in squared standard units: below it, float32 products only tell noise.
 BLUR = 1e-3
 EUCLID = 0.25  # weight of Euclid's squared distance: half of the distance
+MAX_ROWS = 200_000  # above it, rows are sub-sampled by weight for the covariance
 FEW_ROWS = 500  # whose nearest among MANY_ROWS show how the two distances compare
 MANY_ROWS = 1_000
 
@@ -49,8 +50,8 @@ class NearestNeighbours(Detector):
     trim : float in [0, 0.5)
         Share of the weight that the covariance leaves out; the samples do not. See
         :class:`lib.detectors.robust_covariance.RobustCovariance`.
-    max_rows : int
-        Above it, rows are sub-sampled by weight for the covariance.
+    log : str
+        Which columns are logged, see :class:`lib.detectors.scaling.Scaler`.
     seed, threads : int
         Scores do not depend on `threads`.
 
@@ -70,14 +71,14 @@ class NearestNeighbours(Detector):
         samples: int = 5,
         sample_rows: int = 4_000,
         trim: float = TRIM,
-        max_rows: int = 200_000,
+        log: str = "skewed",
         seed: int = 0,
         threads: int = 1,
     ) -> None:
         self.samples = samples
         self.sample_rows = sample_rows
         self.trim = trim
-        self.max_rows = max_rows
+        self.log = log
         self.seed = seed
         self.threads = threads
 
@@ -99,9 +100,9 @@ class NearestNeighbours(Detector):
         X = check_rows(X)
         weight = check_weight(weight, len(X))
         rng = np.random.default_rng(self.seed)
-        X, weight = subsample(rng, X, weight, self.max_rows)
+        X, weight = subsample(rng, X, weight, MAX_ROWS)
         X, weight = trimmed(X, weight, seed=self.seed, threads=self.threads)
-        self.scaler_ = Scaler().fit(X, weight=weight)
+        self.scaler_ = Scaler(self.log).fit(X, weight=weight)
         z = self.scaler_.transform(X)
         with threadpool_limits(1):  # several threads would add up in another order
             self.covariance_ = RobustCovariance(self.trim).fit(z, weight)

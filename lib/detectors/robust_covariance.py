@@ -123,6 +123,8 @@ class RobustDistance(Detector):
     ----------
     trim : float
         See :class:`RobustCovariance`.
+    log : str
+        Which columns are logged, see :class:`lib.detectors.scaling.Scaler`.
     max_rows : int
         Above it, rows are sub-sampled by weight.
     seed, threads : int
@@ -137,11 +139,13 @@ class RobustDistance(Detector):
     def __init__(
         self,
         trim: float = TRIM,
+        log: str = "skewed",
         max_rows: int = 200_000,
         seed: int = 0,
         threads: int = 1,
     ) -> None:
         self.trim = trim
+        self.log = log
         self.max_rows = max_rows
         self.seed = seed
         self.threads = threads
@@ -160,7 +164,7 @@ class RobustDistance(Detector):
         rng = np.random.default_rng(self.seed)
         X, weight = subsample(rng, X, weight, self.max_rows)
         X, weight = trimmed(X, weight, seed=self.seed, threads=self.threads)
-        self.scaler_ = Scaler().fit(X, weight=weight)
+        self.scaler_ = Scaler(self.log).fit(X, weight=weight)
         z = self.scaler_.transform(X)
         with threadpool_limits(1):  # several threads would add up in another order
             self.covariance_ = RobustCovariance(self.trim).fit(z, weight)

@@ -18,10 +18,12 @@ DIRECTION = "higher is better"
 PROMOTE = ("better", "clearly_better")
 # in this order where nobody can judge
 NOMINEES = (
-    "fusion",
-    "autoencoder",
     "gaussian_mixture",
+    "nearest_neighbours",
+    "robust_covariance",
+    "autoencoder",
     "isolation_forest",
+    "empirical_tails",
 )
 MIN_FRAUDS = 10  # labelled frauds that it takes to replace a champion
 TINY = 1e-12  # what adding the same weights in another order can make of a tie
@@ -326,17 +328,16 @@ def _nominated(eligible, reasons, nominee) -> tuple[Candidate | None, list[str]]
     return best, [*reasons, unjudged]
 
 
-def _place(candidate: Candidate) -> tuple[bool, bool, int]:
+def _place(candidate: Candidate) -> tuple[bool, int]:
     """Return a sort key where nobody can judge: the smallest is taken.
 
-    The fusion first; then those that used no label, as the labels there are may say little.
+    Those that used no label come first, as the labels that there are may say little.
     """
     family = candidate.name.partition("@")[0]
-    is_fusion = family == NOMINEES[0]
     place = len(NOMINEES)
     if family in NOMINEES:
         place = NOMINEES.index(family)
-    return not is_fusion, not is_fusion and not candidate.label_free, place
+    return not candidate.label_free, place
 
 
 def _beats(naive: Mapping[str, Naive]) -> str:

@@ -79,7 +79,8 @@ def retrain(
         detector = detectors.make(name, **parameters, seed=seed, threads=threads)
         _fit(detector, name, regime, split, folder)
     if family == FUSION:
-        fuse(folder, split, challengers.ensure(folder, split, make=False), threads)
+        folders = challengers.ensure(folder, split, make=False)
+        fuse(folder, split, folders, list(members), threads)
     made = folder / "models" / candidates.variant(family, regime)
     return Challenger(made, *periods, fit_s=time.perf_counter() - start)
 

@@ -1,16 +1,16 @@
 """Build on the finished candidates of a run: read them as detectors, fuse them into one."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from lib.bundle import Bundle
 from lib.bundle.manifest import read
 from lib.data.splits import Split
 from lib.detectors.base import Detector
-from lib.detectors.fusion import MEMBERS, Fusion
+from lib.detectors.fusion import Fusion
 from lib.detectors.onnx_graph import Graph
+from lib.errors import DataError
 from lib.registry import candidates
-
-FUSED = MEMBERS  # models whose candidates are fused where a run has them all
 
 
 class Exported(Detector):
@@ -62,9 +62,10 @@ def fuse(
     run_dir: Path,
     split: Split,
     folders: dict[str, Path],
+    models: Sequence[str],
     threads: int = 1,
 ) -> dict[str, Path]:
-    """Write the fusion of a run's candidates, for each regime that has all models of FUSED.
+    """Write the fusion of some candidates of a run, for each regime that has them all.
 
     Parameters
     ----------
@@ -72,22 +73,36 @@ def fuse(
     split : lib.data.splits.Split
     folders : dict of name to folder
         The run's candidates.
+    models : sequence of str
+        Their names without the regime; none: there is no fusion.
     threads : int
 
     Returns
     -------
     dict of name to folder
         The candidates that were written.
+
+    Raises
+    ------
+    DataError
+        If one of the models is no candidate of the run in any regime.
     """
-    made = {}
+    made: dict[str, Path] = {}
+    if not models:
+        return made
+    for model in models:
+        names = {candidates.variant(model, regime) for regime in candidates.REGIMES["both"]}
+        if not names & set(folders):
+            there = ", ".join(folders)
+            raise DataError(f"fused names {model!r}, but the candidates are {there}")
     for regime in candidates.REGIMES["both"]:
-        names = [candidates.variant(model, regime) for model in FUSED]
+        names = [candidates.variant(model, regime) for model in models]
         if not set(names) <= set(folders):
             continue
         members = [Exported(folders[name], threads) for name in names]
         fits = [member.manifest_["fit"] for member in members]
         parameters = {}
-        for model, fit in zip(FUSED, fits, strict=True):
+        for model, fit in zip(models, fits, strict=True):
             parameters[model] = fit["parameters"]
         fusion = Fusion(parameters, seed=fits[0]["seed"], threads=threads)
         fitted = candidates.fit(fusion, split, regime, fitted=members)

@@ -29,10 +29,10 @@ ABOUT = {
     "turned round.",
     "autoencoder": "Networks restore rows from noise; the score is the Mahalanobis distance of "
     "what they fail at.",
-    "gaussian_mixture": "Mixtures of heavy-tailed components; the score is the negative log "
+    "gaussian_mixture": "Mixtures of Gaussian components; the score is the negative log "
     "density, averaged.",
-    "fusion": "An autoencoder and a Gaussian mixture; the score is their mean strangeness, on a "
-    "logarithmic scale.",
+    "fusion": "Several detectors as one; the score is their mean strangeness, on a logarithmic "
+    "scale.",
     "robust_covariance": "One mean and one covariance that outliers cannot pull; the score is the "
     "squared Mahalanobis distance.",
     "nearest_neighbours": "Many ordinary rows of reference are kept; the score is the distance to "
