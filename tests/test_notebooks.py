@@ -5,10 +5,19 @@ import sys
 import pytest
 from conftest import ROOT
 
+from lib.pipeline.stages import present
+
 NOTEBOOKS = sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
+ON_DEMAND = {f"{stage.name}.ipynb" for stage in present(ROOT) if stage.on_demand}
 
 
-@pytest.mark.parametrize("name", NOTEBOOKS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.check if name in ON_DEMAND else ())
+        for name in NOTEBOOKS
+    ],
+)
 def test_notebook_runs_alone_and_prints_what_it_has_stored(name, project, tmp_path):
     """nbval runs every cell with the default parameters, and compares the cells marked
     NBVAL_CHECK_OUTPUT.

@@ -71,6 +71,13 @@ def table(project):
     return folder, environment
 
 
+def keep_one_candidate(folder):
+    """Leave one notebook of those that fit a detector: the others do the same with the table."""
+    for path in (folder / "notebooks").glob("0[3-8]_*.ipynb"):
+        if path.stem != "07_robust_covariance":
+            path.unlink()
+
+
 def run(table, *arguments):
     folder, environment = table
     command = [sys.executable, "run_pipeline.py", *arguments]
@@ -156,6 +163,7 @@ def awkward(n=1_500, seed=1):
 
 def test_pipeline_takes_any_names_and_a_feature_that_is_recorded_from_later_on(project):
     folder, _ = project
+    keep_one_candidate(folder)
     frame, features = awkward()
     frame.to_csv(folder / "awkward.csv", index=False)
     description = {
@@ -167,7 +175,7 @@ def test_pipeline_takes_any_names_and_a_feature_that_is_recorded_from_later_on(p
     }
     description |= {"ids": ["status", "Request"], "raw": {"path": "awkward.csv"}}
     (folder / "awkward.yaml").write_text(yaml.safe_dump(description))
-    parameters = [word for parameter in QUICK for word in ("-p", *parameter.split())]
+    parameters = ["-p", "train_on", "genuine", "-p", "n_resamples", "100"]
     done = run(project, "--dataset", "awkward.yaml", *parameters)
     assert done.returncode == 0, done.stdout + done.stderr
     assert " - -" not in done.stdout
@@ -198,6 +206,7 @@ def test_pipeline_takes_a_table_without_or_with_late_labels(project, label):
     left out.
     """
     folder, _ = project
+    keep_one_candidate(folder)
     frame, features = awkward(n=2_000)
     frame["is"] = frame["is"].astype(object)
     frame.loc[frame.index > 1_300, "is"] = ""  # a part of validation, and all that comes later
@@ -205,15 +214,13 @@ def test_pipeline_takes_a_table_without_or_with_late_labels(project, label):
     description = {"name": "late", "time": "step", "features": features, "missing": "median"}
     description |= {"raw": {"path": "late.csv"}} | ({"label": "is"} if label == "recent" else {})
     (folder / "late.yaml").write_text(yaml.safe_dump(description))
-    quick = [parameter for parameter in QUICK if not parameter.startswith("train_on")]
-    parameters = [word for parameter in quick for word in ("-p", *parameter.split())]
-    done = run(project, "--dataset", "late.yaml", *parameters)
+    done = run(project, "--dataset", "late.yaml", "-p", "n_resamples", "100")
     assert done.returncode == 0, done.stdout + done.stderr
     latest = folder / "reports" / "latest"
     metrics = json.loads((latest / "metrics.json").read_text())
     models = {name for name in metrics["models"] if "train_on" in metrics["models"][name]}
     regimes = {metrics["models"][name]["train_on"] for name in models}
-    figure = metrics["models"]["autoencoder@train_on=all"]["validation"]["average_precision"][
+    figure = metrics["models"]["robust_covariance@train_on=all"]["validation"]["average_precision"][
         "value"
     ]
     production = json.loads((latest / "stages" / "11_production" / "metrics.json").read_text())
