@@ -2,26 +2,44 @@
 
     python benchmarks/detectors.py [--raw creditcard.csv] [--rows 284807] [--seeds 1] [--models
     NAME…] [--threads 2]
+    python benchmarks/detectors.py --tables YAML… [--untouched] [--threads 2]
 
 With ``--raw``, average precision on rolling cuts of time inside the first 70 % of the weight, both
 regimes, beside trees with labels; the last 30 % is never read into a figure. Always: fit time,
 peak memory, scoring time and size on simulated rows, half of which are fitted.
+
+With ``--tables``, and nothing else then: candidates without labels, their champion and what anybody
+has at hand, on the split of each description. ECOD takes part where PyOD is installed.
 """
 
 import argparse
 import os
 import resource
+import tempfile
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pandas as pd
+from sklearn.ensemble import IsolationForest
 from sklearn.metrics import average_precision_score
+from sklearn.neighbors import NearestNeighbors
 
+from lib import bundle
 from lib.bundle.bundle import CHUNK_ROWS
-from lib.data import simulation
+from lib.data import simulation, splits
 from lib.data.datasets import load_description
-from lib.detectors import registry
+from lib.detectors import baselines, registry
+from lib.detectors.sampling import draw, weighted_quantile
+from lib.evaluation import comparison, costs, gate, metrics
+from lib.registry import candidates, challengers
+
+try:
+    from pyod.models.ecod import ECOD
+except ImportError:
+    ECOD = None
 
 # reference and the validation after it, per cent of the weight
 CUTS = ((25, 15), (35, 20), (50, 20))
@@ -35,6 +53,11 @@ LIMITS = {
     "size_mb": 5,
 }
 FOREST_MB = 15  # trees are larger
+METRIC = "average_precision"
+# where a notebook departs from the defaults
+SETTINGS = {("nearest_neighbours", "all"): {"samples": 20, "sample_rows": 1_000}}
+NEIGHBOUR = 5  # the distance to this one is the score of the plain nearest neighbours
+NEIGHBOUR_ROWS = 20_000
 
 
 def main():
@@ -48,11 +71,16 @@ def main():
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--models", nargs="*", default=sorted(registry.DETECTORS))
+    parser.add_argument("--tables", nargs="*", default=[], help="descriptions, names or YAML files")
+    parser.add_argument("--untouched", action="store_true", help="read the last 30 %% as well")
     options = parser.parse_args()
+    if options.tables:
+        tables(options)
+        return
     if options.raw:
         detection(pd.read_csv(options.raw), options)
     if options.rows:
-        costs(simulation.simulate(rows=options.rows, seed=0), options)
+        timings(simulation.simulate(rows=options.rows, seed=0), options)
 
 
 def arrays(frame):
@@ -90,7 +118,172 @@ def detection(frame, options):
                 )
 
 
-def costs(frame, options):
+def tables(options):
+    """Average precision of candidates and baselines: rows are tables, one print a regime."""
+    if ECOD is None:
+        print("ECOD is left out: `pip install pyod` adds it.")
+    found = {}
+    for description in options.tables:
+        with tempfile.TemporaryDirectory() as folder:
+            split = cut(description, Path(folder) / "split")
+            for regime in candidates.regimes("both", split):
+                started = time.perf_counter()
+                for period, figures in contest(split, regime, Path(folder), options).items():
+                    found.setdefault((regime, period), {})[split.dataset.name] = figures
+                seconds = time.perf_counter() - started
+                print(f"{split.dataset.name}, train_on {regime}: {seconds:.0f} s", flush=True)
+    for (regime, period), rows in found.items():
+        print(f"\naverage precision on {period}, train_on {regime}; * the champion of validation,")
+        print("+ the best baseline of validation; the last column is the first minus the second")
+        # two words above each other are narrower
+        table = pd.DataFrame.from_dict(rows, orient="index").fillna("")
+        table.columns = pd.MultiIndex.from_tuples(table.columns)
+        print(table.to_string(sparsify=False), flush=True)
+
+
+def cut(description, folder):
+    """Return the split 50/20/30 of a table, written to a folder."""
+    table = splits.find(description, rows=0)
+    frame = table.read()
+    return splits.make(
+        table.dataset, frame, folder, source="custom", raw_sha256=table.source_id, seed=table.seed
+    )
+
+
+def contest(split, regime, run_dir, options):
+    """Return a row of figures for each period: {"validation": {column: text}, …}."""
+    validation = split.arrays("validation")
+    reference = split.arrays("reference")
+    folders = fit_candidates(split, regime, run_dir, options)
+    scorers = {name: bundle.load(folder).raw_score for name, folder in folders.items()}
+    plain = fit_baselines(reference.training(regime), options.threads)
+    scores = {name: scorer(validation.X) for name, scorer in (scorers | plain).items()}
+    naive = baselines.naive_scores(validation, reference)
+    asked = metrics.Options(split.dataset.alert_budgets, split.dataset.alert_budget)
+    compared = metrics.compare(validation, scores | naive, asked)
+    champion = choose(folders, naive, compared, split)
+    figures = compared.metrics
+    best = max(plain, key=lambda name: figures[name][METRIC]["value"] or 0)
+    rows = {"validation": row(compared, scores, champion, best)}
+    if options.untouched:
+        untouched = split.arrays("untouched")
+        judged = {champion: scorers[champion]} | plain
+        later = {name: scorer(untouched.X) for name, scorer in judged.items()}
+        asked = replace(asked, block_s=compared.basis.block_s)
+        rows["untouched"] = row(metrics.compare(untouched, later, asked), scores, champion, best)
+    return rows
+
+
+def fit_candidates(split, regime, run_dir, options):
+    """Fit those that need no label, as their notebooks do; return {name of the model: folder}."""
+    folders = {}
+    for model in challengers.MODELS:
+        if model in options.models:
+            settings = SETTINGS.get((model, regime), {})
+            detector = registry.make(model, threads=options.threads, **settings)
+            fitted = candidates.fit(detector, split, regime)
+            name = candidates.variant(model, regime)
+            folders[model] = candidates.write(run_dir, name, fitted, split)
+    return folders
+
+
+def choose(folders, naive, compared, split):
+    """Return the champion as the pipeline chooses it: the best, or one nearly as good and cheap."""
+    validation = split.arrays("validation")
+    ours = {name: compared.metrics[name] for name in [*folders, *naive]}
+    verdict = comparison.judge(
+        folders,
+        replace(compared, metrics=ours),
+        validation,
+        costs=costs.measure(folders, validation.X),
+        terms=gate.Terms(METRIC, alert_budget=split.dataset.alert_budget),
+    )
+    return verdict.chosen
+
+
+def row(compared, names, champion, best):
+    """Return the figures of the models named, and how far the champion is above a baseline.
+
+    A model that was not scored has an empty cell.
+    """
+    marks = {champion: " *", best: " +"}
+    columns = {}
+    for name in names:
+        first, _, second = name.partition("_")
+        columns[first, second] = ""
+        if name in compared.metrics:
+            value = compared.metrics[name][METRIC]["value"]
+            columns[first, second] = text(value) + marks.get(name, "  ")
+    lead = compared.difference(champion, best, METRIC)
+    ends = f"[{text(lead['low'], '+')}, {text(lead['high'], '+')}]"
+    columns["champion", "- baseline"] = f"{text(lead['value'], '+')} {ends}"
+    return columns
+
+
+def text(value, sign=""):
+    return "?" if value is None else f"{value:{sign}.3f}"
+
+
+def fit_baselines(rows, threads):
+    """Return {name: function (X) -> score} of what needs no more than a few lines."""
+    to_units = plain_units(rows.X, rows.weight)
+    Z = to_units(rows.X)
+    fits = {
+        "sklearn_forest": plain_forest,
+        "pyod_ecod": plain_ecod,
+        "plain_neighbours": plain_neighbours,
+        "plain_gaussian": plain_gaussian,
+    }
+    if ECOD is None:
+        del fits["pyod_ecod"]
+    scorers = {name: fit(Z, rows.weight, threads) for name, fit in fits.items()}
+    return {name: lambda X, score=score: score(to_units(X)) for name, score in scorers.items()}
+
+
+def plain_units(X, weight):
+    """Return the function X -> Z: medians where a value is missing, then standard units."""
+    median = np.zeros(X.shape[1])
+    for j, x in enumerate(X.T):
+        known = np.isfinite(x)
+        if known.any():
+            median[j] = weighted_quantile(x[known], weight[known], 0.5)
+    filled = np.where(np.isfinite(X), X, median)
+    mean = np.average(filled, axis=0, weights=weight)
+    variance = np.average((filled - mean) ** 2, axis=0, weights=weight)
+    sd = np.sqrt(np.where(variance > 0, variance, 1))
+    return lambda new: (np.where(np.isfinite(new), new, median) - mean) / sd
+
+
+def plain_forest(Z, weight, threads):
+    forest = IsolationForest(n_estimators=300, n_jobs=threads, random_state=0)
+    forest.fit(Z, sample_weight=weight)
+    return lambda new: -forest.score_samples(new)
+
+
+def plain_ecod(Z, weight, threads):
+    """Return ECOD, which takes no weights: it sees rows drawn by them.
+
+    It ranks new rows among themselves and the fitted ones: a row's score depends on its batch.
+    """
+    drawn = draw(np.random.default_rng(0), weight, len(Z))
+    return ECOD().fit(Z[drawn]).decision_function
+
+
+def plain_neighbours(Z, weight, threads):
+    n = min(NEIGHBOUR_ROWS, len(Z))
+    drawn = draw(np.random.default_rng(0), weight, n)
+    index = NearestNeighbors(n_neighbors=NEIGHBOUR, n_jobs=threads).fit(Z[drawn])
+    return lambda new: index.kneighbors(new)[0][:, -1]
+
+
+def plain_gaussian(Z, weight, threads):
+    """Return the squared distance of Mahalanobis from the mean of all rows, which is 0."""
+    covariance = (Z * weight[:, None]).T @ Z / weight.sum()
+    precision = np.linalg.pinv(covariance, hermitian=True)
+    return lambda new: np.sum((new @ precision) * new, axis=1)
+
+
+def timings(frame, options):
     """Seconds, megabytes and milliseconds on simulated rows; each model in a process of its own."""
     data = arrays(frame)
     half = data.take(np.arange(len(data.y) // 2))
@@ -106,14 +299,14 @@ def costs(frame, options):
     for name in options.models:
         child = os.fork()  # peak memory of this model alone
         if child == 0:
-            cost(name, half, data, options)
+            timing(name, half, data, options)
             os._exit(0)
         _, status = os.waitpid(child, 0)
         if status:
             print(f"{name:20} ended with status {status}")
 
 
-def cost(name, half, data, options):
+def timing(name, half, data, options):
     started, cpu_started = time.perf_counter(), time.process_time()
     detector = registry.make(name, threads=options.threads)
     if name in registry.SUPERVISED:
