@@ -54,8 +54,6 @@ LIMITS = {
 }
 FOREST_MB = 15  # trees are larger
 METRIC = "average_precision"
-# where a notebook departs from the defaults
-SETTINGS = {("nearest_neighbours", "all"): {"samples": 20, "sample_rows": 1_000}}
 NEIGHBOUR = 5  # the distance to this one is the score of the plain nearest neighbours
 NEIGHBOUR_ROWS = 20_000
 
@@ -104,7 +102,8 @@ def detection(frame, options):
                 rows = fitted if train_on != "genuine" else fitted.take(fitted.y == 0)
                 found = []
                 for seed in range(1 if name == "supervised_trees" else options.seeds):
-                    detector = registry.make(name, seed=seed, threads=options.threads)
+                    settings = registry.settings(name, train_on)
+                    detector = registry.make(name, **settings, seed=seed, threads=options.threads)
                     detector.fit(rows.X, rows.y if labelled else None, weight=rows.weight)
                     score = detector.raw_score(judged.X)
                     found.append(
@@ -179,7 +178,7 @@ def fit_candidates(split, regime, run_dir, options):
     folders = {}
     for model in challengers.MODELS:
         if model in options.models:
-            settings = SETTINGS.get((model, regime), {})
+            settings = registry.settings(model, regime)
             detector = registry.make(model, threads=options.threads, **settings)
             fitted = candidates.fit(detector, split, regime)
             name = candidates.variant(model, regime)

@@ -1,6 +1,7 @@
 """Write results of runs into README and docs/results.md, between markers, and copy their figures.
 
-Usage: python benchmarks/readme.py reports/<run> [reports/<run with 12_stability>]
+Usage: python benchmarks/readme.py reports/<run> [reports/<run with 12_stability>
+[reports/<run with 12_stability over tables>]]
 """
 
 import re
@@ -97,6 +98,24 @@ def stability(metrics):
     return "\n".join(lines)
 
 
+def by_table(metrics):
+    """Average precision and rank as Markdown, a column a table; `metrics` of 12_stability."""
+    found = metrics["by_table"]
+    tables = list(next(iter(found["genuine"].values()))["tables"])
+    heads = ["model", "labels seen", "mean rank", *tables]
+    lines = [_line(heads), "|---|---|" + "---:|" * (len(heads) - 2)]
+    for regime, models in found.items():
+        for model in sorted(models, key=lambda name: models[name]["mean_rank"]):
+            entry = models[model]
+            cells = [
+                f"{number(of_table['average_precision'])} ({of_table['rank']:g})"
+                for of_table in entry["tables"].values()
+            ]
+            seen = labels_seen.in_short(regime)
+            lines.append(_line([label(model), seen, f"{entry['mean_rank']:.1f}", *cells]))
+    return "\n".join(lines)
+
+
 def _worst_and_best(figure):
     # not as an interval is written: these are the worst and the best of all seeds
     worst, best = number(figure["low"]), number(figure["high"])
@@ -118,7 +137,7 @@ def copied(run_dir, stems):
             shutil.copyfile(source, ROOT / "docs" / f"{stem.partition('-')[2]}.png")
 
 
-def main(run_dir, stable_dir=""):
+def main(run_dir, stable_dir="", tables_dir=""):
     """Write the tables of a run, and of one with 12_stability, and copy their figures."""
     run_dir = Path(run_dir)
     metrics = read_json(run_dir / "metrics.json")
@@ -130,6 +149,9 @@ def main(run_dir, stable_dir=""):
         found = read_json(Path(stable_dir) / "stages" / "12_stability" / "metrics.json")
         rewrite(RESULTS, "stability", stability(found))
         copied(Path(stable_dir), ["12_stability-spread"])
+    if tables_dir:
+        found = read_json(Path(tables_dir) / "stages" / "12_stability" / "metrics.json")
+        rewrite(ROOT / "README.md", "tables", by_table(found))
 
 
 def rewrite(page, name, content):

@@ -8,6 +8,7 @@ from unittest import SkipTest
 import numpy as np
 import onnxruntime
 import pytest
+from conftest import ROOT
 from scipy.stats import spearmanr
 from sklearn.base import clone
 from sklearn.utils.estimator_checks import estimator_checks_generator
@@ -16,6 +17,7 @@ from lib.detectors import baselines, registry
 from lib.detectors.base import Detector
 from lib.detectors.sampling import check_weight, draw, thin, weighted_quantile
 from lib.detectors.scaling import Scaler, signed_log
+from lib.pipeline.parameters import read_parameters
 from lib.detectors.supervised_trees import MAX_LEAVES, log_odds
 
 SMALL = {
@@ -461,3 +463,14 @@ def test_a_naive_rule_leaves_out_a_column_without_any_value(rows):
     known = SimpleNamespace(X=rows.X, weight=rows.weight)
     expected = baselines.naive_scores(SimpleNamespace(X=rows.X, amount=None), known)["max_abs_z"]
     np.testing.assert_array_equal(baselines.naive_scores(later, reference)["max_abs_z"], expected)
+
+
+def test_a_notebook_fits_with_the_settings_of_each_regime():
+    path = ROOT / "notebooks" / "06_nearest_neighbours.ipynb"
+    given = {name: each.default for name, each in read_parameters(path).items()}
+    in_all = registry.settings("nearest_neighbours", "all")
+    assert in_all == {"samples": given["samples_all"], "sample_rows": given["sample_rows_all"]}
+    assert registry.settings("nearest_neighbours", "genuine") == {}
+    defaults = registry.make("nearest_neighbours").get_params()
+    for name in ("samples", "sample_rows", "trim"):
+        assert given[name] == defaults[name]

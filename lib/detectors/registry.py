@@ -78,6 +78,21 @@ SUPERVISED = (
     "supervised_trees",
     "few_labels",
 )  # those whose fit needs labels
+# where frauds may be among the rows: name -> what differs from the defaults
+IN_REGIME_ALL = {"nearest_neighbours": {"samples": 20, "sample_rows": 1_000}}
+
+
+def settings(name: str, regime: str) -> dict:
+    """Return the parameters of a detector that differ from its defaults in a regime.
+
+    Parameters
+    ----------
+    name : str
+        A name in DETECTORS.
+    regime : {"genuine", "all", "labels"}
+        Which rows it is fitted to.
+    """
+    return IN_REGIME_ALL.get(name, {}) if regime == "all" else {}
 
 
 def make(name: str, **params) -> Detector:

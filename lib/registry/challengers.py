@@ -13,6 +13,7 @@ from lib.bundle.calibration import Calibration
 from lib.bundle.manifest import MODEL_CARD, read
 from lib.data.splits import Split
 from lib.detectors.registry import make as make_detector
+from lib.detectors.registry import settings
 from lib.errors import DataError
 from lib.registry import candidates
 
@@ -109,7 +110,8 @@ def ensure(
         )
     regime = candidates.regimes("both", split)[0]
     for model in MODELS:
-        detector = make_detector(model, seed=seed, threads=threads)
+        chosen = settings(model, regime)
+        detector = make_detector(model, **chosen, seed=seed, threads=threads)
         fitted = candidates.fit(detector, split, regime)
         name = candidates.variant(model, regime)
         found[name] = candidates.write(run_dir, name, fitted, split)
