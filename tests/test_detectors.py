@@ -17,8 +17,8 @@ from lib.detectors import baselines, registry
 from lib.detectors.base import Detector
 from lib.detectors.sampling import check_weight, draw, thin, weighted_quantile
 from lib.detectors.scaling import Scaler, signed_log
-from lib.pipeline.parameters import read_parameters
 from lib.detectors.supervised_trees import MAX_LEAVES, log_odds
+from lib.pipeline.parameters import read_parameters
 
 SMALL = {
     "isolation_forest": {"n_trees": 50},
