@@ -32,6 +32,8 @@ NEEDED = {  # ratio to the reference, at each of the sizes
     "isolation_forest_100x256": (0.9, 1.0),
     "autoencoder": (0.9, 1.5),
     "gaussian_mixture": (0.9, 1.5),
+    "robust_covariance": (0.9, 1.5),
+    "empirical_tails": (0.9, 1.5),
     "gaussian_mixture_8x8": (0.9, 1.5),
 }
 AT_MOST = {

@@ -32,6 +32,9 @@ MODELS = {  # name: detector and what differs from its defaults
     "isolation_forest_100x256": ("isolation_forest", {"n_trees": 100, "max_samples": 256}),
     "autoencoder": ("autoencoder", {}),
     "gaussian_mixture": ("gaussian_mixture", {}),
+    "nearest_neighbours": ("nearest_neighbours", {}),
+    "robust_covariance": ("robust_covariance", {}),
+    "empirical_tails": ("empirical_tails", {}),
     "gaussian_mixture_8x8": ("gaussian_mixture", {"members": 8, "n_components": 8}),  # eight folds
 }
 
