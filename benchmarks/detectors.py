@@ -54,6 +54,7 @@ LIMITS = {
 }
 FOREST_MB = 15  # trees are larger
 METRIC = "average_precision"
+PLAIN = "nearest_neighbours@train_on=all,log=never"  # a candidate of the regime `all` only
 NEIGHBOUR = 5  # the distance to this one is the score of the plain nearest neighbours
 NEIGHBOUR_ROWS = 20_000
 
@@ -183,6 +184,13 @@ def fit_candidates(split, regime, run_dir, options):
             fitted = candidates.fit(detector, split, regime)
             name = candidates.variant(model, regime)
             folders[model] = candidates.write(run_dir, name, fitted, split)
+    if regime == "all" and "nearest_neighbours" in options.models:
+        settings = registry.settings("nearest_neighbours", regime)
+        detector = registry.make(
+            "nearest_neighbours", threads=options.threads, log="never", **settings
+        )
+        fitted = candidates.fit(detector, split, regime)
+        folders[PLAIN] = candidates.write(run_dir, PLAIN, fitted, split)
     return folders
 
 

@@ -58,7 +58,7 @@ def label(model: str) -> str:
         text = text[0].upper() + text[1:]
     if not variant:
         return text
-    said = variant.replace("train_on=all", "no labels")
+    said = variant.replace("train_on=all", "no labels").replace(",log=never", ", no logarithm")
     return f"{text} ({said})"
 
 
