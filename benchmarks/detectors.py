@@ -5,11 +5,13 @@
     python benchmarks/detectors.py --tables YAML… [--untouched] [--threads 2]
 
 With ``--raw``, average precision on rolling cuts of time inside the first 70 % of the weight, both
-regimes, beside trees with labels; the last 30 % is never read into a figure. Always: fit time,
-peak memory, scoring time and size on simulated rows, half of which are fitted.
+regimes, beside trees with labels; the last 30 % is never read into a figure. With or without it:
+fit time, peak memory, scoring time and size on simulated rows, half of which are fitted.
 
-With ``--tables``, and nothing else then: candidates without labels, their champion and what anybody
-has at hand, on the split of each description. ECOD takes part where PyOD is installed.
+With ``--tables``, and nothing else then: average precision of the candidates that need no label, of
+their champion and of what anybody has at hand, on the split 50/20/30 of each description. Champion
+and best baseline are chosen on validation; only ``--untouched`` reads the last 30 %. ECOD takes
+part where PyOD is installed.
 """
 
 import argparse
@@ -122,6 +124,7 @@ def tables(options):
     """Average precision of candidates and baselines: rows are tables, one print a regime."""
     if ECOD is None:
         print("ECOD is left out: `pip install pyod` adds it.")
+    print("Chosen on validation: * the champion, + the best baseline. Intervals are 95 %.")
     found = {}
     for description in options.tables:
         with tempfile.TemporaryDirectory() as folder:
@@ -133,8 +136,7 @@ def tables(options):
                 seconds = time.perf_counter() - started
                 print(f"{split.dataset.name}, train_on {regime}: {seconds:.0f} s", flush=True)
     for (regime, period), rows in found.items():
-        print(f"\naverage precision on {period}, train_on {regime}; * the champion of validation,")
-        print("+ the best baseline of validation; the last column is the first minus the second")
+        print(f"\naverage precision on {period}, train_on {regime}")
         # two words above each other are narrower
         table = pd.DataFrame.from_dict(rows, orient="index").fillna("")
         table.columns = pd.MultiIndex.from_tuples(table.columns)
