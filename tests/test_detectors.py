@@ -469,8 +469,17 @@ def test_a_notebook_fits_with_the_settings_of_each_regime():
     path = ROOT / "notebooks" / "06_nearest_neighbours.ipynb"
     given = {name: each.default for name, each in read_parameters(path).items()}
     in_all = registry.settings("nearest_neighbours", "all")
-    assert in_all == {"samples": given["samples_all"], "sample_rows": given["sample_rows_all"]}
+    assert in_all == {
+        "samples": given["samples_all"],
+        "sample_rows": given["sample_rows_all"],
+        "trim": given["trim_all"],
+    }
     assert registry.settings("nearest_neighbours", "genuine") == {}
     defaults = registry.make("nearest_neighbours").get_params()
     for name in ("samples", "sample_rows", "trim"):
         assert given[name] == defaults[name]
+    for stem in ("05_gaussian_mixture", "07_robust_covariance"):
+        given = read_parameters(ROOT / "notebooks" / f"{stem}.ipynb")
+        model = stem.partition("_")[2]
+        assert registry.settings(model, "all") == {"trim": given["trim_all"].default}
+        assert registry.make(model).get_params()["trim"] == given["trim"].default

@@ -78,8 +78,15 @@ SUPERVISED = (
     "supervised_trees",
     "few_labels",
 )  # those whose fit needs labels
-# where frauds may be among the rows: name -> what differs from the defaults
-IN_REGIME_ALL = {"nearest_neighbours": {"samples": 20, "sample_rows": 1_000}}
+# Where frauds are still among the rows, more has to be left out than single outliers: on a cut of
+# the card data at 35 % of the weight, 0.2 % leaves an average precision of 0.58 to the robust
+# covariance and of 0.26 to the mixture, 0.5 % of 0.80 and 0.79.
+TRIM_IN_ALL = 0.005
+IN_REGIME_ALL = {  # name: what differs from the defaults
+    "gaussian_mixture": {"trim": TRIM_IN_ALL},
+    "robust_covariance": {"trim": TRIM_IN_ALL},
+    "nearest_neighbours": {"trim": TRIM_IN_ALL, "samples": 20, "sample_rows": 1_000},
+}
 
 
 def settings(name: str, regime: str) -> dict:
