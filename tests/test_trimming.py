@@ -62,6 +62,11 @@ def test_weights_decide_how_large_a_population_is():
     assert len(trimmed(X, weight)[0]) == pytest.approx(n_ordinary, rel=0.01)
 
 
+def test_few_rows_hold_no_population():
+    X, _ = rows(0.07, n=900)
+    assert len(trimmed(X, np.ones(len(X)))[0]) == len(X)
+
+
 def test_missing_values_are_no_matter():
     X, n_ordinary = rows(0.07)
     X[::7, 1] = np.nan

@@ -31,6 +31,14 @@ SMALL = {  # by hand: no run_dir, no split_dir, logged to MLflow from the notebo
     },
     "13_few_labels": {"rows": 3_000, "detector": "robust_covariance", "n_known": [5], "n_draws": 1},
 }
+# one notebook that fits a detector is run in every test, those of the same make in the long checks
+ALIKE = {
+    "03_isolation_forest",
+    "04_autoencoder",
+    "05_gaussian_mixture",
+    "06_nearest_neighbours",
+    "08_empirical_tails",
+}
 LOADED = """
 import json, sys
 from pathlib import Path
@@ -76,7 +84,7 @@ def write_twice(source, target, given):
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(s, marks=pytest.mark.check if stage.on_demand else ())
+        pytest.param(s, marks=pytest.mark.check if stage.on_demand or s in ALIKE else ())
         for s, stage in STAGES.items()
     ],
 )
