@@ -56,7 +56,6 @@ LIMITS = {
 }
 FOREST_MB = 15  # trees are larger
 METRIC = "average_precision"
-PLAIN = "nearest_neighbours@train_on=all,log=never"  # a candidate of the regime `all` only
 NEIGHBOUR = 5  # the distance to this one is the score of the plain nearest neighbours
 NEIGHBOUR_ROWS = 20_000
 
@@ -179,20 +178,17 @@ def contest(split, regime, run_dir, options):
 def fit_candidates(split, regime, run_dir, options):
     """Fit those that need no label, as their notebooks do; return {name of the model: folder}."""
     folders = {}
-    for model in challengers.MODELS:
-        if model in options.models:
-            settings = registry.settings(model, regime)
-            detector = registry.make(model, threads=options.threads, **settings)
-            fitted = candidates.fit(detector, split, regime)
-            name = candidates.variant(model, regime)
-            folders[model] = candidates.write(run_dir, name, fitted, split)
-    if regime == "all" and "nearest_neighbours" in options.models:
-        settings = registry.settings("nearest_neighbours", regime)
-        detector = registry.make(
-            "nearest_neighbours", threads=options.threads, log="never", **settings
-        )
+    asked = [model for model in challengers.MODELS if model in options.models]
+    changes = [(model, {}) for model in asked]
+    for model in asked:
+        if change := registry.alternative(model, regime):
+            changes.append((model, change))
+    for model, change in changes:
+        settings = registry.settings(model, regime) | change
+        detector = registry.make(model, threads=options.threads, **settings)
         fitted = candidates.fit(detector, split, regime)
-        folders[PLAIN] = candidates.write(run_dir, PLAIN, fitted, split)
+        name = candidates.variant(model, regime, **change)
+        folders[name if change else model] = candidates.write(run_dir, name, fitted, split)
     return folders
 
 

@@ -1,8 +1,10 @@
+import json
 import re
 import subprocess
 import sys
 
 import pytest
+from closure import last_cell, unknown_imports
 from conftest import ROOT
 
 from lib.pipeline.stages import present
@@ -20,9 +22,14 @@ ON_DEMAND = {f"{stage.name}.ipynb" for stage in present(ROOT) if stage.on_demand
 )
 def test_notebook_runs_alone_and_prints_what_it_has_stored(name, project, tmp_path):
     """nbval runs every cell with the default parameters, and compares the cells marked
-    NBVAL_CHECK_OUTPUT.
+    NBVAL_CHECK_OUTPUT; what it imports on the way is what the pipeline takes it to depend on.
     """
     folder, environment = project
+    path = folder / "notebooks" / name
+    book = json.loads(path.read_text())
+    sources = ["".join(cell["source"]) for cell in book["cells"] if cell["cell_type"] == "code"]
+    book["cells"].append(last_cell(tmp_path / "loaded.json"))
+    path.write_text(json.dumps(book))
     (tmp_path / "pytest.ini").write_text("[pytest]\n")  # ours selects and configures other tests
     nbval = [
         sys.executable,
@@ -44,7 +51,7 @@ def test_notebook_runs_alone_and_prints_what_it_has_stored(name, project, tmp_pa
             "no:xdist",
             "--rootdir",
             tmp_path,
-            folder / "notebooks" / name,
+            path,
         ],
         cwd=tmp_path,
         env=environment,
@@ -54,6 +61,7 @@ def test_notebook_runs_alone_and_prints_what_it_has_stored(name, project, tmp_pa
     assert done.returncode == 0, re.sub(
         r"\x1b\[[\d;]*m", "", done.stdout[-6_000:] + done.stderr[-2_000:]
     )
+    assert unknown_imports(folder, sources, tmp_path / "loaded.json") == set()
 
 
 def test_there_are_notebooks():

@@ -121,7 +121,7 @@ def test_a_kernel_that_does_not_start_does_not_keep_the_command(small, launcher)
     assert said.count("its kernel could not be started") >= 2  # the console, and the summary
     assert "Traceback" not in said
     (small.folder / "ipykernel_launcher.py").unlink()
-    small.command(*SMALL)  # nobody holds the lock
+    small.command(*SMALL, "--until", "02_split")  # nobody holds the lock
 
 
 def test_a_long_temporary_folder_does_not_keep_notebooks_from_running(small, tmp_path):
@@ -132,7 +132,7 @@ def test_a_long_temporary_folder_does_not_keep_notebooks_from_running(small, tmp
 
 
 def test_two_pipelines_do_not_interleave(small):
-    process = small.start(*SMALL, "-p", "pause_s", "5")
+    process = small.start(*SMALL, "-p", "pause_s", "2")
     until_fitting(small, process)
     said = small.command(*SMALL, code=2)
     assert (
@@ -141,7 +141,7 @@ def test_two_pipelines_do_not_interleave(small):
     )
     small.command(*SMALL, "--dry-run")  # only looks
     assert not (small.folder / "reports" / "latest").exists()  # until this first run has ended
-    said = small.command(*SMALL, "-p", "pause_s", "5", "--wait")
+    said = small.command(*SMALL, "-p", "pause_s", "2", "--wait")
     assert f"Waiting for the pipeline of process {process.pid} to end." in said
     assert "Nothing has changed" in said
     process.communicate()

@@ -104,3 +104,36 @@ def test_seven_per_cent_of_anomalies_in_the_fit_are_found_all_the_same(name):
     quick = {"gaussian_mixture": {"members": 2}, "autoencoder": {"members": 1, "epochs": 5}}
     score = registry.make(name, **quick.get(name, {})).fit(X).raw_score(X)
     assert np.median(score[n_ordinary:]) > np.quantile(score[:n_ordinary], 0.99)
+
+
+def test_a_share_that_is_asked_for_is_left_out_by_weight():
+    X, n_ordinary = rows(0.01)
+    weight = np.ones(len(X))
+    kept, _ = trimmed(X, weight, share=0.1)
+    assert len(kept) == pytest.approx(0.9 * len(X), rel=0.01)
+    assert np.isin(X[n_ordinary:], kept).all(axis=1).sum() == 0, "the strangest go first"
+    weight[:n_ordinary] = 10
+    kept, kept_weight = trimmed(X, weight, share=0.1)
+    assert kept_weight.sum() == pytest.approx(0.9 * weight.sum(), rel=0.02)
+
+
+def test_a_share_is_below_one_half():
+    X, _ = rows(0.0)
+    with pytest.raises(ValueError, match="0.5"):
+        trimmed(X, np.ones(len(X)), share=0.6)
+
+
+def test_frauds_that_are_many_are_found_by_the_second_candidate():
+    """A dense group of 6 % beside ordinary rows, too near for a valley: without labels, only a fit
+    without the most isolated rows sees that they are far.
+    """
+    rng = np.random.default_rng(0)
+    n, n_frauds = 6_000, 360
+    X = rng.normal(size=(n, 3)).astype(np.float32)
+    X[:n_frauds, 0] += 6
+    found = {}
+    for change in ({}, registry.alternative("robust_covariance", "all")):
+        detector = registry.make("robust_covariance", trim=0.005, **change).fit(X)
+        score = detector.raw_score(X)
+        found[bool(change)] = np.mean(score[:n_frauds] > np.quantile(score[n_frauds:], 0.99))
+    assert found[True] > found[False] + 0.1

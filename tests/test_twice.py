@@ -5,9 +5,9 @@ imported then.
 import json
 
 import pytest
+from closure import code, last_cell, unknown_imports
 from conftest import ROOT
 
-from lib.pipeline.dependencies import BY_HAND, IN_THE_DATA, imported_files
 from lib.pipeline.notebook_execution import NotebookExecution
 from lib.pipeline.stages import notebook, present
 
@@ -31,36 +31,13 @@ SMALL = {  # by hand: no run_dir, no split_dir, logged to MLflow from the notebo
     },
     "13_few_labels": {"rows": 3_000, "detector": "robust_covariance", "n_known": [5], "n_draws": 1},
 }
-# one notebook that fits a detector is run in every test, those of the same make in the long checks
-ALIKE = {
-    "03_isolation_forest",
-    "04_autoencoder",
-    "05_gaussian_mixture",
-    "06_nearest_neighbours",
-    "08_empirical_tails",
-}
-LOADED = """
-import json, sys
-from pathlib import Path
-ours = [module for name, module in sys.modules.items() if name.partition(".")[0] == "lib"]
-files = [getattr(module, "__file__", None) for module in ours]
-Path("loaded.json").write_text(json.dumps([file for file in files if file]))
-"""
+# run in every test: one that fits a detector, one that does not; the others in the long checks
+ALWAYS = {"07_robust_covariance", "10_export"}
 
 
-def code(*lines):
-    return {
-        "cell_type": "code",
-        "metadata": {},
-        "execution_count": None,
-        "outputs": [],
-        "source": list(lines),
-    }
-
-
-def write_twice(source, target, given):
-    """Write a notebook whose code is that of `source`, twice, with these parameters -> its first
-    copy's code.
+def write_twice(source, target, given, loaded):
+    """Write a notebook whose code is that of `source`, twice, with these parameters; its last cell
+    writes to `loaded` what has been imported -> the first copy's code.
     """
     book = json.loads(source.read_text())
     cells = [cell for cell in book["cells"] if cell["cell_type"] == "code"]
@@ -72,7 +49,7 @@ def write_twice(source, target, given):
         once.append(code(lines))
     kernel = {"kernelspec": book["metadata"]["kernelspec"]}
     content = {
-        "cells": [*once, *once, code(LOADED)],
+        "cells": [*once, *once, last_cell(loaded)],
         "metadata": kernel,
         "nbformat": 4,
         "nbformat_minor": 4,
@@ -83,29 +60,21 @@ def write_twice(source, target, given):
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(s, marks=pytest.mark.check if stage.on_demand or s in ALIKE else ())
-        for s, stage in STAGES.items()
-    ],
+    [pytest.param(s, marks=() if s in ALWAYS else pytest.mark.check) for s in STAGES],
 )
 def test_a_notebook_runs_twice_in_one_kernel_and_imports_what_it_is_known_to(
     project, tmp_path, name
 ):
     folder, environment = project
     source = notebook(folder, STAGES[name])
-    sources = write_twice(source, tmp_path / "twice.ipynb", SMALL[name])
+    loaded = tmp_path / "loaded.json"
+    sources = write_twice(source, tmp_path / "twice.ipynb", SMALL[name], loaded)
     outcome = NotebookExecution(
         tmp_path / "twice.ipynb", tmp_path / "executed", {}, folder, environment
     ).run()
     assert outcome.message == ""
     assert outcome.n_cells == 2 * len(sources) + 1
-    known = {*imported_files(sources, folder)}
-    left_out = [
-        module for each in (BY_HAND, IN_THE_DATA) for modules in each.values() for module in modules
-    ]
-    known |= {*imported_files([f"import {module}" for module in left_out], folder)}
-    loaded = {folder / file for file in json.loads((folder / "loaded.json").read_text())}
-    assert loaded - known == set()
+    assert unknown_imports(folder, sources, loaded) == set()
 
 
 def test_stability_ranks_models_over_tables(project, simulated, tmp_path):

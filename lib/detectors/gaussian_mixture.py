@@ -50,6 +50,8 @@ class GaussianMixtureEnsemble(Detector):
     Parameters
     ----------
     members : int
+        Averaged. With six instead of three, average precision changes by 0.005 on average over
+        six tables, both regimes and two seeds, and scoring takes twice as long.
     n_components : int
         At the start of each fit; 0: the one of NUMBERS with the highest density of held-out rows.
     tail : float or None
@@ -76,7 +78,7 @@ class GaussianMixtureEnsemble(Detector):
 
     def __init__(  # noqa: PLR0913 - one argument for each hyper-parameter, as scikit-learn asks
         self,
-        members: int = 6,
+        members: int = 3,
         n_components: int = 0,
         tail: float | None = None,
         trim: float = TRIM,

@@ -89,6 +89,14 @@ IN_REGIME_ALL = {  # name: what differs from the defaults
 }
 
 
+# In the regime `all` some families have a second candidate, and validation decides between them:
+# what helps where anomalies are many hurts where rare customers are many.
+ALTERNATIVE_IN_ALL = {
+    "robust_covariance": {"isolated": 0.1},
+    "nearest_neighbours": {"log": "never"},
+}
+
+
 def settings(name: str, regime: str) -> dict:
     """Return the parameters of a detector that differ from its defaults in a regime.
 
@@ -100,6 +108,11 @@ def settings(name: str, regime: str) -> dict:
         Which rows it is fitted to.
     """
     return IN_REGIME_ALL.get(name, {}) if regime == "all" else {}
+
+
+def alternative(name: str, regime: str) -> dict:
+    """Return what a family's second candidate changes in :func:`settings`; empty: it has none."""
+    return ALTERNATIVE_IN_ALL.get(name, {}) if regime == "all" else {}
 
 
 def make(name: str, **params) -> Detector:

@@ -123,6 +123,11 @@ class RobustDistance(Detector):
     ----------
     trim : float
         See :class:`RobustCovariance`.
+    isolated : float in [0, 0.5)
+        Share of the weight, with the highest scores of an isolation forest, that is left out as
+        well; 0: only a population that lies apart (:func:`lib.detectors.trimming.trimmed`). Where
+        frauds are many and still among the rows, 10 % doubles the average precision on two of six
+        tables (0.21 to 0.40, 0.17 to 0.33) and takes 0.1 from it on a third (0.36 to 0.25).
     log : str
         Which columns are logged, see :class:`lib.detectors.scaling.Scaler`.
     max_rows : int
@@ -139,12 +144,14 @@ class RobustDistance(Detector):
     def __init__(
         self,
         trim: float = TRIM,
+        isolated: float = 0.0,
         log: str = "skewed",
         max_rows: int = 200_000,
         seed: int = 0,
         threads: int = 1,
     ) -> None:
         self.trim = trim
+        self.isolated = isolated
         self.log = log
         self.max_rows = max_rows
         self.seed = seed
@@ -163,7 +170,7 @@ class RobustDistance(Detector):
         weight = check_weight(weight, len(X))
         rng = np.random.default_rng(self.seed)
         X, weight = subsample(rng, X, weight, self.max_rows)
-        X, weight = trimmed(X, weight, seed=self.seed, threads=self.threads)
+        X, weight = trimmed(X, weight, share=self.isolated, seed=self.seed, threads=self.threads)
         self.scaler_ = Scaler(self.log).fit(X, weight=weight)
         z = self.scaler_.transform(X)
         with threadpool_limits(1):  # several threads would add up in another order

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.stats import ks_2samp
 from sklearn.ensemble import IsolationForest
 
-from lib.detectors.sampling import draw, weighted_quantile
+from lib.detectors.sampling import check_trim, draw, weighted_quantile
 from lib.detectors.scaling import Scaler
 
 N_TREES = 100
@@ -33,6 +33,7 @@ def trimmed(
     X: NDArray,
     weight: NDArray,
     *,
+    share: float = 0.0,
     seed: int = 0,
     threads: int = 1,
 ) -> tuple[NDArray, NDArray]:
@@ -52,9 +53,18 @@ def trimmed(
     X : ndarray of shape (n, d), float32
         NaN where a value is missing.
     weight : ndarray of shape (n,)
+    share : float in [0, 0.5)
+        Where it is above 0, the share of the weight with the highest scores is left out, wherever
+        valleys lie.
     seed, threads : int
         The result does not depend on `threads`.
+
+    Raises
+    ------
+    ValueError
+        If `share` is not in [0, 0.5).
     """
+    check_trim(share)
     if len(X) < LEAST_ROWS:
         return X, weight
     rng = np.random.default_rng(seed)
@@ -69,11 +79,21 @@ def trimmed(
     # scikit-learn's score is higher for ordinary rows
     sample = imputed[drawn]
     score = -forest.fit(sample).score_samples(sample)
-    cut = valley(score)
-    if cut is None or not _differ(sample[score > cut], sample[score <= cut]):
+    cut = _apart(sample, score)
+    if share:
+        cut = weighted_quantile(score, np.ones(len(score)), 1 - share)
+    if cut is None:
         return X, weight
     ordinary = -forest.score_samples(imputed) <= cut
     return X[ordinary], weight[ordinary]
+
+
+def _apart(rows, score):
+    """Return the score beyond which rows (n, d) are a population of their own, None if none is."""
+    cut = valley(score)
+    if cut is None or not _differ(rows[score > cut], rows[score <= cut]):
+        return None
+    return cut
 
 
 def _differ(some, others):

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from lib.data.datasets import Arrays
-from lib.detectors.registry import make
+from lib.detectors.registry import make, settings
 from lib.detectors.robust_covariance import RobustDistance
 from lib.detectors.sampling import weighted_quantile
 from lib.detectors.scaling import LOGS
@@ -17,6 +17,8 @@ TRIM = 0.02  # share of the weight, of lowest density, that the mean density lea
 def compare(
     reference: Arrays,
     validation: Arrays,
+    regime: str = "all",
+    *,
     seed: int = 0,
     threads: int = 1,
 ) -> list[dict[str, Any]]:
@@ -31,13 +33,15 @@ def compare(
     reference : Arrays
         The rows to fit; their labels are not used.
     validation : Arrays
+    regime : {"genuine", "all"}
+        Which settings the detectors have (:func:`lib.detectors.registry.settings`).
     seed, threads : int
     """
     found = []
     for log in LOGS:
         entry: dict[str, Any] = {"log": log}
         for model in ("robust_covariance", "nearest_neighbours"):
-            detector = make(model, log=log, seed=seed, threads=threads)
+            detector = make(model, **settings(model, regime), log=log, seed=seed, threads=threads)
             detector.fit(reference.X, weight=reference.weight)
             score = detector.raw_score(validation.X)
             entry[model] = average_precision(validation.y, score, validation.weight)

@@ -111,12 +111,17 @@ def _n_unlabelled(data: Arrays) -> int:
     return int(np.count_nonzero(data.y == UNLABELLED))
 
 
-def variant(model: str, regime: str) -> str:
-    """Return a candidate's name: the model's own, with `@train_on=all` where no label is used."""
-    if regime == "genuine":
+def variant(model: str, regime: str, **changed: Any) -> str:
+    """Return a candidate's name: the model's own, with `@train_on=all` where no label is used.
+
+    `changed` are the parameters that tell it from another candidate of the model and regime.
+    """
+    said = {} if regime == "genuine" else {"train_on": regime}
+    said |= changed
+    if not said:
         return model
     separator = "," if "@" in model else "@"
-    return f"{model}{separator}train_on={regime}"
+    return model + separator + ",".join(f"{key}={value}" for key, value in said.items())
 
 
 def fit(

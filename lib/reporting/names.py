@@ -25,6 +25,12 @@ _MODELS = {
     "max_abs_z": "largest |z|",
     "amount": "amount alone",
 }
+VARIANTS = {  # what tells candidates of a family apart -> in words
+    "train_on=all": "no labels",
+    "log=never": "no logarithm",
+    "isolated=0.1": "10 % isolated",
+    ",": ", ",
+}
 LOWER = {"random", "max_abs_z", "amount"}
 SOURCES = {
     "full": "the published file, as its fingerprint proves",
@@ -58,8 +64,9 @@ def label(model: str) -> str:
         text = text[0].upper() + text[1:]
     if not variant:
         return text
-    said = variant.replace("train_on=all", "no labels").replace(",log=never", ", no logarithm")
-    return f"{text} ({said})"
+    for parameter, words in VARIANTS.items():
+        variant = variant.replace(parameter, words)
+    return f"{text} ({variant})"
 
 
 def code(name: str) -> str:

@@ -260,7 +260,7 @@ def spread(ax: Axes, results: pd.DataFrame, reference: float) -> Axes:
         color=INK,
     )
     ax.set_yticks(range(len(names)), [label(m) for m in names])
-    ax.set(xlim=(0, 1), ylim=(-0.6, len(names) - 0.4))
+    ax.set(xlim=(0, 1), ylim=(-1.2, len(names) - 0.4))  # room for the words on dots
     ax.grid(axis="y", visible=False)
     return ax
 
