@@ -241,7 +241,7 @@ class GaussianMixtureEnsemble(Detector):
         """Add whitened residuals [n, M K, d] and their squared lengths [n, M K]."""
         z = graph.scaled(self.scaler_)
         matrix, offset = stack.flat_roots()
-        flat = graph.add("Gemm", z, matrix, -offset)
+        flat = graph.affine(z, matrix, -offset)
         residual = graph.reshape(flat, [-1, *stack.mean.shape])
         distance = graph.add("ReduceSumSquare", residual, axes=[2], keepdims=0)
         return residual, distance
