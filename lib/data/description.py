@@ -181,8 +181,13 @@ class Raw(Strict):
 class Simulation(Strict):
     """What is simulated."""
 
+    of: Literal["card data", "payments"] = Field(
+        "card data",
+        description="card data: features like those of the published file; payments: raw payments "
+        "with cards, merchants and categories",
+    )
     rows: Annotated[int, Field(ge=1)] = Field(description="transactions")
-    seed: int = Field(0, description="another seed draws other transactions of the same customers")
+    seed: int = Field(0, description="another seed draws other transactions")
     drift: bool = Field(True, description="known changes in the untouched period")
 
 

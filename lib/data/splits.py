@@ -200,15 +200,16 @@ def find(
 
 
 def _simulated(dataset: Dataset, rows: int, seed: int) -> Table:
-    from lib.data import simulation  # only here: real data do not need it
+    from lib.data import simulators  # only here: real data do not need it
 
-    columns_to_read(dataset, list(simulation.COLUMNS), dataset.name, labelled=True)
+    simulator = simulators.of(dataset)
+    columns_to_read(dataset, list(simulator.columns), dataset.name, labelled=True)
     drift = (dataset.simulation or {}).get("drift", True)
-    code = sha256(simulation.__file__)[:12]  # another simulator, other transactions
+    code = simulator.code[:12]
 
     def read() -> pd.DataFrame:
         where = f"{dataset.name} (rows={rows}, seed={seed})"
-        return prepare(dataset, simulation.simulate(rows, seed, drift=drift), where)
+        return prepare(dataset, simulator.simulate(rows, seed, drift=drift), where)
 
     return Table(dataset, f"simulated-{rows}-{seed}-{drift}-{code}", None, read, seed)
 

@@ -21,7 +21,7 @@ from lib.pipeline.stages import read_cells
 BY_HAND = {"lib/notebook.py": {"lib.registry.tracking"}}
 # Imports whose effect is in the data: another simulator makes another split, which real data never
 # see.
-IN_THE_DATA = {"lib/data/splits.py": {"lib.data.simulation"}}
+IN_THE_DATA = {"lib/data/splits.py": {"lib.data.simulators"}}
 
 IPYTHON = ("%", "!", "?")  # what lines begin with that are not Python
 

@@ -7,6 +7,7 @@ has no score, because the server refused the row, the row has been no alert and 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pyarrow.parquet as pq
 from scipy.stats import binom
 from sklearn.isotonic import IsotonicRegression
 
-from lib.data import simulation
+from lib.data import simulation, simulators
 from lib.data.columns import beside
 from lib.data.datasets import UNLABELLED, Arrays
 from lib.data.splits import Split
@@ -313,13 +314,22 @@ class Frauds:
 
 
 def injected(split: Split) -> list[simulation.Drift]:
-    """Return the drifts that a simulated split is known to hold; none for real data."""
+    """Return the drifts that a simulated split is known to hold; none for real data.
+
+    Each names only those of its features that models see; drifts of none of them are left out.
+    """
     if split.source != "simulated":
         return []
     settings = split.dataset.simulation or {}
     if not settings.get("drift", True):
         return []
-    return list(simulation.DRIFTS)
+    seen = set(split.dataset.features)
+    drifts = []
+    for drift in simulators.of(split.dataset).drifts:
+        features = tuple(feature for feature in drift.features if feature in seen)
+        if features:
+            drifts.append(replace(drift, features=features))
+    return drifts
 
 
 def scorecard(
