@@ -126,7 +126,10 @@ def _leaks(rng, country, payments, number):
     early_s = payments.time_s[early] + 1
     count = np.bincount(payments.merchant[:early], minlength=n_merchants)
     per_day = count * (DAY_S / early_s)
-    is_worth_it = per_day >= per_day.mean()  # thieves want merchants with many customers
+    # thieves want merchants with many customers; the largest are guarded, and one of them would
+    # outweigh all other leaks
+    times = per_day / per_day.mean()
+    is_worth_it = (times >= 1.0) & (times <= 2.5)
     order = rng.permutation(np.flatnonzero(is_worth_it))
     m = len(order)
     # golden steps: however many leaks are needed, they lie evenly over the span
