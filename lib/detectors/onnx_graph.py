@@ -7,7 +7,7 @@ same bytes. A converter of whole estimators takes far longer and gives larger, s
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike
 from onnx import ModelProto, NodeProto, TensorProto, checker, helper, numpy_helper
 
 from lib.bundle.calibration import Calibration
@@ -104,15 +104,6 @@ class Graph:
         """Add up the second axis: [n, d, …] to [n, …], or [n, 1, …] with keepdims=1."""
         axes = self.constant([1], np.int64)
         return self.add("ReduceSum", values, axes, keepdims=keepdims)
-
-    def affine(self, values: str, matrix: NDArray, offset: NDArray) -> str:
-        """Multiply [n, d] by matrix (d, k) and add offset (k,), the last row behind a column of 1.
-
-        Where k is large, onnxruntime takes twice as long to add an offset to the product.
-        """
-        ends = self.constant([0, 0, 0, 1], np.int64)  # one column behind the last
-        with_one = self.add("Pad", values, ends, 1.0)
-        return self.add("MatMul", with_one, np.vstack([matrix, offset]))
 
     def single(self, values: str) -> str:
         """Convert to float32."""
