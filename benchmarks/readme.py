@@ -102,7 +102,7 @@ def by_table(metrics):
     """Average precision and rank as Markdown, a column a table; `metrics` of 12_stability."""
     found = metrics["by_table"]
     tables = list(next(iter(found["genuine"].values()))["tables"])
-    heads = ["model", "labels seen", "mean rank", *tables]
+    heads = ["model", "labels seen", "mean rank", *(name.replace("_", " ") for name in tables)]
     lines = [_line(heads), "|---|---|" + "---:|" * (len(heads) - 2)]
     for regime, models in found.items():
         for model in sorted(models, key=lambda name: models[name]["mean_rank"]):

@@ -14,19 +14,26 @@ ON_DEMAND = {f"{stage.name}.ipynb" for stage in present(ROOT) if stage.on_demand
 
 
 @pytest.mark.parametrize(
+    "rows", [pytest.param(None, marks=pytest.mark.check), 6_000], ids=["as it is", "few rows"]
+)
+@pytest.mark.parametrize(
     "name",
     [
         pytest.param(name, marks=pytest.mark.check if name in ON_DEMAND else ())
         for name in NOTEBOOKS
     ],
 )
-def test_notebook_runs_alone_and_prints_what_it_has_stored(name, project, tmp_path):
-    """nbval runs every cell with the default parameters, and compares the cells marked
-    NBVAL_CHECK_OUTPUT; what it imports on the way is what the pipeline takes it to depend on.
+def test_notebook_runs_alone_and_prints_what_it_has_stored(name, rows, project, tmp_path):
+    """nbval runs every cell with the default parameters, but for the rows in most tests, and
+    compares the cells marked NBVAL_CHECK_OUTPUT. What it imports on the way is what the pipeline
+    takes it to depend on.
     """
     folder, environment = project
     path = folder / "notebooks" / name
-    book = json.loads(path.read_text())
+    text = path.read_text()
+    if rows is not None and "NBVAL_CHECK_OUTPUT" not in text:
+        text = re.sub(r"rows: int = [\d_]+", f"rows: int = {rows}", text)
+    book = json.loads(text)
     sources = ["".join(cell["source"]) for cell in book["cells"] if cell["cell_type"] == "code"]
     book["cells"].append(last_cell(tmp_path / "loaded.json"))
     path.write_text(json.dumps(book))

@@ -17,7 +17,7 @@ from lib.bundle import bundle_hash
 pytestmark = pytest.mark.xdist_group("sweep")  # they share one run
 SWEPT = {
     "03_isolation_forest": ("n_trees", 5, 10),
-    "04_autoencoder": ("code", 3, 5),
+    "04_autoencoder": ("code", 3),
     "05_gaussian_mixture": ("members", 1, 2),
 }
 QUICK = {
