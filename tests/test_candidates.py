@@ -46,8 +46,8 @@ def test_regimes_and_names_of_variants():
     assert candidates.regimes("both") == ("genuine", "all")
     assert candidates.variant("autoencoder", "genuine") == "autoencoder"
     assert candidates.variant("autoencoder@code=4", "all") == "autoencoder@code=4,train_on=all"
-    second = candidates.variant("robust_covariance", "all", isolated=0.1)
-    assert second == "robust_covariance@train_on=all,isolated=0.1"
+    second = candidates.variant("robust_covariance", "all", isolated=0.15)
+    assert second == "robust_covariance@train_on=all,isolated=0.15"
     with pytest.raises(DataError, match="'none'"):
         candidates.regimes("none")
 

@@ -275,8 +275,8 @@ def test_by_budget_has_every_share_at_every_budget():
 def test_every_variant_keeps_its_familys_colour():
     assert plots.colour("autoencoder@code=4") == plots.colour("autoencoder")
     assert plots.label("gaussian_mixture@train_on=all") == "Gaussian mixture (no labels)"
-    second = plots.label("robust_covariance@train_on=all,isolated=0.1")
-    assert second == "Robust covariance (no labels, 10 % isolated)"
+    second = plots.label("robust_covariance@train_on=all,isolated=0.15")
+    assert second == "Robust covariance (no labels, 15 % isolated)"
     assert len(set(plots.MODEL_COLOURS.values())) == len(plots.MODEL_COLOURS)
 
 

@@ -28,7 +28,7 @@ _MODELS = {
 VARIANTS = {  # what tells candidates of a family apart -> in words
     "train_on=all": "no labels",
     "log=never": "no logarithm",
-    "isolated=0.1": "10 % isolated",
+    "isolated=0.15": "15 % isolated",
     ",": ", ",
 }
 LOWER = {"random", "max_abs_z", "amount"}
