@@ -306,8 +306,10 @@ def _values(
     dataset: Dataset, column: str, cell: Column
 ) -> np.ndarray | pd.api.extensions.ExtensionArray:
     """Return the checked values (n,) of a column as its role asks."""
-    if column in dataset.texts:
+    if column in dataset.ids:
         return cell.text()
+    if column in dataset.texts:
+        return cell.values()
     if column == dataset.label:
         return cell.labels(dataset.label_words)
     if column == dataset.weight:

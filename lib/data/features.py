@@ -18,7 +18,6 @@ from lib.data import histories
 from lib.data.cells import FLOAT32_MAX
 from lib.data.datasets import UNLABELLED, Dataset
 from lib.data.histories import Rows
-from lib.data.reading import MISSING_TEXT
 from lib.data.recipe import NIGHT_ENDS, Arithmetic, Calendar, Distance, Recipe
 from lib.data.times import PER_SECOND, ticks
 from lib.errors import DataError
@@ -119,20 +118,14 @@ def _ticks(dataset: Dataset, time: pd.Series) -> tuple[np.ndarray, int]:
 def _values(column: pd.Series) -> tuple[np.ndarray, list[str]]:
     """Return codes (n,) and the values that they stand for; "" is missing."""
     codes, found = pd.factorize(column, use_na_sentinel=True)
-    words = [str(value).strip() for value in found]
-    words = [MISSING if word.lower() in MISSING_TEXT else word for word in words]
-    return codes, [*words, MISSING]  # of code -1, an empty cell
+    return codes, [*map(str, found), MISSING]  # of code -1, a missing cell
 
 
 def _codes(column: pd.Series) -> np.ndarray:
     """Return codes (n,) int64 of a column's values; missing ones differ from each other."""
-    codes, words = _values(column)
-    number_of = {word: place for place, word in enumerate(dict.fromkeys(words))}
-    number_of[MISSING] = -1
-    by_code = np.array([number_of[word] for word in words], np.int64)
-    found = by_code[codes]
-    alone = -1 - np.arange(len(found))
-    return np.where(found < 0, alone, found)
+    codes, _ = _values(column)
+    alone = -1 - np.arange(len(codes))
+    return np.where(codes < 0, alone, codes)
 
 
 def _calendar(feature: Calendar, time: pd.Series, timezone: str | None) -> np.ndarray:
@@ -198,11 +191,9 @@ def encoders(dataset: Dataset, reference: pd.DataFrame) -> dict[str, dict[str, A
 
 def _encoder(words: list[str], weights: np.ndarray, n: int) -> dict[str, Any]:
     """Return the encoder of values and their weights, from n rows."""
-    weight_of: dict[str, float] = {}
-    for word, weight in zip(words, weights.tolist(), strict=True):
-        weight_of[word] = weight_of.get(word, 0.0) + weight
-    total = sum(weight_of.values())
-    ordered = sorted(weight_of.items(), key=lambda pair: (-pair[1], pair[0]))
+    total = float(weights.sum())
+    pairs = zip(words, weights.tolist(), strict=True)
+    ordered = sorted(pairs, key=lambda pair: (-pair[1], pair[0]))
     shares = {word: weight / total for word, weight in ordered[:MAX_VALUES] if weight > 0}
     return {"shares": shares, "unseen": min(1 / (n + 1), *shares.values())}
 

@@ -373,6 +373,12 @@ class Recipe:
         return tuple(f for f in self.derived if isinstance(f, Window | SinceLast))
 
     @property
+    def simple_windows(self) -> tuple[Window, ...]:
+        """The windows that end with the present transaction, which a hand can compute."""
+        windows = (f for f in self.histories if isinstance(f, Window))
+        return tuple(f for f in windows if f.delay is None and f.statistic != "distinct")
+
+    @property
     def texts(self) -> tuple[str, ...]:
         """Raw columns that are text: entities and categories, each once."""
         columns = [*self.entities, *(category.column for category in self.categories)]
