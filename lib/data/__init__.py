@@ -1,1 +1,1 @@
-"""A table of transactions: description, reading, checks, split in time, simulation."""
+"""A table of transactions: description, reading, checks, features, split in time, simulation."""

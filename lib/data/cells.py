@@ -206,6 +206,14 @@ class Column:
             cells = reading.as_text(values).to_pandas()
         return cells.astype("str").array
 
+    def values(self) -> pd.api.extensions.ExtensionArray:
+        """Return the cells as text without blanks around it; missing where they say nothing."""
+        codes, found = pd.factorize(pd.Series(self.text()), use_na_sentinel=True)
+        stripped = [str(word).strip() for word in found]
+        words = [None if word.lower() in MISSING_TEXT else word for word in stripped]
+        words.append(None)  # of code -1, an empty cell
+        return pd.array(words, dtype="str").take(codes % len(words))
+
     def times(
         self, time_format: str | None = None, unit: str | None = None
     ) -> np.ndarray | pd.api.extensions.ExtensionArray:

@@ -148,7 +148,7 @@ def _sample(dataset: Dataset, part: Path, columns: list[str]) -> pd.DataFrame:
         return nothing
     text = set(columns)
     if kind(part) == "parquet":
-        text = set(dataset.ids)
+        text = set(dataset.texts)
     batches = reading.batches(
         part,
         columns,
@@ -173,7 +173,7 @@ def _of_header(dataset: Dataset, part: Path, labelled: bool) -> Unusable:
 
 def _measured(dataset: Dataset, cells: dict[str, Column]) -> list[Column]:
     """Return the columns that have to be numbers."""
-    other = {*dataset.time_columns, *dataset.ids, dataset.label}
+    other = {*dataset.time_columns, *dataset.texts, dataset.label}
     return [cell for column, cell in cells.items() if column not in other]
 
 
@@ -181,7 +181,7 @@ def _frames(
     dataset: Dataset, part: Path, wanted: list[str], rows: int | None
 ) -> Iterator[pd.DataFrame]:
     """Yield a file's frames as they are read fastest; from a cell on that needs it, as text."""
-    text = set(dataset.ids) | _read_as_text(dataset)
+    text = set(dataset.texts) | _read_as_text(dataset)
     given = dataset.format
     n_rows = 0
     try:
@@ -276,9 +276,9 @@ def clean(
 ) -> pd.DataFrame:
     """Return the dataset's columns with each cell checked, and one column of time.
 
-    Numbers become float64, the label int8, ids text, time float64 seconds or UTC datetime. Cells
-    that are missing, infinite or beyond float32 become NaN where the description says `missing:
-    median`.
+    Numbers become float64, the label int8, ids, entities and categories text, time float64 seconds
+    or UTC datetime. Cells that are missing, infinite or beyond float32 become NaN where the
+    description says `missing: median`.
 
     Parameters
     ----------
@@ -308,6 +308,8 @@ def _values(
     """Return the checked values (n,) of a column as its role asks."""
     if column in dataset.ids:
         return cell.text()
+    if column in dataset.texts:
+        return cell.values()
     if column == dataset.label:
         return cell.labels(dataset.label_words)
     if column == dataset.weight:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from lib.data import checks, description
+from lib.data import checks, description, recipe
 
 # this module is the door of these
 from lib.data.checks import check, iter_transactions, prepare, read_transactions  # noqa: F401
@@ -19,10 +19,13 @@ from lib.data.description import BUDGET, BUDGETS, ROOT, UNLABELLED, LabelWords, 
 from lib.data.download import fetch
 from lib.data.fingerprints import of_rows as fingerprint
 from lib.data.formats import Format
+from lib.data.recipe import Recipe
 from lib.data.times import seconds
 from lib.errors import DataError, RawFileMissing, did_you_mean
 
 LATER_KEYS = ("time_format", "time_unit", "separator", "decimal", "encoding")
+NUMBERS = {"amount", "feature", "coordinate"}  # roles that a column of numbers may have at once
+TEXTS = {"entity", "category"}
 NO_HOME = "there is no such home folder; write the path in full"
 
 
@@ -64,7 +67,8 @@ class Dataset:
     """What a table's columns mean. Everything downstream takes features and names from here.
 
     The keys are those of `lib.data.description.Description`; `label` is the column, `label_words`
-    its words for fraud and genuine where it has its own.
+    its words for fraud and genuine where it has its own. `features` are names of numbers; those
+    that are no columns of the table are derived by `recipe`, which is None where all are columns.
     """
 
     name: str
@@ -86,6 +90,7 @@ class Dataset:
     separator: str | None = None
     decimal: str | None = None
     encoding: str | None = None
+    recipe: Recipe | None = None
     folder: Path | None = field(default=None, compare=False, repr=False)  # raw.path starts there
 
     def __post_init__(self) -> None:
@@ -104,14 +109,44 @@ class Dataset:
         return self.time
 
     @property
+    def plain_features(self) -> tuple[str, ...]:
+        """The features that are columns of the table."""
+        derived = () if self.recipe is None else self.recipe.names
+        return tuple(feature for feature in self.features if feature not in derived)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The table's columns that are text: ids, entities and categories; each once."""
+        of_recipe = () if self.recipe is None else self.recipe.texts
+        return tuple(dict.fromkeys((*self.ids, *of_recipe)))
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """The columns that are kept as text beside the scores: ids and entities."""
+        return (*self.ids, *(() if self.recipe is None else self.recipe.entities))
+
+    @property
+    def text_of(self) -> dict[str, str]:
+        """Where a split keeps the text of its categories: {feature: column}."""
+        if self.recipe is None:
+            return {}
+        taken = {*self.columns, *self.features}
+        return {c.name: self.recipe.text_name(c, taken) for c in self.recipe.categories}
+
+    @property
     def columns(self) -> tuple[str, ...]:
-        """The table's columns in use: time, features, amount, weight, ids, label; each once."""
+        """The table's columns in use, each once.
+
+        Time, features and what a recipe makes them of, amount, weight, ids, label.
+        """
+        coordinates = () if self.recipe is None else self.recipe.coordinates
         named = [
             *self.time_columns,
-            *self.features,
+            *self.plain_features,
+            *coordinates,
             self.amount,
             self.weight,
-            *self.ids,
+            *self.texts,
             self.label,
         ]
         there = [column for column in named if column is not None]
@@ -125,12 +160,13 @@ class Dataset:
         """
         if isinstance(self.time, str):
             return self.time
-        return free_name("time", self.columns)
+        return free_name("time", {*self.columns, *self.features})
 
     @property
     def format(self) -> Format:
         """How its CSV files are written, as far as the description says."""
-        measured = {*self.features, self.amount, self.weight}
+        coordinates = () if self.recipe is None else self.recipe.coordinates
+        measured = {*self.plain_features, *coordinates, self.amount, self.weight}
         if isinstance(self.time, str) and self.time_format is None:
             measured.add(self.time)
         numbers = frozenset(column for column in measured if column is not None)
@@ -145,7 +181,15 @@ class Dataset:
         return folder / _at_home(self.raw.path)
 
     def arrays(self, frame: pd.DataFrame) -> Arrays:
-        """Return the Arrays of a checked frame (`read_transactions`, `prepare` or a split's)."""
+        """Return the Arrays of a checked frame (`read_transactions`, `prepare` or a split's).
+
+        Raises DataError if features of the recipe are not derived yet (`lib.data.features`).
+        """
+        absent = [feature for feature in self.features if feature not in frame.columns]
+        if absent and self.recipe is not None:
+            raise DataError(
+                f"{self.name}: feature {absent[0]!r} is not derived yet; take the rows of a split"
+            )
         n = len(frame)
         X = np.empty((n, len(self.features)), np.float32)
         for i, feature in enumerate(self.features):
@@ -189,6 +233,8 @@ class Dataset:
             "raw": self.raw.model_dump(),
             "simulation": self.simulation,
         }
+        if self.recipe is not None:
+            plain |= self._recipe_as_json()
         for key in LATER_KEYS:
             value = getattr(self, key)
             if value is not None:
@@ -196,6 +242,17 @@ class Dataset:
         undecided = replace(self, alert_budget=None)
         if self.alert_budget != undecided.alert_budget:
             plain["alert_budget"] = self.alert_budget
+        return plain
+
+    def _recipe_as_json(self) -> dict[str, Any]:
+        """Return the keys of the recipe."""
+        written = {f.name: recipe.as_mapping(f) for f in self.recipe.derived}
+        plain: dict[str, Any] = {
+            "features": [written.get(feature, feature) for feature in self.features],
+            "entities": list(self.recipe.entities),
+        }
+        if self.recipe.timezone is not None:
+            plain["timezone"] = self.recipe.timezone
         return plain
 
     @classmethod
@@ -208,25 +265,39 @@ class Dataset:
         """
         checked = description.validated(mapping, where)
         keys = type(checked).model_fields
-        values = {key: getattr(checked, key) for key in keys}
+        values = {key: getattr(checked, key) for key in keys if key not in ("entities", "timezone")}
+        features = checked.features
+        values["recipe"] = recipe.of(features, checked.entities, checked.timezone)
+        values["features"] = tuple(f if isinstance(f, str) else f.name for f in features)
         if isinstance(checked.label, LabelWords):
             values["label"] = checked.label.column
             values["label_words"] = checked.label
         if checked.simulation is not None:
             values["simulation"] = checked.simulation.model_dump(exclude_unset=True)
         dataset = cls(**values, folder=folder)
-        dataset._refuse_two_roles(where)
+        dataset._refuse_two_roles(where, [f for f in features if isinstance(f, str)])
+        recipe.refuse(dataset, where)
         return dataset
 
-    def _refuse_two_roles(self, where: str) -> None:
+    def _refuse_two_roles(self, where: str, plain_features: list[str]) -> None:
         """Refuse a column that has two roles; an amount may be a feature as well."""
+        entities: tuple[str, ...] = ()
+        categories: dict[str, None] = {}
+        coordinates: tuple[str, ...] = ()
+        if self.recipe is not None:
+            entities = self.recipe.entities
+            categories = dict.fromkeys(c.column for c in self.recipe.categories)
+            coordinates = self.recipe.coordinates
         columns_of = {
             "time": self.time_columns,
             "label": (self.label,),
             "weight": (self.weight,),
             "amount": (self.amount,),
-            "feature": self.features,
+            "feature": plain_features,
+            "coordinate": coordinates,
             "id": self.ids,
+            "entity": entities,
+            "category": categories,
         }
         roles_of: dict[str, list[str]] = {}
         for role, columns in columns_of.items():
@@ -234,11 +305,18 @@ class Dataset:
                 if column is not None:
                     roles_of.setdefault(column, []).append(role)
         for column, roles in roles_of.items():
-            if len(roles) > 1 and roles != ["amount", "feature"]:
+            if len(roles) > 1 and not _go_together(roles):
                 listed = " and ".join(roles)
                 raise DataError(
                     f"{where}: column {column!r} is {listed}; it can be one of them, once"
                 )
+
+
+def _go_together(roles: list[str]) -> bool:
+    """Return whether one column may have all these roles."""
+    different = set(roles)
+    is_once_each = len(different) == len(roles)
+    return is_once_each and (different <= NUMBERS or different <= TEXTS)
 
 
 def _at_home(path: str | Path) -> Path:
@@ -322,7 +400,9 @@ def source(dataset: Dataset, frame: pd.DataFrame) -> str:
 
 def _verify(dataset: Dataset, path: Path) -> None:
     """Raise DataError where rows, frauds or fingerprint are not the description's."""
-    slim = replace(dataset, features=(), weight=None, ids=())  # a fraction of the memory
+    slim = replace(
+        dataset, features=(), weight=None, ids=(), recipe=None
+    )  # a fraction of the memory
     parts = checks.cleaned_parts(slim, path, None, True)
     frame = pd.concat([part for part, _ in parts])
     frauds = None

@@ -13,8 +13,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 
+from lib.data import recipe
 from lib.data.formats import NUMBER
 from lib.errors import DataError, did_you_mean
 from lib.files import write_text
@@ -39,6 +48,16 @@ def _name(value: Any) -> Any:
             f"YAML reads this name as {read_as}: put quotes around it, such as 'on' or 'no'"
         )
     return str(value) if isinstance(value, int) else value
+
+
+def _feature(value: Any) -> Any:
+    """Return a column's name, or the derived feature that a mapping stands for."""
+    if isinstance(value, dict):
+        return recipe.parsed(value)
+    name = _name(value)
+    if not isinstance(name, str):
+        raise ValueError("expected the name of a column, or a mapping such as {category: shop}")
+    return name
 
 
 def _several(value: Any) -> Any:
@@ -111,6 +130,8 @@ def _words(value: Any) -> tuple[str, ...]:
 
 
 Name = Annotated[str, BeforeValidator(_name)]
+Feature = Annotated[Any, BeforeValidator(_feature), WithJsonSchema(recipe.schema())]
+Names = Annotated[tuple[Name, ...], BeforeValidator(_no_list)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Shares = Annotated[tuple[Share, ...], BeforeValidator(_several), Field(min_length=1)]
 
@@ -213,12 +234,16 @@ class Description(Strict):
     )
     amount: Name | None = Field(None, description="for figures in money")
     weight: Name | None = Field(None, description="how many transactions a row stands for")
-    features: Annotated[tuple[Name, ...], Field(min_length=1)] = Field(
-        description="what models see, in this order"
+    features: Annotated[tuple[Feature, ...], Field(min_length=1)] = Field(
+        description="what models see, in this order: columns of numbers, and what is derived"
     )
-    ids: Annotated[tuple[Name, ...], BeforeValidator(_no_list)] = Field(
-        (), description="columns that are kept as text beside the scores"
+    entities: Names = Field(
+        (), description="columns whose values have histories, such as cards; kept beside the scores"
     )
+    timezone: Name | None = Field(
+        None, description="of hours and days that are features, such as Europe/Paris; UTC"
+    )
+    ids: Names = Field((), description="columns that are kept as text beside the scores")
     missing: Literal["refuse", "median"] = Field("refuse", description="an empty cell in a feature")
     negative_amount: Literal["refuse", "allow"] = Field("refuse", description="refunds")
     alert_budgets: Shares = Field(BUDGETS, description="shares of transactions for the tables")
@@ -338,9 +363,9 @@ def _expected(found: Any, keys: list[str]) -> str:
         return "it is made of letters, digits, '-' and '_'"
     if block in ("alert_budget", "alert_budgets"):
         return "expected shares between 0 and 1, such as 0.002"
-    if block in ("features", "ids") and len(keys) == 1:
+    if block in ("features", "ids", "entities") and len(keys) == 1:
         return "expected a list of column names"
-    if block in ("features", "ids", "time", "label", "amount", "weight"):
+    if block in ("features", "ids", "entities", "time", "label", "amount", "weight"):
         return "expected the name of a column"
     if block == "raw":
         return "put quotes around text, none around numbers"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lib.data.recipe import OF_LABELS, Recipe, Window
+
 
 @dataclass(frozen=True)
 class Words:
@@ -52,3 +54,15 @@ def in_full(train_on: str, *, n_frauds: int = 0, n_unlabelled: int = 0) -> str:
             "the fit"
         )
     return WORDS[train_on].in_full.format(n=n_frauds)
+
+
+def in_features(recipe: Recipe | None) -> str | None:
+    """Return what labels the features themselves know, such as "fraud rates of merchant, 7d late".
+
+    None where no feature knows any.
+    """
+    if recipe is None:
+        return None
+    seen = [f for f in recipe.histories if isinstance(f, Window) and f.statistic in OF_LABELS]
+    words = [f"{f.statistic.replace('_', ' ')}s of {f.entity}, {f.delay} late" for f in seen]
+    return "; ".join(dict.fromkeys(words)) or None

@@ -62,7 +62,7 @@ def _on_columns(dataset: Dataset, columns_there: set[str]) -> list[str]:
 
 def _on_missing_cells(dataset: Dataset, frame: pd.DataFrame) -> list[str]:
     said = []
-    measured = list(dataset.features)
+    measured = list(dataset.plain_features)
     if dataset.amount is not None:
         measured.append(dataset.amount)
     for column in dict.fromkeys(measured):

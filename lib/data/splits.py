@@ -21,7 +21,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lib.data import cuts, datasets, fingerprints
+from lib.data import cuts, datasets, features, fingerprints, labels_seen
 from lib.data.checks import check_header, columns_to_read
 from lib.data.datasets import (
     Arrays,
@@ -249,6 +249,9 @@ def make(  # noqa: PLR0913 - the shares of a split, by name
 ) -> Split:
     """Cut a checked frame in time order (`read_transactions`, `prepare`) and write it to `folder`.
 
+    Features of a recipe are derived first, over the whole table; how rare a category is, is counted
+    in reference.
+
     Parameters
     ----------
     reference, validation : shares of the weight; the rest is untouched, in `n_batches` of equal
@@ -258,6 +261,9 @@ def make(  # noqa: PLR0913 - the shares of a split, by name
     Raises DataError, and writes nothing, where a period would be empty.
     """
     parts = cuts.cut(dataset, frame, reference, validation, n_batches)
+    frame = features.derive(dataset, frame)
+    encoders = features.encoders(dataset, frame.iloc[parts["reference"]])
+    frame = features.encode(dataset, frame, encoders)
     manifest: dict[str, Any] = {
         "dataset": dataset.to_dict(),
         "source": source,
@@ -267,7 +273,15 @@ def make(  # noqa: PLR0913 - the shares of a split, by name
         "time": _kind_of_time(dataset, frame),
         "periods": {name: cuts.summary(dataset, frame.iloc[part]) for name, part in parts.items()},
     }
-    manifest["remarks"] = [*frame.attrs.get("remarks", []), *cuts.remarks(manifest["periods"])]
+    manifest["remarks"] = [
+        *frame.attrs.get("remarks", []),
+        *features.remarks(dataset, frame),
+        *cuts.remarks(manifest["periods"]),
+    ]
+    if dataset.recipe is not None:
+        manifest["recipe"] = dataset.recipe.meanings
+        manifest["encoders"] = encoders
+        manifest["labels_seen"] = labels_seen.in_features(dataset.recipe)
     try:
         with locked(Path(folder).parent / ".lock"):
             _write(frame, parts, manifest, Path(folder))

@@ -177,8 +177,8 @@ class Deployment:
             traffic=self.options.traffic,
         )
         ids = None
-        if self.history.split.dataset.ids:
-            names = list(self.history.split.dataset.ids)
+        names = list(self.history.split.dataset.kept)
+        if names:
             ids = self.history.frame[names].iloc[rows]
         self.stream.keep(batch, log, data, ids)
         step, self.drifts[batch] = monitoring.look(

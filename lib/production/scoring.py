@@ -71,8 +71,10 @@ def score_table(
     Raises
     ------
     DataError
-        For a column, a row or a cell that the description does not allow, or a table without rows.
+        For a column, a row or a cell that the description does not allow, a table without rows, or
+        a description with derived features.
     """
+    _refuse_recipe(dataset)
     start = time.perf_counter()
     folder = Path(folder)
     sample = Sample(SAMPLE_ROWS, seed)
@@ -109,6 +111,17 @@ def score_table(
     return report
 
 
+def _refuse_recipe(dataset: Dataset) -> None:
+    """Refuse a description whose features a file of new rows does not hold."""
+    if dataset.recipe is not None and dataset.recipe.derived:
+        feature = dataset.recipe.names[0]
+        raise DataError(
+            f"{dataset.name}: features such as {feature!r} are derived from the whole table and "
+            "its histories, which a file of new transactions does not hold; add its rows to the "
+            "table and make a new split"
+        )
+
+
 def _chunks(dataset: Dataset, path: Path) -> Iterator[pd.DataFrame]:
     """Go through a table; the next chunk is read while the caller scores this one."""
     chunks = datasets.iter_transactions(dataset, path, rows_per_chunk=CHUNK_ROWS)
@@ -132,14 +145,14 @@ def _table(
 
     Theirs have their own names, unless one of ours is called like that.
     """
-    named = beside(COLUMNS, (dataset.time_column, *dataset.ids), "time.")
+    named = beside(COLUMNS, (dataset.time_column, *dataset.kept), "time.")
     time_name = named[dataset.time_column]
-    ids = beside(COLUMNS, (*dataset.ids, time_name))
+    ids = beside(COLUMNS, (*dataset.kept, time_name))
     columns = {
         "position": np.arange(first, first + len(frame)),
         time_name: frame[dataset.time_column],
     }
-    for column in dataset.ids:
+    for column in dataset.kept:
         columns[ids[column]] = frame[column]
     columns["anomaly_score"] = score
     columns["alert"] = alert

@@ -243,11 +243,15 @@ def _manifest(name: str, fitted: Fit, split: Split) -> dict[str, Any]:
 
 
 def _labels_seen(fitted: Fit, split: Split) -> str:
+    """Return the labels that the fit has seen, and those that its features know."""
     if fitted.supervised:
         n_frauds = int(np.count_nonzero(fitted.training.y == 1))
-        return labels_seen.in_full("labels", n_frauds=n_frauds)
-    n_unlabelled = _n_unlabelled(split.arrays("reference"))
-    return labels_seen.in_full(fitted.regime, n_unlabelled=n_unlabelled)
+        of_fit = labels_seen.in_full("labels", n_frauds=n_frauds)
+    else:
+        n_unlabelled = _n_unlabelled(split.arrays("reference"))
+        of_fit = labels_seen.in_full(fitted.regime, n_unlabelled=n_unlabelled)
+    of_features = labels_seen.in_features(split.dataset.recipe)
+    return of_fit if of_features is None else f"{of_fit}; in features: {of_features}"
 
 
 def add_metrics(folder: Path, metrics: dict) -> Path:

@@ -1,0 +1,212 @@
+"""Derive the features of a recipe over a whole table, before it is cut into periods.
+
+No row sees a later one: histories look back only. What is counted over many rows, how rare a
+category is, is fitted on reference alone once the cuts are known (`encoders`, `encode`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pandas as pd
+
+from lib.bundle import categories
+from lib.bundle.categories import MISSING
+from lib.data import histories
+from lib.data.cells import FLOAT32_MAX
+from lib.data.datasets import UNLABELLED, Dataset
+from lib.data.histories import Rows
+from lib.data.recipe import NIGHT_ENDS, Arithmetic, Calendar, Distance, Recipe
+from lib.data.times import PER_SECOND, ticks
+from lib.errors import DataError
+
+EARTH_KM = 6371.0088  # mean radius (IUGG)
+MICROSECONDS = 1_000_000  # ticks of a time that is a number
+LAST_S = 9e12  # so that instants in microseconds are integers of 64 bits
+MAX_VALUES = 10_000  # of a category that an encoder knows, the most frequent ones
+
+
+def derive(dataset: Dataset, frame: pd.DataFrame, threads: int = 2) -> pd.DataFrame:
+    """Return a checked frame, whole and in time order, with the features of its recipe behind it.
+
+    Categories stay text under `Dataset.text_of`; `encode` makes numbers of them.
+
+    Parameters
+    ----------
+    threads : entities whose histories are computed side by side
+    """
+    recipe = dataset.recipe
+    if recipe is None:
+        return frame
+    columns = {str(column): frame[column] for column in frame.columns}
+    past = {}
+    if recipe.histories:
+        past = histories.compute(recipe.histories, _rows(dataset, recipe, frame), threads)
+    derived: dict[str, Any] = {}
+    for category in recipe.categories:
+        derived[dataset.text_of[category.name]] = columns[category.column]
+        if category.name == category.column:
+            del columns[category.column]
+    for feature in recipe.in_order():
+        if feature.name in past:
+            values = past.pop(feature.name)
+        elif isinstance(feature, Calendar):
+            values = _calendar(feature, frame[dataset.time_column], recipe.timezone)
+        elif isinstance(feature, Distance):
+            values = _distance_km(*(frame[column].to_numpy() for column in feature.columns))
+        elif isinstance(feature, Arithmetic):
+            values = _arithmetic(feature, columns | derived)
+        else:
+            continue  # a category: it waits for its encoder
+        derived[feature.name] = np.where(np.abs(values) <= FLOAT32_MAX, values, np.nan)
+    result = pd.DataFrame({**columns, **derived}, index=frame.index, copy=False)
+    result.attrs = dict(frame.attrs)
+    return result
+
+
+def remarks(dataset: Dataset, frame: pd.DataFrame) -> list[str]:
+    """Return sentences on derived features that are missing in rows of a derived frame."""
+    names = () if dataset.recipe is None else dataset.recipe.names
+    said = []
+    for name in names:
+        n_missing = int(frame[name].isna().sum())
+        if n_missing == len(frame):
+            said.append(f"derived feature {name!r} is missing everywhere: it stays a constant")
+        elif n_missing:
+            said.append(
+                f"rows without derived feature {name!r}, for which the median stands in: "
+                f"{n_missing:,}"
+            )
+    return said
+
+
+def _rows(dataset: Dataset, recipe: Recipe, frame: pd.DataFrame) -> Rows:
+    """Return what histories need of a frame."""
+    t, per_second = _ticks(dataset, frame[dataset.time_column])
+    used = {getattr(feature, "column", None) for feature in recipe.histories}
+    texts = {column: _codes(frame[column]) for column in recipe.texts}
+    numbers = {
+        column: frame[column].to_numpy(np.float64)
+        for column in used
+        if column is not None and column not in texts
+    }
+    fraud = None
+    if dataset.label is not None and dataset.label in frame.columns:
+        y = frame[dataset.label].to_numpy(np.float64)
+        fraud = np.where(y == UNLABELLED, np.nan, y)
+    return Rows(t, per_second, texts, numbers, fraud)
+
+
+def _ticks(dataset: Dataset, time: pd.Series) -> tuple[np.ndarray, int]:
+    """Return instants (n,) as int64, and how many ticks make a second.
+
+    Numbers are rounded to microseconds: what is written as 0.1 is a tenth, and windows are exact.
+    """
+    instants = ticks(time)
+    if not pd.api.types.is_numeric_dtype(time):
+        return instants, int(PER_SECOND[time.dt.unit])
+    if np.abs(instants).max() > LAST_S:
+        raise DataError(
+            f"{dataset.name}: a time beyond {LAST_S:g} s is too far away for windows of time; say "
+            "with `time_unit` if its unit is another"
+        )
+    return np.rint(instants * MICROSECONDS).astype(np.int64), MICROSECONDS
+
+
+def _values(column: pd.Series) -> tuple[np.ndarray, list[str]]:
+    """Return codes (n,) and the values that they stand for; "" is missing."""
+    codes, found = pd.factorize(column, use_na_sentinel=True)
+    return codes, [*map(str, found), MISSING]  # of code -1, a missing cell
+
+
+def _codes(column: pd.Series) -> np.ndarray:
+    """Return codes (n,) int64 of a column's values; missing ones differ from each other."""
+    codes, _ = _values(column)
+    alone = -1 - np.arange(len(codes))
+    return np.where(codes < 0, alone, codes)
+
+
+def _calendar(feature: Calendar, time: pd.Series, timezone: str | None) -> np.ndarray:
+    """Return a part of each time (n,); a time that is a number counts from 1970-01-01 UTC."""
+    instants = time
+    if pd.api.types.is_numeric_dtype(time):
+        instants = pd.to_datetime(np.rint(time * MICROSECONDS).astype("int64"), unit="us")
+    local = instants.dt.tz_localize("UTC").dt.tz_convert(ZoneInfo(timezone or "UTC")).dt
+    values = {
+        "hour_of_day": lambda: local.hour,
+        "day_of_week": lambda: local.day_of_week,
+        "is_night": lambda: local.hour < NIGHT_ENDS,
+        "is_weekend": lambda: local.day_of_week >= 5,
+    }[feature.part]()
+    return values.to_numpy(np.float64)
+
+
+def _distance_km(
+    lat: np.ndarray, long: np.ndarray, to_lat: np.ndarray, to_long: np.ndarray
+) -> np.ndarray:
+    """Return the great-circle distance (n,) of places in degrees (haversine formula)."""
+    lat, long, to_lat, to_long = (np.radians(degrees) for degrees in (lat, long, to_lat, to_long))
+    of_lat = np.sin((to_lat - lat) / 2) ** 2
+    of_long = np.sin((to_long - long) / 2) ** 2
+    half_chord = np.sqrt(of_lat + np.cos(lat) * np.cos(to_lat) * of_long)
+    return 2 * EARTH_KM * np.arcsin(np.minimum(half_chord, 1))
+
+
+def _arithmetic(feature: Arithmetic, columns: dict[str, Any]) -> np.ndarray:
+    """Return a ratio or a difference (n,); a ratio by 0 is missing."""
+    left = np.asarray(columns[feature.left], np.float64)
+    right = np.asarray(columns[feature.right], np.float64)
+    if feature.operation == "difference":
+        return left - right
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        return np.where(right == 0, np.nan, left / right)
+
+
+def encoders(dataset: Dataset, reference: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Count how large a share of reference's weight each value of a category has.
+
+    Returns
+    -------
+    dict
+        {feature: encoder}, as JSON has it; see `lib.bundle.categories.rarity`. A value that
+        reference lacks is taken to have the share that one more row of n would have, 1 / (n + 1),
+        or the smallest share of reference if that is less; so is one beyond the `MAX_VALUES` most
+        frequent.
+    """
+    recipe = dataset.recipe
+    if recipe is None:
+        return {}
+    weight = np.ones(len(reference))
+    if dataset.weight is not None:
+        weight = reference[dataset.weight].to_numpy(np.float64)
+    fitted = {}
+    for category in recipe.categories:
+        codes, words = _values(reference[dataset.text_of[category.name]])
+        weights = np.bincount(codes % len(words), weight, minlength=len(words))  # -1 is the last
+        fitted[category.name] = _encoder(words, weights, len(reference))
+    return fitted
+
+
+def _encoder(words: list[str], weights: np.ndarray, n: int) -> dict[str, Any]:
+    """Return the encoder of values and their weights, from n rows."""
+    total = float(weights.sum())
+    pairs = zip(words, weights.tolist(), strict=True)
+    ordered = sorted(pairs, key=lambda pair: (-pair[1], pair[0]))
+    shares = {word: weight / total for word, weight in ordered[:MAX_VALUES] if weight > 0}
+    return {"shares": shares, "unseen": min(1 / (n + 1), *shares.values())}
+
+
+def encode(
+    dataset: Dataset, frame: pd.DataFrame, fitted: dict[str, dict[str, Any]]
+) -> pd.DataFrame:
+    """Return a derived frame with numbers for its categories, by fitted encoders."""
+    recipe = dataset.recipe
+    if recipe is None:
+        return frame
+    columns = {}
+    for category in recipe.categories:
+        codes, words = _values(frame[dataset.text_of[category.name]])
+        columns[category.name] = categories.rarity(fitted[category.name], words)[codes]
+    return frame.assign(**columns)
