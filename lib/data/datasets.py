@@ -123,7 +123,12 @@ class Dataset:
     @property
     def kept(self) -> tuple[str, ...]:
         """The columns that are kept as text beside the scores: ids and entities."""
-        return (*self.ids, *(() if self.recipe is None else self.recipe.entities))
+        return (*self.ids, *self.entities)
+
+    @property
+    def entities(self) -> tuple[str, ...]:
+        """The columns whose values have histories."""
+        return () if self.recipe is None else self.recipe.entities
 
     @property
     def text_of(self) -> dict[str, str]:

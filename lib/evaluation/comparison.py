@@ -18,6 +18,7 @@ from lib.data.splits import Split
 from lib.errors import BundleError, DataError
 from lib.evaluation import gate
 from lib.evaluation.costs import Cost
+from lib.evaluation.entity_precision import EntityPrecision
 from lib.evaluation.intervals import Basis, Comparison
 
 PRESENT = "present_champion"  # its name among the scores of a comparison
@@ -223,12 +224,14 @@ class Results:
         without a final table
     basis : of the figures on validation: blocks of time, and why there are no intervals
     costs : {candidate: what it costs to score}
+    reviews : what those who review entities find on validation; empty where there are none
     """
 
     validation: Mapping[str, dict]
     untouched: Mapping[str, dict] = field(default_factory=dict)
     basis: Basis | None = None
     costs: Mapping[str, Cost] = field(default_factory=dict)
+    reviews: Mapping[str, Mapping[str, EntityPrecision]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -286,6 +289,7 @@ def run_metrics(
         "alert_budgets": list(split.dataset.alert_budgets),
         "intervals": results.basis and results.basis.to_dict(),
         "models": models,
+        "reviews": _reviews(results.reviews),
         "champion": champion,
         "verdict": {
             "action": verdict.action,
@@ -294,6 +298,16 @@ def run_metrics(
         },
         "remarks": verdict.remarks,
     }
+
+
+def _reviews(found: Mapping[str, Mapping[str, EntityPrecision]]) -> dict[str, dict]:
+    """Return {entity: {model: precision of the reviews, its interval and its ceiling}}."""
+    plain: dict[str, dict] = {}
+    for entity, of_models in found.items():
+        plain[entity] = {}
+        for model, result in of_models.items():
+            plain[entity][model] = {**result.precision, "ceiling": result.ceiling}
+    return plain
 
 
 def _models(results: Results, folders: Mapping[str, Path]) -> dict[str, dict]:

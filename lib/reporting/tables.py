@@ -19,6 +19,7 @@ from lib.reporting.names import HEADLINE, SHARES, label
 
 if TYPE_CHECKING:
     from lib.evaluation.costs import Cost
+    from lib.evaluation.entity_precision import EntityPrecision
     from lib.evaluation.intervals import Comparison
 
 Figures = Mapping[str, Figure]  # {metric: figure} of one model on one period
@@ -218,6 +219,23 @@ def by_budget(
     columns = [f"at {budget:g}" for budget in budgets]
     cells = list(rows.values())
     return pd.DataFrame(cells, index, columns)
+
+
+def by_entity(found: Mapping[str, Mapping[str, EntityPrecision]]) -> pd.DataFrame:
+    """Return the precision of those who review entities as text: a column an entity.
+
+    Parameters
+    ----------
+    found : {entity: {model: what its reviews find}}
+    """
+    columns = {}
+    for entity, of_models in found.items():
+        first = next(iter(of_models.values()))
+        column = {"perfect ranking": number(first.ceiling)}
+        for model, result in of_models.items():
+            column[label(model)] = cell(result.precision, 3)
+        columns[entity] = column
+    return pd.DataFrame(columns)
 
 
 def _at(metric: str, budget: float, alert_budget: float) -> str:
