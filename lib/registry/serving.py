@@ -41,7 +41,8 @@ class Model:
     def __str__(self) -> str:
         said = f"{self.name} version {self.version}"
         if self.model:
-            said += " (" + self.model.replace("_", " ") + ")"
+            family, at, variant = self.model.partition("@")
+            said += f" ({family.replace('_', ' ')}{at}{variant})"
         if self.threshold is not None:
             said += f", threshold {self.threshold:.6g}"
         return said
