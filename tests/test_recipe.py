@@ -16,6 +16,7 @@ from lib.data.datasets import Dataset, load_description, prepare
 from lib.data.recipe import PARTS, SinceLast, Window, seconds_of
 from lib.errors import DataError
 from lib.production.scoring import score_table
+from lib.reporting import cards
 
 BASE = {
     "name": "shop",
@@ -453,6 +454,12 @@ def test_payments_are_split_with_their_features(payments):
         payments.manifest["encoders"]["category"]["shares"]
     )
     assert {"card", "merchant", "transaction"} < set(frame.columns)
+
+
+def test_the_data_card_says_what_is_derived(payments):
+    text = cards.data(payments)
+    assert "`count_card_7d`: number of transactions of the same `card` in the last 7d" in text
+    assert "labels that features know: fraud rates of merchant" in text
 
 
 def test_payments_histories_go_on_over_the_cuts(payments):

@@ -149,9 +149,9 @@ class Window:
             "fraud_count": "known frauds of",
         }
         words = what.get(self.statistic, of_column)
-        when = f"of the last {self.within}, this one included"
+        when = f"in the last {self.within}, this one included"
         if self.delay is not None:
-            when = f"of {self.within}, up to {self.delay} ago"
+            when = f"in the {self.within} that ended {self.delay} ago"
         return f"{words} transactions of the same `{self.entity}` {when}"
 
 
@@ -374,9 +374,10 @@ class Recipe:
 
     @property
     def simple_windows(self) -> tuple[Window, ...]:
-        """The windows that end with the present transaction, which a hand can compute."""
+        """The windows that end with the present transaction, means first: to show by hand."""
         windows = (f for f in self.histories if isinstance(f, Window))
-        return tuple(f for f in windows if f.delay is None and f.statistic != "distinct")
+        simple = (f for f in windows if f.delay is None and f.statistic != "distinct")
+        return tuple(sorted(simple, key=lambda f: f.statistic != "mean"))
 
     @property
     def texts(self) -> tuple[str, ...]:
