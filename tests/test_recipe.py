@@ -439,7 +439,8 @@ def payments(tmp_path_factory):
         text = (datasets.ROOT / "data" / "payments.yaml").read_text()
         (root / "data" / "payments.yaml").write_text(text)
         patch.setattr(datasets, "ROOT", root)
-        yield splits.open_split(splits.ensure("payments", rows=3_000))
+        folder = splits.ensure("payments", rows=3_000)
+    return splits.open_split(folder)
 
 
 def test_payments_are_split_with_their_features(payments):
@@ -454,6 +455,15 @@ def test_payments_are_split_with_their_features(payments):
         payments.manifest["encoders"]["category"]["shares"]
     )
     assert {"card", "merchant", "transaction"} < set(frame.columns)
+
+
+def test_another_way_to_derive_makes_another_split(monkeypatch):
+    table = splits.find("payments", rows=3_000)
+    before = table.locate()
+    plain = splits.find("simulated", rows=3_000).locate()
+    monkeypatch.setattr(features, "code", lambda: "another")
+    assert table.locate() != before
+    assert splits.find("simulated", rows=3_000).locate() == plain
 
 
 def test_the_data_card_says_what_is_derived(payments):
