@@ -300,6 +300,13 @@ def test_a_category_is_its_rarity_in_reference_alone():
     assert encoded["kind_text"].tolist()[:9] == kinds[:9]
 
 
+def test_two_features_may_be_of_one_category():
+    dataset = shop({"category": "kind"}, {"category": "kind", "name": "again"})
+    frame = derived(dataset, table([0, 1, 2], kind=["x", "x", "y"]))
+    encoded = features.encode(dataset, frame, features.encoders(dataset, frame))
+    assert encoded["kind"].tolist() == encoded["again"].tolist()
+
+
 def test_shares_are_of_weight_and_what_is_unseen_is_never_commoner_than_what_is_seen():
     dataset = shop({"category": "kind"}, weight="w")
     frame = table(range(4), kind=["x", "y", "z", "z"], w=[97.0, 0.5, 1.0, 1.5])
@@ -387,6 +394,7 @@ REFUSED = [
     ([{"ratio": ["eur", "eur"]}], {}, ["'eur' and itself"]),
     ([{"ratio": ["eur", "size"]}], {}, ["'size'", "no number"]),
     ([{"ratio": ["eur"]}], {}, ["['eur']", "2 names"]),
+    ([{"category": "kind"}, {"ratio": ["eur", "kind"]}], {}, ["'kind'", "no number"]),
     (
         [{"ratio": ["eur", "b"], "name": "a"}, {"ratio": ["a", "eur"], "name": "b"}],
         {},

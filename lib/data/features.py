@@ -55,7 +55,7 @@ def derive(dataset: Dataset, frame: pd.DataFrame, threads: int = 2) -> pd.DataFr
         past = histories.compute(recipe.histories, _rows(dataset, recipe, frame), threads)
     derived: dict[str, Any] = {}
     for category in recipe.categories:
-        derived[dataset.text_of[category.name]] = columns[category.column]
+        derived[dataset.text_of[category.name]] = frame[category.column]
         if category.name == category.column:
             del columns[category.column]
     for feature in recipe.in_order():

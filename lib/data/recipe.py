@@ -486,7 +486,10 @@ def _refuse_feature(dataset: Dataset, recipe: Recipe, feature: Derived) -> None:
         raise ValueError(f"feature {feature.name!r} needs a time, and `time` is null")
     elif isinstance(feature, Arithmetic):
         for needed in (feature.left, feature.right):
-            known = [*_numbers(dataset, recipe), *recipe.names]
+            # a category becomes a number last, when it is known what reference is
+            encoded = [category.name for category in recipe.categories]
+            derived = [name for name in recipe.names if name not in encoded]
+            known = [*_numbers(dataset, recipe), *derived]
             if needed not in known:
                 advice = did_you_mean(needed, known)
                 raise ValueError(f"{feature.name!r} needs {needed!r}, no number here; {advice}")
