@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -500,6 +501,22 @@ def test_what_is_not_derived_is_said(tmp_path, payments):
         dataset.arrays(payments.frame("reference")[["amount"]])
     with pytest.raises(DataError, match="derived from the whole table"):
         score_table(dataset, tmp_path / "new.csv", None, tmp_path)
+
+
+def test_a_file_is_scored_where_its_rows_tell_all(tmp_path):
+    dataset = shop({"time": "hour_of_day"}, {"difference": ["hour_of_day", "eur"]})
+    table([0, 7200], eur=[5.0, 7.0]).to_csv(tmp_path / "new.csv", index=False)
+    seen = []
+
+    def predict(X):
+        seen.extend(X.tolist())
+        return np.zeros(len(X), bool), np.zeros(len(X))
+
+    model = SimpleNamespace(predict=predict, manifest={"model": "m"}, version="1")
+    report = score_table(dataset, tmp_path / "new.csv", model, tmp_path / "out")
+    assert (report["n"], seen) == (2, [[5, 0, -5], [7, 2, -5]])
+    written = pd.read_parquet(tmp_path / "out" / "scores.parquet")
+    assert written["card"].tolist() == ["a", "a"]  # an entity is kept like an identifier
 
 
 def test_an_own_table_with_a_recipe_goes_from_csv_to_a_split(tmp_path):

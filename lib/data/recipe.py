@@ -373,6 +373,11 @@ class Recipe:
         return tuple(f for f in self.derived if isinstance(f, Window | SinceLast))
 
     @property
+    def is_by_row(self) -> bool:
+        """Whether each row tells its features by itself, without histories and encoders."""
+        return not self.histories and not self.categories
+
+    @property
     def simple_windows(self) -> tuple[Window, ...]:
         """The windows that end with the present transaction, means first: to show by hand."""
         windows = (f for f in self.histories if isinstance(f, Window))
