@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from lib.data.datasets import Dataset, load_description, prepare
 from lib.data.recipe import PARTS, SinceLast, Window, seconds_of
 from lib.errors import DataError
 from lib.production.scoring import score_table
+from lib.reporting import cards
 
 BASE = {
     "name": "shop",
@@ -299,6 +301,13 @@ def test_a_category_is_its_rarity_in_reference_alone():
     assert encoded["kind_text"].tolist()[:9] == kinds[:9]
 
 
+def test_two_features_may_be_of_one_category():
+    dataset = shop({"category": "kind"}, {"category": "kind", "name": "again"})
+    frame = derived(dataset, table([0, 1, 2], kind=["x", "x", "y"]))
+    encoded = features.encode(dataset, frame, features.encoders(dataset, frame))
+    assert encoded["kind"].tolist() == encoded["again"].tolist()
+
+
 def test_shares_are_of_weight_and_what_is_unseen_is_never_commoner_than_what_is_seen():
     dataset = shop({"category": "kind"}, weight="w")
     frame = table(range(4), kind=["x", "y", "z", "z"], w=[97.0, 0.5, 1.0, 1.5])
@@ -386,6 +395,7 @@ REFUSED = [
     ([{"ratio": ["eur", "eur"]}], {}, ["'eur' and itself"]),
     ([{"ratio": ["eur", "size"]}], {}, ["'size'", "no number"]),
     ([{"ratio": ["eur"]}], {}, ["['eur']", "2 names"]),
+    ([{"category": "kind"}, {"ratio": ["eur", "kind"]}], {}, ["'kind'", "no number"]),
     (
         [{"ratio": ["eur", "b"], "name": "a"}, {"ratio": ["a", "eur"], "name": "b"}],
         {},
@@ -438,7 +448,8 @@ def payments(tmp_path_factory):
         text = (datasets.ROOT / "data" / "payments.yaml").read_text()
         (root / "data" / "payments.yaml").write_text(text)
         patch.setattr(datasets, "ROOT", root)
-        yield splits.open_split(splits.ensure("payments", rows=3_000))
+        folder = splits.ensure("payments", rows=3_000)
+    return splits.open_split(folder)
 
 
 def test_payments_are_split_with_their_features(payments):
@@ -453,6 +464,21 @@ def test_payments_are_split_with_their_features(payments):
         payments.manifest["encoders"]["category"]["shares"]
     )
     assert {"card", "merchant", "transaction"} < set(frame.columns)
+
+
+def test_another_way_to_derive_makes_another_split(monkeypatch):
+    table = splits.find("payments", rows=3_000)
+    before = table.locate()
+    plain = splits.find("simulated", rows=3_000).locate()
+    monkeypatch.setattr(features, "code", lambda: "another")
+    assert table.locate() != before
+    assert splits.find("simulated", rows=3_000).locate() == plain
+
+
+def test_the_data_card_says_what_is_derived(payments):
+    text = cards.data(payments)
+    assert "`count_card_7d`: number of transactions of the same `card` in the last 7d" in text
+    assert "labels that features know: fraud rates of merchant" in text
 
 
 def test_payments_histories_go_on_over_the_cuts(payments):
@@ -475,6 +501,22 @@ def test_what_is_not_derived_is_said(tmp_path, payments):
         dataset.arrays(payments.frame("reference")[["amount"]])
     with pytest.raises(DataError, match="derived from the whole table"):
         score_table(dataset, tmp_path / "new.csv", None, tmp_path)
+
+
+def test_a_file_is_scored_where_its_rows_tell_all(tmp_path):
+    dataset = shop({"time": "hour_of_day"}, {"difference": ["hour_of_day", "eur"]})
+    table([0, 7200], eur=[5.0, 7.0]).to_csv(tmp_path / "new.csv", index=False)
+    seen = []
+
+    def predict(X):
+        seen.extend(X.tolist())
+        return np.zeros(len(X), bool), np.zeros(len(X))
+
+    model = SimpleNamespace(predict=predict, manifest={"model": "m"}, version="1")
+    report = score_table(dataset, tmp_path / "new.csv", model, tmp_path / "out")
+    assert (report["n"], seen) == (2, [[5, 0, -5], [7, 2, -5]])
+    written = pd.read_parquet(tmp_path / "out" / "scores.parquet")
+    assert written["card"].tolist() == ["a", "a"]  # an entity is kept like an identifier
 
 
 def test_an_own_table_with_a_recipe_goes_from_csv_to_a_split(tmp_path):

@@ -6,6 +6,7 @@ category is, is fitted on reference alone once the cuts are known (`encoders`, `
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -21,11 +22,19 @@ from lib.data.histories import Rows
 from lib.data.recipe import NIGHT_ENDS, Arithmetic, Calendar, Distance, Recipe
 from lib.data.times import PER_SECOND, ticks
 from lib.errors import DataError
+from lib.files import sha256
 
 EARTH_KM = 6371.0088  # mean radius (IUGG)
 MICROSECONDS = 1_000_000  # ticks of a time that is a number
 LAST_S = 9e12  # so that instants in microseconds are integers of 64 bits
 MAX_VALUES = 10_000  # of a category that an encoder knows, the most frequent ones
+
+
+def code() -> str:
+    """Return what identifies how features are derived: another way makes another split."""
+    files = [__file__, histories.__file__, categories.__file__]
+    hashes = [sha256(file) for file in files]
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def derive(dataset: Dataset, frame: pd.DataFrame, threads: int = 2) -> pd.DataFrame:
@@ -46,7 +55,7 @@ def derive(dataset: Dataset, frame: pd.DataFrame, threads: int = 2) -> pd.DataFr
         past = histories.compute(recipe.histories, _rows(dataset, recipe, frame), threads)
     derived: dict[str, Any] = {}
     for category in recipe.categories:
-        derived[dataset.text_of[category.name]] = columns[category.column]
+        derived[dataset.text_of[category.name]] = frame[category.column]
         if category.name == category.column:
             del columns[category.column]
     for feature in recipe.in_order():
@@ -92,7 +101,7 @@ def _rows(dataset: Dataset, recipe: Recipe, frame: pd.DataFrame) -> Rows:
         for column in used
         if column is not None and column not in texts
     }
-    fraud = None
+    fraud = np.full(len(frame), np.nan)
     if dataset.label is not None and dataset.label in frame.columns:
         y = frame[dataset.label].to_numpy(np.float64)
         fraud = np.where(y == UNLABELLED, np.nan, y)

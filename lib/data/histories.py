@@ -36,14 +36,14 @@ class Rows:
     per_second : ticks in a second
     texts : {column: (n,) int64 codes of its values; a missing one has a code below 0 of its own}
     numbers : {column: (n,) float64, NaN where missing}
-    fraud : (n,) float64, 1 = fraud, 0 = genuine, NaN = not known; None without labels
+    fraud : (n,) float64, 1 = fraud, 0 = genuine, NaN = not known
     """
 
     t: np.ndarray
     per_second: int
     texts: dict[str, np.ndarray]
     numbers: dict[str, np.ndarray]
-    fraud: np.ndarray | None
+    fraud: np.ndarray
 
 
 def compute(

@@ -149,9 +149,9 @@ class Window:
             "fraud_count": "known frauds of",
         }
         words = what.get(self.statistic, of_column)
-        when = f"of the last {self.within}, this one included"
+        when = f"in the last {self.within}, this one included"
         if self.delay is not None:
-            when = f"of {self.within}, up to {self.delay} ago"
+            when = f"in the {self.within} that ended {self.delay} ago"
         return f"{words} transactions of the same `{self.entity}` {when}"
 
 
@@ -373,10 +373,16 @@ class Recipe:
         return tuple(f for f in self.derived if isinstance(f, Window | SinceLast))
 
     @property
+    def is_by_row(self) -> bool:
+        """Whether each row tells its features by itself, without histories and encoders."""
+        return not self.histories and not self.categories
+
+    @property
     def simple_windows(self) -> tuple[Window, ...]:
-        """The windows that end with the present transaction, which a hand can compute."""
+        """The windows that end with the present transaction, means first: to show by hand."""
         windows = (f for f in self.histories if isinstance(f, Window))
-        return tuple(f for f in windows if f.delay is None and f.statistic != "distinct")
+        simple = (f for f in windows if f.delay is None and f.statistic != "distinct")
+        return tuple(sorted(simple, key=lambda f: f.statistic != "mean"))
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -485,7 +491,10 @@ def _refuse_feature(dataset: Dataset, recipe: Recipe, feature: Derived) -> None:
         raise ValueError(f"feature {feature.name!r} needs a time, and `time` is null")
     elif isinstance(feature, Arithmetic):
         for needed in (feature.left, feature.right):
-            known = [*_numbers(dataset, recipe), *recipe.names]
+            # a category becomes a number last, when it is known what reference is
+            encoded = [category.name for category in recipe.categories]
+            derived = [name for name in recipe.names if name not in encoded]
+            known = [*_numbers(dataset, recipe), *derived]
             if needed not in known:
                 advice = did_you_mean(needed, known)
                 raise ValueError(f"{feature.name!r} needs {needed!r}, no number here; {advice}")

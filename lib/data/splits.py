@@ -101,8 +101,13 @@ def locate(
     validation: float = 0.2,
     n_batches: int = 10,
 ) -> Path:
-    """Return the folder of a split: a function of the data, their description and the shares."""
+    """Return the folder of a split: a function of the data, their description and the shares.
+
+    With a recipe, of the code that derives the features, too.
+    """
     asked = [dataset.to_dict(), source_id, reference, validation, n_batches]
+    if dataset.recipe is not None:
+        asked.append(features.code())
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
     return (
         datasets.ROOT

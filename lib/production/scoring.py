@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from lib import bundle
 from lib.bundle import Bundle
-from lib.data import datasets, splits
+from lib.data import datasets, features, splits
 from lib.data.columns import beside
 from lib.data.datasets import ROOT, Arrays, Dataset
 from lib.errors import BundleError, DataError
@@ -72,7 +72,7 @@ def score_table(
     ------
     DataError
         For a column, a row or a cell that the description does not allow, a table without rows, or
-        a description with derived features.
+        a description with features that rows do not tell by themselves: histories, categories.
     """
     _refuse_recipe(dataset)
     start = time.perf_counter()
@@ -83,6 +83,7 @@ def score_table(
     with whole(folder / "scores.parquet") as partial:
         try:
             for frame in _chunks(dataset, Path(path)):
+                frame = features.derive(dataset, frame)
                 data = dataset.arrays(frame)
                 alert, score = model.predict(data.X)
                 table = _table(dataset, frame, sums.n, score, alert)
@@ -113,8 +114,9 @@ def score_table(
 
 def _refuse_recipe(dataset: Dataset) -> None:
     """Refuse a description whose features a file of new rows does not hold."""
-    if dataset.recipe is not None and dataset.recipe.derived:
-        feature = dataset.recipe.names[0]
+    recipe = dataset.recipe
+    if recipe is not None and not recipe.is_by_row:
+        feature = [*recipe.histories, *recipe.categories][0].name
         raise DataError(
             f"{dataset.name}: features such as {feature!r} are derived from the whole table and "
             "its histories, which a file of new transactions does not hold; add its rows to the "

@@ -165,6 +165,7 @@ def data(split: Split) -> str:
         f"Source: {SOURCES[manifest['source']]}{made}.",
         "## Columns",
         "\n".join(f"- {name}: {text}" for name, text in columns.items()),
+        *_derived(manifest),
         "## Periods",
         f"In time order: the first {shares['reference']:.0%} of the weight are *reference* "
         "(fits), the next "
@@ -214,6 +215,17 @@ def _parameters(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
             yield from _parameters(value, f"{name}." if name in ABOUT else prefix)
         elif value is not None:
             yield f"{prefix}{name} {value}"
+
+
+def _derived(manifest: dict[str, Any]) -> list[str]:
+    """Return the section on derived features, and the labels that they know; none without any."""
+    meanings = manifest.get("recipe")
+    if not meanings:
+        return []
+    lines = [f"- {code(name)}: {meaning}" for name, meaning in meanings.items()]
+    if manifest["labels_seen"]:
+        lines.append(f"- labels that features know: {manifest['labels_seen']}")
+    return ["## Derived features", "\n".join(lines)]
 
 
 def _features(names: Sequence[str]) -> str:
