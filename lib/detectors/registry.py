@@ -91,7 +91,7 @@ IN_REGIME_ALL = {  # name: what differs from the defaults
 
 # In the regime `all` some families have a second candidate, and validation decides between them:
 # what helps where anomalies are many hurts where rare customers are many.
-ALTERNATIVE_IN_ALL = {
+ALTERNATIVE_IN_ALL: dict[str, dict] = {
     "robust_covariance": {"isolated": 0.15},
     "nearest_neighbours": {"log": "never"},
 }
