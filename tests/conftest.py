@@ -42,3 +42,10 @@ def copy_project(folder):
         name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")
     }
     return folder, environment | {"PYTHONPATH": str(folder)}
+
+
+def pytest_make_parametrize_id(val, argname):
+    """Name a case by bytes without them: an archive holds the moment at which it was packed, and
+    every process of a run has to find the same names.
+    """
+    return argname if isinstance(val, bytes) else None
