@@ -5,7 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib.evaluation.entity_precision import DAY_S, EntityPrecision, Reviews, entity_precision
+from lib.evaluation.entity_precision import (
+    DAY_S,
+    EntityPrecision,
+    Reviews,
+    entity_precision,
+    usual_reviews,
+)
 
 
 def judged(rows, per_day=2, delay_d=0.0):
@@ -122,3 +128,8 @@ def test_a_perfect_ranking_reaches_the_ceiling_and_its_interval_is_seeded():
     again = entity_precision(noise, **data, reviews=Reviews(20))
     assert isinstance(again, EntityPrecision)
     assert again.precision == random.precision
+
+
+@pytest.mark.parametrize(("n", "expected"), [(0, 1), (5, 1), (300, 10), (60_000, 100)])
+def test_reviews_are_fewer_where_few_transactions_are_made(n, expected):
+    assert usual_reviews(np.linspace(0, 3 * DAY_S - 1, n)) == expected

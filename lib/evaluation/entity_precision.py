@@ -16,6 +16,7 @@ from lib.evaluation.intervals import figure
 
 DAY_S = 86_400
 N_RESAMPLES = 1_000  # of the days
+USUAL = 100  # reviews a day
 MIN_DAYS = 7  # with fewer, resampled days would pretend to a precision that they lack
 
 
@@ -107,6 +108,21 @@ def entity_precision(
     best = np.minimum(by_day["n_with_fraud"], reviews.per_day) / reviews.per_day
     draws = _resampled_means(found, seed)
     return EntityPrecision(figure(float(found.mean()), draws), float(best.mean()), by_day)
+
+
+def usual_reviews(time_s: ArrayLike) -> int:
+    """Return how many reviews a day to assume: 100, or a tenth of the transactions if that is less.
+
+    Who reviews everybody finds every fraud, whatever the ranking.
+
+    Parameters
+    ----------
+    time_s : array-like of shape (n,)
+        Seconds.
+    """
+    days = np.floor_divide(np.asarray(time_s, np.float64), DAY_S)
+    n_days = len(np.unique(days))
+    return int(np.clip(len(days) // (10 * max(n_days, 1)), 1, USUAL))
 
 
 def _entity_days(score, y, time_s, entity) -> pd.DataFrame:

@@ -97,7 +97,10 @@ class Now:
     def _difference(self) -> str:
         if self.bundle.name == self.champion.name:
             return "They differ: run_pipeline.py --only 10_export exports the champion."
-        return "It belongs to another registered name: --only 10_export --replace replaces it."
+        return (
+            "It belongs to another registered name: the command of this run with "
+            "--only 10_export --replace replaces it."
+        )
 
     def fixed(self) -> str:
         """Return what is served without the time of looking, to compare two looks."""
