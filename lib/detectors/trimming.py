@@ -79,9 +79,10 @@ def trimmed(
     # scikit-learn's score is higher for ordinary rows
     sample = imputed[drawn]
     score = -forest.fit(sample).score_samples(sample)
-    cut = _apart(sample, score)
     if share:
         cut = weighted_quantile(score, np.ones(len(score)), 1 - share)
+    else:
+        cut = _apart(sample, score)
     if cut is None:
         return X, weight
     ordinary = -forest.score_samples(imputed) <= cut
