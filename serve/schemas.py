@@ -14,6 +14,14 @@ from serve.model import Served
 from serve.settings import Settings
 
 
+class OfCategory(BaseModel):
+    """A category behind a feature, in the words of the table."""
+
+    column: str
+    value: str | None = Field(description="null if it was missing")
+    share_of_reference: float = Field(description="0 if reference has no such value")
+
+
 class Reason(BaseModel):
     """One feature that contributes to a row's score."""
 
@@ -22,6 +30,9 @@ class Reason(BaseModel):
     direction: Literal["high", "low", "missing"] = Field(description="against the reference median")
     genuine_range: list[float] = Field(
         description="1 % and 99 % quantiles of the reference", min_length=2, max_length=2
+    )
+    category: OfCategory | None = Field(
+        default=None, description="only for raw transactions, and features of a category"
     )
 
 
@@ -44,6 +55,13 @@ class Prediction(BaseModel):
         default=None,
         description="only with ?explain=true: for each row the three features that contribute most",
     )
+
+
+class Labelled(BaseModel):
+    """What became of late labels."""
+
+    labelled: int = Field(description="labels that have been set")
+    unknown: list[str] = Field(description="ids of transactions that are not remembered")
 
 
 class ErrorDetail(BaseModel):

@@ -70,5 +70,5 @@ def _copy(source, target):
     """Copy a bundle's files, but not their modes: a read-only copy could not be removed again."""
     target.mkdir()
     for path in source.iterdir():
-        if path.name == "manifest.json" or path.suffix in (".onnx", ".md"):
+        if path.name == "manifest.json" or path.suffix in (".onnx", ".md", ".npz"):
             shutil.copyfile(path, target / path.name)

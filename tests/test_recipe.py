@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib.bundle.categories import rarity
+from lib.bundle.recipe import PARTS, SinceLast, Window, seconds_of
 from lib.data import datasets, features, labels_seen, splits
 from lib.data.datasets import Dataset, load_description, prepare
-from lib.data.recipe import PARTS, SinceLast, Window, seconds_of
 from lib.errors import DataError
 from lib.production.scoring import score_table
 from lib.reporting import cards
