@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import io
 import json
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,10 @@ import numpy as np
 
 from lib.bundle.manifest import HISTORY, read
 from lib.errors import BundleError
+
+
+# what numpy and zipfile raise for bytes that are no archive, or not this one
+BROKEN = (OSError, EOFError, ValueError, LookupError, TypeError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,7 @@ def unpack(content: bytes) -> Recent:
                 texts[name] = [words[code] for code in arrays[f"text_{place}"].tolist()]
             ids = _from_bytes(arrays["ids"])
             return Recent(ids, arrays["t"], arrays["fraud"], numbers, texts)
-    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+    except BROKEN as error:
         raise BundleError(f"{HISTORY} is no history of transactions ({error}).") from error
 
 

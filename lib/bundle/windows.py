@@ -14,6 +14,7 @@ import numpy as np
 from lib.bundle.by_row import MICROSECONDS
 from lib.bundle.recipe import OF_NUMBERS, SinceLast, Window
 
+NOTHING = np.empty(0)
 NEVER = -(2**63)  # an instant before all others
 
 
@@ -77,13 +78,13 @@ def value(
     if feature.statistic == "count":
         return float(last - first + is_present)
     if feature.statistic in OF_NUMBERS:
-        values = past.numbers[feature.column][first:last]
+        values = past.numbers.get(feature.column, NOTHING)[first:last]
         values = values[~np.isnan(values)]
         if is_present and not math.isnan(number):
             values = np.append(values, number)
         return _of_numbers(feature.statistic, values)
     if feature.statistic == "distinct":
-        different = set(past.texts[feature.column][first:last])
+        different = set(past.texts.get(feature.column, ())[first:last])
         if is_present:
             different.add(text)
         return float(len(different - {None}))

@@ -396,5 +396,6 @@ class Deployment:
 
 def _n_unlike(log: pd.DataFrame, expected: np.ndarray) -> int:
     """Count the answers that are not the scores (n,) of the features that the table has."""
-    is_alike = np.isclose(log["anomaly_score"], expected, rtol=1e-9, atol=0)
+    # scores of float32 graphs depend in their last digits on how many rows are scored at once
+    is_alike = np.isclose(log["anomaly_score"], expected, rtol=1e-5, atol=1e-7)
     return int(np.count_nonzero(~is_alike))
