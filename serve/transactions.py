@@ -160,10 +160,10 @@ class Histories:
             return _matrix(served.raw, transactions, [{}] * len(transactions))
         if remember:
             _refuse_nameless(served.raw, transactions)
-            await self._on_thread(lambda: self._remember(served, transactions))
-        parts = []
-        for start in range(0, len(transactions), PART):
-            part = transactions[start : start + PART]
+        first, *rest = (transactions[i : i + PART] for i in range(0, len(transactions), PART))
+        kept = transactions if remember else []
+        parts = [await self._on_thread(lambda: self._derive(served, first, kept))]
+        for part in rest:
             parts.append(await self._on_thread(functools.partial(self._derive, served, part)))
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
@@ -231,8 +231,16 @@ class Histories:
             store.prune(served.raw, 2 * self._n_since_pruned)
             self._n_since_pruned = 0
 
-    def _derive(self, served: Served, transactions: Sequence[Transaction]) -> np.ndarray:
+    def _derive(
+        self,
+        served: Served,
+        transactions: Sequence[Transaction],
+        remembered: Sequence[Transaction] = (),
+    ) -> np.ndarray:
+        """Return the features (n, d) float32 of transactions; `remembered` are kept before."""
         start = time.perf_counter()
+        if remembered:
+            self._remember(served, remembered)
         asked = [served.raw.lookups(transaction) for transaction in transactions]
         flat = [lookup for lookups in asked for lookup in lookups]
         found = iter(self._open(served).past(flat))

@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -462,3 +464,43 @@ def test_histories_in_redis_survive_a_lost_server(prepared, folder, tmp_path):
         assert scores == expected(prepared, folder)[N_BEFORE:].tolist()
     finally:
         store.stop()
+
+
+# --- what the API says of itself
+
+
+def test_the_document_says_what_raw_transactions_are(client, prepared):
+    document = client.get("/openapi.json").json()
+    body = document["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]
+    item = body["schema"]["properties"]["transactions"]["items"]
+    assert set(item["required"]) == {"nr", *prepared.raw.columns}
+    assert body["examples"]["raw"]["value"]["transactions"][0].keys() == set(item["required"])
+    parameters = {each["name"] for each in document["paths"]["/predict"]["post"]["parameters"]}
+    assert parameters == {"explain", "remember"}
+    for example in body["examples"].values():
+        assert post(client, example["value"]).status_code == 200
+    labels = document["paths"]["/labels"]["post"]["requestBody"]["content"]["application/json"]
+    example = labels["examples"]["fraud"]["value"]
+    assert post(client, example, "/labels").json() == {"labelled": 1, "unknown": []}
+    page = client.get("/docs").text
+    assert 'name="remember" checked' in page
+
+
+def test_a_model_without_histories_has_no_labels_in_its_document(prepared, tmp_path):
+    by_row = Prepared(shop([{"category": "kind"}]), table(60))
+    with serving(by_row.write(tmp_path / "served", 0), tmp_path) as client:
+        paths = client.get("/openapi.json").json()["paths"]
+        assert "/labels" not in paths
+        assert "/predict" in paths
+
+
+@pytest.mark.check
+def test_the_api_keeps_what_its_document_says_of_raw_transactions(folder, tmp_path):
+    with running(folder, tmp_path / "log", max_rows=50, history=tmp_path / "h") as server:
+        call = "from schemathesis.cli import schemathesis; schemathesis()"
+        url = f"http://127.0.0.1:{server.port}/openapi.json"
+        command = [sys.executable, "-c", call, "run", url, "--checks", "all", "--seed", "0"]
+        command += ["--max-examples", "20", "--no-color", "--phases", "examples,coverage,fuzzing"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert [line for line in server.lines() if line.get("status") == 500] == []
+    assert done.returncode == 0, done.stdout[-3000:]

@@ -20,7 +20,6 @@ import numpy as np
 from lib.bundle.manifest import HISTORY, read
 from lib.errors import BundleError
 
-
 # what numpy and zipfile raise for bytes that are no archive, or not this one
 BROKEN = (OSError, EOFError, ValueError, LookupError, TypeError, zipfile.BadZipFile, zlib.error)
 

@@ -6,36 +6,35 @@ The same statistics as `lib.data.histories` has in SQL for a whole table; tests 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-
-import numpy as np
 
 from lib.bundle.by_row import MICROSECONDS
 from lib.bundle.recipe import OF_NUMBERS, SinceLast, Window
 
-NOTHING = np.empty(0)
 NEVER = -(2**63)  # an instant before all others
 
 
-@dataclass(frozen=True)
+# lists, not arrays: most windows hold a few transactions, for which numpy's calls take longer
+@dataclass(frozen=True, slots=True)
 class Past:
     """Earlier transactions of one value of an entity, in the order of time.
 
     Attributes
     ----------
-    t : (n,) int64, microseconds since 1970-01-01 UTC, ascending
-    numbers : {column: (n,) float64, NaN where missing}
+    t : n instants, microseconds since 1970-01-01 UTC, ascending
+    numbers : {column: n numbers, None where missing}
     texts : {column: n texts, None where missing}
-    fraud : (n,) float64, 1 = fraud, 0 = genuine, NaN = not known (yet)
+    fraud : n labels, 1 = fraud, 0 = genuine, None = not known (yet)
     last_t : the latest instant before the present one, even if it is not among `t`; `NEVER` if
         there is none
     """
 
-    t: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
-    numbers: Mapping[str, np.ndarray] = field(default_factory=dict)
+    t: Sequence[int] = ()
+    numbers: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
     texts: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
-    fraud: np.ndarray = field(default_factory=lambda: np.empty(0))
+    fraud: Sequence[int | None] = ()
     last_t: int = NEVER
 
 
@@ -72,39 +71,44 @@ def value(
         return math.nan if past.last_t == NEVER else (t - past.last_t) / MICROSECONDS
     is_present = feature.delay_s is None
     end = t if is_present else t - feature.delay_s * MICROSECONDS
-    begin = end - feature.within_s * MICROSECONDS
-    first = int(past.t.searchsorted(begin, "right"))
-    last = int(past.t.searchsorted(end, "left" if is_present else "right"))
+    first = bisect_right(past.t, end - feature.within_s * MICROSECONDS)
+    last = bisect_left(past.t, end) if is_present else bisect_right(past.t, end)
     if feature.statistic == "count":
         return float(last - first + is_present)
     if feature.statistic in OF_NUMBERS:
-        values = past.numbers.get(feature.column, NOTHING)[first:last]
-        values = values[~np.isnan(values)]
+        values = _known(past.numbers.get(feature.column, ())[first:last])
         if is_present and not math.isnan(number):
-            values = np.append(values, number)
+            values.append(number)
         return _of_numbers(feature.statistic, values)
     if feature.statistic == "distinct":
         different = set(past.texts.get(feature.column, ())[first:last])
         if is_present:
             different.add(text)
         return float(len(different - {None}))
-    known = past.fraud[first:last]
-    known = known[~np.isnan(known)]
+    known = _known(past.fraud[first:last])
     if feature.statistic == "fraud_count":
-        return float(known.sum())
-    return float(known.mean()) if len(known) else 0.0
+        return float(sum(known))
+    return sum(known) / len(known) if known else 0.0
 
 
-def _of_numbers(statistic: str, values: np.ndarray) -> float:
-    """Return one of `OF_NUMBERS` of values (n,); without any, a sum is 0 and the rest missing."""
+def _known(values: Sequence[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
+
+
+def _of_numbers(statistic: str, values: list[float]) -> float:
+    """Return one of `OF_NUMBERS`; without any values, a sum is 0 and the rest is missing."""
+    n = len(values)
     if statistic == "sum":
-        return float(values.sum())
-    if len(values) < (2 if statistic == "std" else 1):
+        return math.fsum(values)
+    if n < (2 if statistic == "std" else 1):
         return math.nan
-    if statistic == "std":
-        if values.min() == values.max():
-            return 0.0  # whatever rounding would make of it
-        return float(values.std(ddof=1))
+    if statistic == "max":
+        return max(values)
+    if statistic == "min":
+        return min(values)
+    mean = math.fsum(values) / n
     if statistic == "mean":
-        return float(values.mean())
-    return float(values.max() if statistic == "max" else values.min())
+        return mean
+    if min(values) == max(values):
+        return 0.0  # whatever rounding would make of it
+    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))

@@ -14,8 +14,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-import numpy as np
-
 from lib.bundle.raw import Lookup, RawTable, Transaction
 from lib.bundle.recent import Recent
 from lib.bundle.windows import NEVER, Past
@@ -344,16 +342,16 @@ def _past(
     if lookup.before is not None:
         last_t = next((int(t) for identity, t in latest if identity != lookup.id), NEVER)
     return Past(
-        np.array([t for t, _ in kept], np.int64),
+        [int(t) for t, _ in kept],
         {name: _floats(column) for name, column in zip(needs.numbers, columns, strict=False)},
         dict(zip(needs.texts, columns[n:], strict=False)),
-        _floats(columns[-1]),
+        [None if cell is None else int(cell) for cell in columns[-1]],
         last_t,
     )
 
 
-def _floats(cells: Sequence[str | None]) -> np.ndarray:
-    return np.array([math.nan if cell is None else float(cell) for cell in cells])
+def _floats(cells: Sequence[str | None]) -> list[float | None]:
+    return [None if cell is None else float(cell) for cell in cells]
 
 
 def _sliced(values: Iterable) -> Iterator[list]:

@@ -6,10 +6,8 @@ import contextlib
 import itertools
 import math
 import sqlite3
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-
-import numpy as np
 
 from lib.bundle.raw import Lookup, RawTable, Transaction
 from lib.bundle.recent import Recent
@@ -30,7 +28,8 @@ CREATE TABLE IF NOT EXISTS dataset (name TEXT PRIMARY KEY);
 """
 # a commit outlives the process at once; that of the last moment before a power cut may be lost,
 # and the file stays whole
-SETTINGS = "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA cache_size = -16000;"
+SETTINGS = "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;"
+CACHE_KB, LOADING_KB = 16_000, 128_000  # of the file's pages in memory, and while many are added
 
 
 class SqliteStore:
@@ -78,7 +77,7 @@ class SqliteStore:
         connection = sqlite3.connect(
             self.path, timeout=BUSY_S, isolation_level=None, check_same_thread=False
         )
-        connection.executescript(SETTINGS)
+        connection.executescript(f"{SETTINGS} PRAGMA cache_size = {-CACHE_KB}")
         with _transaction(connection):
             for statement in SCHEMA.split(";"):
                 connection.execute(statement)
@@ -120,12 +119,13 @@ class SqliteStore:
 
     def load(self, recent: Recent, name: str) -> int:
         """Remember many transactions, and return how many are new."""
-        columns = [*recent.numbers.values(), *recent.texts.values()]
+        numbers = [map(_no_nan, values.tolist()) for values in recent.numbers.values()]
         rows = zip(
             recent.ids,
             recent.t.tolist(),
             map(_no_nan, recent.fraud.tolist()),
-            *[_cells(values) for values in columns],
+            *numbers,
+            *recent.texts.values(),
             strict=True,
         )
         with self._open() as connection:
@@ -133,11 +133,13 @@ class SqliteStore:
             filled = ", ".join(f"{c} = coalesce({c}, excluded.{c})" for c in ("fraud", *places))
             insert = _insert(places, f"DO UPDATE SET {filled}")
             n_before = _count(connection)
+            connection.execute(f"PRAGMA cache_size = {-LOADING_KB}")
             # in parts: another worker need not wait for all of them
-            while part := list(itertools.islice(rows, 10 * SLICE)):
+            while part := list(itertools.islice(rows, 100 * SLICE)):
                 with _transaction(connection):
                     connection.executemany(insert, part)
             connection.execute("INSERT OR IGNORE INTO loaded VALUES (?)", (name,))
+            connection.execute(f"PRAGMA cache_size = {-CACHE_KB}")
             return _count(connection) - n_before
 
     def has_loaded(self, name: str) -> bool:
@@ -178,10 +180,10 @@ class SqliteStore:
         columns = list(zip(*found, strict=True)) if found else [()] * len(wanted)
         n = len(numbers)
         return Past(
-            np.array(columns[0], np.int64),
-            dict(zip(numbers, (np.array(c, np.float64) for c in columns[1 : 1 + n]), strict=True)),
+            columns[0],
+            dict(zip(numbers, columns[1 : 1 + n], strict=True)),
             dict(zip(texts, columns[1 + n : 1 + n + len(texts)], strict=True)),
-            np.array(columns[-1] if has_labels else (), np.float64),
+            columns[-1] if has_labels else (),
             self._last_t(connection, entity, lookup),
         )
 
@@ -272,13 +274,6 @@ def _insert(places: Sequence[str], on_conflict: str) -> str:
 
 def _count(connection: sqlite3.Connection) -> int:
     return connection.execute("SELECT count(*) FROM transactions").fetchone()[0]
-
-
-def _cells(values: Collection) -> list:
-    """Return a column's cells as SQLite takes them."""
-    if isinstance(values, np.ndarray):
-        return [_no_nan(value) for value in values.tolist()]
-    return list(values)
 
 
 def _no_nan(value: float) -> float | None:
