@@ -219,6 +219,7 @@ def document(app: FastAPI, served: Served | None, settings: Settings) -> dict:
     if raw is not None and raw.has_histories:
         answered.append("/labels")
         labels = paths["paths"]["/labels"]["post"]
+        labels["parameters"] = []
         _describe(labels, _labels(settings.max_rows), LABEL_EXAMPLES)
     else:
         del paths["paths"]["/labels"]

@@ -496,7 +496,7 @@ def test_a_model_without_histories_has_no_labels_in_its_document(prepared, tmp_p
 
 @pytest.mark.check
 def test_the_api_keeps_what_its_document_says_of_raw_transactions(folder, tmp_path):
-    with running(folder, tmp_path / "log", max_rows=50, history=tmp_path / "h") as server:
+    with running(folder, tmp_path / "log", history=tmp_path / "h") as server:
         call = "from schemathesis.cli import schemathesis; schemathesis()"
         url = f"http://127.0.0.1:{server.port}/openapi.json"
         command = [sys.executable, "-c", call, "run", url, "--checks", "all", "--seed", "0"]
