@@ -6,14 +6,17 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import online
+import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from online import Prepared, agree, shop, table
 
+from lib import bundle
 from lib.bundle import recent
 from lib.bundle.raw import CellError, RawTable
 from lib.errors import BundleError
+from lib.production.scoring import score_table
 from serve.history import N_AHEAD, StoreError, open_store
 
 
@@ -390,3 +393,48 @@ def test_a_recipe_survives_json(prepared):
     again = RawTable(json.loads(json.dumps(prepared.manifest)))
     assert again.recipe == prepared.raw.recipe
     assert again.columns == prepared.raw.columns
+
+
+# --- a file of later transactions
+
+
+@pytest.mark.parametrize("overlap", [0, 15])
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_a_file_of_later_transactions_is_scored_behind_the_bundles_history(
+    tmp_path, overlap, shuffled
+):
+    raw_table = table()
+    prepared = Prepared(shop(), raw_table)
+    n_before = 90
+    model = bundle.load(prepared.write(tmp_path / "served", n_before))
+    later = raw_table.iloc[n_before - overlap :]
+    order = np.arange(len(later))
+    if shuffled:
+        order = np.random.default_rng(1).permutation(order)
+    later.iloc[order].to_csv(tmp_path / "later.csv", index=False)
+    report = score_table(prepared.dataset, tmp_path / "later.csv", model, tmp_path / "out")
+    assert report["n"] == len(later)
+    scores = pd.read_parquet(tmp_path / "out" / "scores.parquet")
+    assert scores["nr"].tolist() == later["nr"].iloc[order].tolist()
+    expected = model.anomaly_score(prepared.X.astype(np.float32))[n_before - overlap :]
+    # what the history does not hold any more is missed by rows that lie within it
+    found = scores["anomaly_score"].to_numpy()[np.argsort(order)]
+    np.testing.assert_allclose(found[overlap:], expected[overlap:], rtol=1e-5)
+
+
+def test_a_file_without_labels_is_scored(tmp_path):
+    prepared = Prepared(shop(), table())
+    model = bundle.load(prepared.write(tmp_path / "served", 90))
+    table().iloc[90:].drop(columns="fraud").to_csv(tmp_path / "later.csv", index=False)
+    assert (
+        score_table(prepared.dataset, tmp_path / "later.csv", model, tmp_path / "out")["n"] == 110
+    )
+
+
+def test_a_file_of_categories_is_scored_by_the_encoders_of_the_bundle(tmp_path):
+    prepared = Prepared(shop([{"category": "kind"}]), table())
+    model = bundle.load(prepared.write(tmp_path / "served", 0))
+    table().to_csv(tmp_path / "later.csv", index=False)
+    score_table(prepared.dataset, tmp_path / "later.csv", model, tmp_path / "out")
+    found = pd.read_parquet(tmp_path / "out" / "scores.parquet")["anomaly_score"]
+    np.testing.assert_allclose(found, model.anomaly_score(prepared.X.astype(np.float32)), rtol=1e-5)

@@ -6,6 +6,7 @@ single transaction is here. The manifest carries what that takes under `recipe`.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -265,10 +266,9 @@ class RawTable:
     def _dated(self, text: str) -> datetime | None:
         """Return what a text says in the table's own format or in ISO 8601; None if neither."""
         if self.time_format is not None:
-            try:
+            # ISO 8601 is taken as well
+            with contextlib.suppress(ValueError):
                 return datetime.strptime(text, self.time_format)
-            except ValueError:
-                pass  # ISO 8601 is taken as well
         if not re.fullmatch(ISO_8601, text):
             return None
         try:

@@ -350,9 +350,10 @@ class Recipe:
         return any(isinstance(feature, of_time) for feature in self.derived)
 
     @property
-    def is_by_row(self) -> bool:
-        """Whether each row tells its features by itself, without histories and encoders."""
-        return not self.histories and not self.categories
+    def knows_labels(self) -> bool:
+        """Whether a feature counts frauds."""
+        windows = (f for f in self.histories if isinstance(f, Window))
+        return any(window.statistic in OF_LABELS for window in windows)
 
     @property
     def simple_windows(self) -> tuple[Window, ...]:

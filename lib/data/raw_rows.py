@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lib.bundle.by_row import MICROSECONDS
 from lib.bundle.raw import UNITS, RawTable
 from lib.bundle.recent import Recent
 from lib.bundle.recipe import as_mapping
@@ -68,6 +69,31 @@ def recent(dataset: Dataset, frame: pd.DataFrame, raw: RawTable) -> Recent:
     texts = {column: _words(dataset, kept, column) for column in raw.texts}
     numbers = {column: kept[column].to_numpy(np.float64) for column in raw.numbers}
     return Recent(kept[raw.id].astype(str).tolist(), t[is_kept], fraud, numbers, texts)
+
+
+def as_frame(dataset: Dataset, known: Recent, like: pd.DataFrame) -> pd.DataFrame:
+    """Return transactions that a bundle brings along as rows of a checked frame.
+
+    Parameters
+    ----------
+    like : a checked frame of the same table, whose columns and kind of time it gets
+    """
+    columns: dict[str, Any] = {}
+    time = like[dataset.time_column]
+    columns[dataset.time_column] = known.t / MICROSECONDS
+    if not pd.api.types.is_numeric_dtype(time):
+        columns[dataset.time_column] = pd.to_datetime(known.t, unit="us").astype(time.dtype)
+    columns |= known.numbers
+    for column, words in known.texts.items():
+        columns[column] = pd.array(words, dtype="str")
+    for place, column in enumerate(dataset.ids):
+        # the first identifies; of others nothing is kept
+        columns[column] = pd.array(known.ids if place == 0 else [""] * len(known), dtype="str")
+    if dataset.weight is not None:
+        columns[dataset.weight] = np.ones(len(known))
+    if dataset.label is not None and dataset.label in like.columns:
+        columns[dataset.label] = np.where(np.isnan(known.fraud), UNLABELLED, known.fraud)
+    return pd.DataFrame({column: columns[column] for column in like.columns})
 
 
 def as_json(dataset: Dataset, frame: pd.DataFrame, raw: RawTable) -> list[dict[str, Any]]:
