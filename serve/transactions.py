@@ -70,14 +70,15 @@ def decode_labels(body: bytes, served: Served, max_rows: int) -> dict[str, int |
             if name is None:
                 message = f"Row {i} lacks {key!r}; send {{'transaction': …, 'fraud': 1}}."
                 raise RequestError(422, "missing_key", message, i, key)
-            values.append(row[name])
+            values.append((name, row[name]))
         unknown = [name for name in row if name not in LABELS | {raw.id, raw.label}]
         if unknown:
             message = f"Row {i} has the unknown key {unknown[0][:60]!r}."
             raise RequestError(422, "unknown_key", message, i, unknown[0][:60])
         try:
-            identity = raw.identity(values[0])
-            found[identity] = raw.known_label(values[1])
+            (_, identity), (column, label) = values
+            identity = raw.identity(identity)
+            found[identity] = raw.known_label(label, column)
         except CellError as error:
             _refuse(i, error)
         if not identity:

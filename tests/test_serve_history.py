@@ -1,5 +1,6 @@
 """POST /predict with raw transactions, POST /labels, and the command beside them."""
 
+import io
 import json
 import os
 import signal
@@ -17,8 +18,10 @@ from starlette.testclient import TestClient
 
 from lib import bundle
 from lib.bundle.manifest import HISTORY
+from lib.data import raw_rows
 from serve.app import create_app
 from serve.history import __main__ as command
+from serve.history import open_store
 from serve.settings import Settings
 
 JSON = {"content-type": "application/json"}
@@ -205,6 +208,24 @@ def test_a_wrong_label_is_refused(client, labels, code):
 def test_labels_under_the_columns_own_names(client, prepared):
     answer = post(client, {"labels": [{"nr": "T0", "fraud": "yes"}]}, "/labels")
     assert answer.status_code == 200
+
+
+def test_own_words_of_labels_count_in_the_tables_own_column(tmp_path):
+    label = {"column": "state", "fraud": ["0"], "genuine": ["1"]}
+    frame = table().rename(columns={"fraud": "state"})
+    reversed_words = Prepared(shop(label=label), frame)
+    with serving(reversed_words.write(tmp_path / "served", 0), tmp_path) as client:
+        post(client, {"transactions": reversed_words.rows[:2]})
+        labels = [{"nr": "T0", "state": 0}, {"transaction": "T1", "fraud": 1}]
+        answer = post(client, {"labels": labels}, "/labels").json()
+        assert answer == {"labelled": 2, "unknown": []}
+    store = open_store(str(tmp_path), "shop")
+    store.prepare(reversed_words.raw)
+    later = reversed_words.raw.read(reversed_words.rows[2] | {"t": 30.0, "merchant": "m"})
+    both = [lookup for lookup in reversed_words.raw.lookups(later) if lookup.entity == "merchant"]
+    frauds = [fraud for past in store.past(both) for fraud in past.fraud]
+    assert set(frauds) <= {1}
+    assert store.status().n_labelled == 2
 
 
 def test_too_many_at_once_are_refused(folder, prepared, tmp_path):
@@ -402,6 +423,22 @@ def test_the_command_loads_tells_and_prunes(monkeypatch, capsys, prepared, folde
     status, said = call("prune")
     assert status == 0
     assert "transactions dropped" in said
+
+
+def test_a_table_goes_from_its_file_into_a_store(monkeypatch, capsys, prepared, folder, tmp_path):
+    file = tmp_path / "shop.csv"
+    table().to_csv(file, index=False, sep=";", decimal=",")
+    description = tmp_path / "shop.yaml"
+    description.write_text(json.dumps(prepared.dataset.to_dict() | {"raw": {"path": "shop.csv"}}))
+    assert raw_rows.main(["--dataset", str(description)]) == 0
+    lines = capsys.readouterr().out
+    monkeypatch.setattr("sys.stdin", io.StringIO(lines))
+    status, said = run(monkeypatch, capsys, folder, tmp_path / "histories", "load", "-")
+    assert status == 0, said
+    assert "200 new transactions of 200" in said
+    assert f"{len(prepared.labels())} with a label" in said
+    assert raw_rows.main(["--dataset", str(tmp_path / "absent.yaml")]) == 2
+    assert raw_rows.main(["--dataset", "simulated"]) == 2
 
 
 def test_the_command_refuses_in_a_sentence(monkeypatch, capsys, prepared, folder, tmp_path):

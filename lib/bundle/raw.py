@@ -51,6 +51,9 @@ NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 LAST_S = 9e12  # so that instants in microseconds are integers of 64 bits
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
+TRUE_WORDS = ("1", "true", "t", "yes", "y")
+FALSE_WORDS = ("0", "false", "f", "no", "n")
+LABELS = dict.fromkeys(TRUE_WORDS, 1) | dict.fromkeys(FALSE_WORDS, 0)
 UNKNOWN = -1  # a label that says that nobody knows yet
 
 
@@ -282,15 +285,25 @@ class RawTable:
         iso = "ISO 8601, such as 2024-01-31T13:45:00Z"
         return iso if self.time_format is None else f"{self.time_format} or {iso}"
 
-    def known_label(self, value: Any) -> int | None:
-        """Return 1 for fraud, 0 for genuine, None for not known yet; CellError for another word."""
+    def known_label(self, value: Any, column: str | None = None) -> int | None:
+        """Return 1 for fraud, 0 for genuine, None for not known yet; CellError for another word.
+
+        column : where it stands; only the table's own column has the table's own words
+        """
         if value is None:
             return None
-        meanings = dict.fromkeys(MISSING_TEXT, UNKNOWN) | self.label_words
+        meanings = dict.fromkeys(MISSING_TEXT, UNKNOWN) | LABELS
+        if column is None or column == self.label:
+            meanings |= self.label_words
         meaning = meanings.get(label_word(value))
         if meaning is None:
-            raise CellError(self.label or "label", f"is {_shown(value)}; expected 1 or 0")
+            raise CellError(column or self.label or "label", f"is {_shown(value)}; expected 1 or 0")
         return None if meaning == UNKNOWN else meaning
+
+    def said(self, fraud: int) -> Any:
+        """Return how the table's own column says 1 (fraud) or 0 (genuine)."""
+        own = (word for word, meaning in self.label_words.items() if meaning == fraud)
+        return next(own, fraud)
 
     def lookups(self, transaction: Transaction) -> list[Lookup]:
         """Return what has to be looked up for a transaction; nothing of an entity that is missing.

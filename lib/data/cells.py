@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from lib.bundle.raw import ISO_8601, MISSING_TEXT, NUMBER, UNITS, ZONE_NAME, label_word
+from lib.bundle.raw import ISO_8601, LABELS, MISSING_TEXT, NUMBER, UNITS, ZONE_NAME, label_word
 from lib.data import formats, reading
 from lib.data.description import UNLABELLED, LabelWords
 from lib.data.formats import DECIMALS, is_decimal
@@ -19,9 +19,6 @@ from lib.data.kinds import kind
 from lib.errors import DataError
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
-TRUE_WORDS = ("1", "true", "t", "yes", "y")
-FALSE_WORDS = ("0", "false", "f", "no", "n")
-LABELS = dict.fromkeys(TRUE_WORDS, 1) | dict.fromkeys(FALSE_WORDS, 0)
 SAY_DECIMAL = (
     "say with `decimal` in the description whether a comma or a point stands before its decimals"
 )

@@ -1,8 +1,15 @@
-"""Raw transactions of a split: what a bundle has to know of them, and as a server is sent them."""
+"""Raw transactions: what a bundle has to know of them, and as a server is sent them.
+
+`python -m lib.data.raw_rows --dataset shop.yaml` prints a table's rows with their labels, a JSON
+object a line, as `python -m serve.history load -` and POST /predict take them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,9 +19,10 @@ from lib.bundle.by_row import MICROSECONDS
 from lib.bundle.raw import UNITS, RawTable
 from lib.bundle.recent import Recent
 from lib.bundle.recipe import as_mapping
-from lib.data.cells import LABELS
+from lib.data import splits
 from lib.data.datasets import UNLABELLED, Dataset
 from lib.data.features import instants
+from lib.errors import DataError
 
 
 def described(dataset: Dataset, split: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -30,7 +38,7 @@ def described(dataset: Dataset, split: Mapping[str, Any]) -> dict[str, Any] | No
     if recipe is None:
         return None
     written = {feature.name: as_mapping(feature) for feature in recipe.derived}
-    words = LABELS if dataset.label_words is None else dataset.label_words.meanings
+    words = {} if dataset.label_words is None else dataset.label_words.meanings
     return {
         "id": dataset.ids[0] if dataset.ids else None,
         "label": dataset.label,
@@ -128,8 +136,46 @@ def _times(dataset: Dataset, frame: pd.DataFrame) -> dict[str, list]:
 
 def _words(dataset: Dataset, frame: pd.DataFrame, column: str) -> list[str | None]:
     """Return the text of an entity or a category, None where it is missing."""
-    name = column
-    # a category that is called like its column is a number there, and its text stands beside it
-    name = dataset.text_of.get(column, column)
-    cells = frame[name]
+    # where a split has a number under the column's name, the text stands beside it
+    beside = dataset.text_of.get(column, column)
+    cells = frame[beside if beside in frame.columns else column]
     return cells.astype(object).where(cells.notna(), None).tolist()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print a table's rows; return the exit code: 0, or 2 where the table is at fault."""
+    parser = argparse.ArgumentParser("python -m lib.data.raw_rows", description=__doc__)
+    parser.add_argument(
+        "--dataset", required=True, help="a name in data/ or the path of a YAML file"
+    )
+    parser.add_argument(
+        "--raw", default="", help="file or folder (default: as the description says)"
+    )
+    given = parser.parse_args(arguments)
+    try:
+        table = splits.find(given.dataset, rows=0, raw=given.raw)
+        dataset = table.dataset
+        frame = table.read()
+        time = "seconds"
+        if not pd.api.types.is_numeric_dtype(frame[dataset.time_column]):
+            time = "datetime"
+        described_as = described(dataset, {"time": time, "encoders": {}})
+        if described_as is None:
+            raise DataError(f"{dataset.name} has no recipe: its rows are features")
+    except DataError as error:
+        print(error, file=sys.stderr)
+        return 2
+    manifest = {"recipe": described_as, "features": list(dataset.features)}
+    raw = RawTable(manifest)
+    labels = np.full(len(frame), UNLABELLED)
+    if dataset.label is not None:
+        labels = frame[dataset.label].to_numpy()
+    for row, label in zip(as_json(dataset, frame, raw), labels.tolist(), strict=True):
+        if label != UNLABELLED:
+            row[dataset.label] = raw.said(label)
+        print(json.dumps(row, ensure_ascii=False))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -92,7 +92,7 @@ class History:
         is_labelled = y != UNLABELLED
         ids = self.frame[raw.id].iloc[late][is_labelled]
         labels = [
-            {"transaction": identity, "fraud": fraud}
+            {raw.id: identity, raw.label: raw.said(fraud)}
             for identity, fraud in zip(ids, y[is_labelled].tolist(), strict=True)
         ]
         n_before = np.append(0, np.cumsum(is_labelled))

@@ -14,7 +14,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, timedelta
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m serve.history", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     loading = commands.add_parser("load", help="load the bundle's own history, or a file")
-    loading.add_argument("file", nargs="?", type=Path, help=f"raw transactions: {A_LINE}")
+    loading.add_argument("file", nargs="?", type=Path, help=f"{A_LINE}; - for standard input")
     commands.add_parser("status", help="say what the store holds")
     commands.add_parser("prune", help="drop transactions that no window can reach")
     given = parser.parse_args(arguments)
@@ -115,15 +115,24 @@ def _rows(raw: RawTable, path: Path) -> Iterator[dict[str, Any]]:
     """Yield the rows of a file as JSON has them."""
     opened: Callable = gzip.open if path.suffix == ".gz" else open
     try:
+        if str(path) == "-":
+            yield from _parsed(raw, sys.stdin)
+            return
         with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
-            start = file.read(1)
-            file.seek(0)
-            if start == "{":
-                yield from (json.loads(line) for line in file if line.strip())
-            else:
-                yield from (_typed(raw, row) for row in csv.DictReader(file))
+            yield from _parsed(raw, file)
     except (OSError, ValueError, csv.Error) as error:
         raise RefusedError(f"{path} cannot be read ({error}); it must be {A_LINE}.") from error
+
+
+def _parsed(raw: RawTable, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """Yield the rows of lines, which are all JSON or all CSV."""
+    lines = iter(lines)
+    first = next(lines, "")
+    lines = itertools.chain([first], lines)
+    if first.startswith("{"):
+        yield from (json.loads(line) for line in lines if line.strip())
+    else:
+        yield from (_typed(raw, row) for row in csv.DictReader(lines))
 
 
 def _typed(raw: RawTable, row: dict[str, Any]) -> dict[str, Any]:
