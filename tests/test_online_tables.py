@@ -10,6 +10,7 @@ from online import agree
 from server import running
 
 from lib import bundle
+from lib.bundle import recent
 from lib.bundle.manifest import HISTORY, read
 from lib.bundle.raw import RawTable
 from lib.data import raw_rows, splits
@@ -94,8 +95,32 @@ def replay(table, address, log, workers=1, restarts=0):
     return np.array(scores)
 
 
+def derived(table, address):
+    """Features (n, d) of the whole period, request by request, from a store of their own."""
+    raw = table.raw
+    store = open_store(str(address), "features")
+    store.prepare(raw)
+    store.load(recent.of_bundle(table.folder), "bundle")
+    found = []
+    for path, body in table.requests():
+        if path == "/labels":
+            assert (
+                store.label({each["transaction"]: each["fraud"] for each in body["labels"]}) == []
+            )
+            continue
+        transactions = [raw.read(row) for row in body["transactions"]]
+        store.remember(transactions)
+        asked = [raw.lookups(each) for each in transactions]
+        answers = iter(store.past(list(itertools.chain.from_iterable(asked))))
+        pasts = [{lookup.entity: next(answers) for lookup in lookups} for lookups in asked]
+        found.append(raw.matrix(transactions, pasts))
+        store.prune(raw, 2 * ROWS_PER_REQUEST)
+    store.close()
+    return np.concatenate(found)
+
+
 def check(table, address, log, **options):
-    """Every score, then every feature."""
+    """Every score over HTTP, then every feature."""
     scores = replay(table, address, log, **options)
     model = bundle.load(table.folder)
     expected = [
@@ -103,23 +128,12 @@ def check(table, address, log, **options):
         for i in range(0, len(table.X), ROWS_PER_REQUEST)
     ]
     np.testing.assert_allclose(scores, np.concatenate(expected), rtol=1e-6)
-    store = open_store(str(address), table.split.dataset.name)
-    store.prepare(table.raw)
-    transactions = [table.raw.read(row) for row in table.rows]
-    asked = [table.raw.lookups(each) for each in transactions]
-    found = iter(store.past(list(itertools.chain.from_iterable(asked))))
-    pasts = [{lookup.entity: next(found) for lookup in lookups} for lookups in asked]
-    agree(table.raw.matrix(transactions, pasts), table.X)
-    status = store.status()
-    store.close()
-    return status
+    agree(derived(table, address), table.X)
 
 
 def test_a_period_online_is_what_it_is_offline(tmp_path):
     table = Table(tmp_path, "payments", 4_000)
-    status = check(table, tmp_path / "histories", tmp_path / "log", workers=2, restarts=1)
-    ids = {row[table.raw.id] for row in table.rows}
-    assert status.n >= len(ids)
+    check(table, tmp_path / "histories", tmp_path / "log", workers=2, restarts=1)
 
 
 @pytest.fixture(scope="module")
