@@ -265,19 +265,21 @@ def precision(name, regime, case, blocks, options):
         settings = settings | {"epochs": options.epochs}
     detector = registry.make(name, seed=case.seed, threads=options.threads, **settings)
     detector.fit(rows.X, rows.y if regime == "labels" else None, weight=rows.weight)
-    judged = case.validation
-    known = judged.y != UNLABELLED
+    validation = case.validation
+    known = validation.y != UNLABELLED
     score = detector.raw_score(later[known].astype(np.float32))
-    return average_precision_score(judged.y[known], score, sample_weight=judged.weight[known])
+    return average_precision_score(
+        validation.y[known], score, sample_weight=validation.weight[known]
+    )
 
 
 def summary(figures):
     """Return a row a table, and their mean, in which every table counts the same."""
     change = figures.drop(columns=AS_IT_IS).sub(figures[AS_IT_IS], axis=0)
     mean = change.groupby("table", sort=False).mean()
-    error = change.groupby("table", sort=False).sem().fillna(0)
+    error = change.groupby("table", sort=False).sem()
     n = change.groupby("table", sort=False).size()
-    reach = error.mul(stats.t.ppf(0.975, np.maximum(n - 1, 1)), axis=0)
+    reach = error.mul(stats.t.ppf(0.975, n - 1), axis=0)
     texts = mean.map("{:+.3f}".format) + reach.map(" ±{:.3f}".format)
     level = figures.groupby("table", sort=False)[AS_IT_IS].mean()
     texts.insert(0, AS_IT_IS, level.map("{:.3f}".format))
