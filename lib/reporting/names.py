@@ -130,6 +130,21 @@ def became_of(champion: Mapping[str, Any] | None, now: Now | None) -> str:
     return f"{what}, and version {now.champion.version} is the champion"
 
 
+def what_drifted(step: Mapping[str, Any]) -> list[str]:
+    """Return the features that have drifted in a batch; a category with the value that has moved.
+
+    For example `amount` and `category: travel 0.4 % → 2.1 %`.
+
+    step : of a simulated production, as `lib.production.monitoring.look` gives it
+    """
+    moved = step.get("moved", {})
+    words = []
+    for name in step["drifted"]:
+        shown = one_line(name)
+        words.append(f"{shown}: {moved[name]}" if name in moved else shown)
+    return words
+
+
 def plain(reason: str, models: Iterable[str] = ()) -> str:
     """Return a sentence of the gate with models and metrics called as people call them.
 
