@@ -44,7 +44,7 @@ def results(metrics, shown=METRICS):
     lines.append(_line(["*perfect ranking*", "", "1.00", *perfect]))
     for name in order:
         model = rows[name]
-        seen = labels_seen.in_short(model.get("train_on"))
+        seen = labels_seen.in_short(model.get("train_on"), model.get("labels_in_features"))
         cells = [cell(model[period][m], 2) for m in shown]
         decided = cell(model["validation"]["average_precision"], 2)
         lines.append(_line([label(name).replace("|", "\\|"), seen, decided, *cells]))

@@ -326,9 +326,7 @@ def test_rows_are_refused_for_real_data(small):
 
 def test_nobody_overlooks_that_simulated_transactions_stand_in(small):
     out, err = small.run("-p", "rows", "3000", "--until", "split")
-    assert err.startswith(
-        "SIMULATED TRANSACTIONS stand in for real ones: creditcard: there is no raw file"
-    )
+    assert err.startswith("SIMULATED TRANSACTIONS stand in for real ones. There is no raw file")
     assert out.splitlines()[-1].startswith("SIMULATED TRANSACTIONS stand in")
 
 

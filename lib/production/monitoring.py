@@ -322,10 +322,7 @@ def injected(split: Split) -> list[simulation.Drift]:
     Each names the features that models see: those of its columns, and behind them those that the
     recipe derives from its columns. Drifts of none of them are left out.
     """
-    if split.source != "simulated":
-        return []
-    settings = split.dataset.simulation or {}
-    if not settings.get("drift", True):
+    if not split.drifts_on_purpose:
         return []
     drifts = []
     for drift in simulators.of(split.dataset).drifts:

@@ -111,6 +111,17 @@ def headline(metrics: Mapping[str, Any], now: Now | None = None) -> str:
     return f"{model} {did} champion, {version}."
 
 
+def served(now: Now) -> list[str]:
+    """Return what is served at a moment, in sentences, with models called as people call them."""
+    sentences = []
+    for sentence in now.sentences():
+        for model in (now.champion, now.bundle):
+            if model is not None and model.model:
+                sentence = sentence.replace(f"({model.called})", f"({label(model.model)})")
+        sentences.append(sentence)
+    return sentences
+
+
 def became_of(champion: Mapping[str, Any] | None, now: Now | None) -> str:
     """Return what has become of a run's champion since.
 
