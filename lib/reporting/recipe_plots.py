@@ -214,7 +214,8 @@ def arrivals(ax: Axes, owners: Mapping[str, pd.Series], time_s: np.ndarray) -> A
         pairs = pairs.drop_duplicates()
         first = pairs.groupby("who")["place"].transform("min") == pairs["place"]
         share = first.groupby(pairs["place"]).mean()
-        ax.plot((share.index + 0.5) * step, share, "-", color=hue, linewidth=1.8, label=plain(name))
+        x = (share.index + 0.5) * step
+        ax.plot(x, share, ".-", color=hue, linewidth=1.6, markersize=5, label=plain(name))
     width = unit.removesuffix("s") if step == 1 else f"{step} {unit}"
     ax.set(
         xlabel=f"{unit} since the first transaction",
@@ -295,6 +296,7 @@ def separations(ax: Axes, found: Mapping[str, tuple[Figure, str]]) -> Axes:
     ax.axvline(0.5, color=SOFT, linestyle=":", linewidth=1.4)
     ax.set_yticks(rows, [plain(name, 40) for name, _, _ in shown])
     ax.set(xlabel="ROC AUC of the feature alone, either way", xlim=(0.3, 1.12))
+    ax.set_ylim(-0.6, len(shown) - 0.4)
     ax.set_xticks([0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
     ax.grid(axis="y", visible=False)
     return ax
