@@ -410,6 +410,7 @@ def _verdict(metrics: Mapping[str, Any], now: Now | None = None) -> dict[str, An
         "headline": names.headline(metrics, now),
         "reasons": [names.plain(sentence, models) for sentence in said],
         "period": judged[0] if judged else "",
+        "drifts": bool(judged) and judged[0] == "untouched" and metrics.get("drifts_on_purpose"),
         "figures": figures,
         "budget": f"one transaction in {1 / budget:,.0f}" if budget else "",
     }
