@@ -132,6 +132,10 @@ def test_reasons_read_like_sentences():
         names.plain("it beats gaussian_mixture@train_on=all", both)
         == "It beats Gaussian mixture (no labels)"
     )
+    nobody_listed = "robust_covariance@train_on=all,isolated=0.15, max_abs_z; fusion@log=never."
+    assert names.plain(f"it beats {nobody_listed}") == (
+        "It beats Robust covariance (no labels, 15 % isolated), largest |z|; Fusion (no logarithm)."
+    )
 
 
 def test_a_stage_is_described_by_its_first_cell():

@@ -53,6 +53,8 @@ _FAMILIES = {
     "supervised_trees",
 }
 _FAMILIES |= LOWER
+_SETTING = r"\w+=\w+(?:\.\w+)?"
+_VARIANT = f"@{_SETTING}(?:,{_SETTING})*"  # what stands behind a family's name
 
 
 def label(model: str) -> str:
@@ -168,7 +170,8 @@ def plain(reason: str, models: Iterable[str] = ()) -> str:
     # the longest first: `fusion` must not win over `fusion@latent=4`
     longest_first = sorted(names, key=len, reverse=True)
     either = "|".join(map(re.escape, longest_first))
-    # a whole name only, not a part of a longer one
-    whole = rf"(?<![\w@=])(?:{either})(?![\w@=])"
-    text = re.sub(whole, lambda found: names[found[0]], reason)
+    families = "|".join(sorted(_FAMILIES))
+    # a whole name only, not a part of a longer one; of a variant also where nobody has listed it
+    whole = rf"(?<![\w@=])(?:{either}|(?:{families}){_VARIANT})(?![\w@=])"
+    text = re.sub(whole, lambda found: names.get(found[0]) or label(found[0]), reason)
     return text[:1].upper() + text[1:]
