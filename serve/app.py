@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import parse_qsl
@@ -27,22 +27,25 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 
-from serve import docs, logs, schemas, telemetry
+from lib.bundle.raw import Transaction
+from serve import docs, logs, schemas, telemetry, transactions
 from serve.batches import Batches
 from serve.body import Bodies
 from serve.edge import Edge
 from serve.errors import RequestError, internal, overloaded, respond
 from serve.model import Model, Served
 from serve.settings import SPARE_FOLDER, Settings, SettingsError, unknown
+from serve.transactions import STARTS, Histories
 
 log = logging.getLogger("serve")
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
-SWITCH = {b"": False, b"explain=true": True, b"explain=false": False}
+SWITCHES = {"explain": False, "remember": True}  # what may stand behind ?, and without it
+PLAIN = {b"": SWITCHES}  # queries that need no parsing
 encode = msgspec.json.Encoder().encode
 
 
-class PredictRoute(APIRoute):
+class RawRoute(APIRoute):
     """A documented route whose endpoint speaks ASGI.
 
     No Request, Response or validation of answers comes in between.
@@ -69,6 +72,7 @@ class Predictor:
         self.bodies = Bodies(settings)
         self.pool = ThreadPoolExecutor(settings.pool_threads, thread_name_prefix="large")
         self.batches = Batches()
+        self.histories = Histories(settings.history)
         self.n_large = 0
 
     # without types: FastAPI would describe Receive and Send as part of a request, and fails at it
@@ -81,30 +85,10 @@ class Predictor:
         if served is None:
             raise self.model.not_ready()
         query = scope["query_string"]
-        explain = SWITCH[query] if query in SWITCH else _explain(query)
+        asked = PLAIN.get(query) or switches(query)
         body, held = await self.bodies.read(scope, receive)
         try:
-            if len(body) > self.settings.inline_kb * 1000:
-                answer, scores, n_alerts = await self._on_pool(
-                    lambda: self._answer(served, served.rows.decode(body), explain)
-                )
-            else:
-                X = served.rows.decode(body)
-                # an explanation by replacement scores each row once for each feature
-                if len(X) * (X.shape[1] if explain else 1) > self.settings.inline_rows:
-                    answer, scores, n_alerts = await self._on_pool(
-                        lambda: self._answer(served, X, explain)
-                    )
-                elif explain:
-                    # first all that has arrived is counted, and health answered
-                    await asyncio.sleep(0)
-                    answer, scores, n_alerts = self._answer(served, X, explain)
-                else:
-                    predictions, scores, seconds = await self.batches.score(served.bundle, X)
-                    answer, n_alerts = (
-                        _encode(predictions, scores, served, seconds),
-                        int(predictions.sum()),
-                    )
+            answer, scores, n_alerts = await self._predict(served, body, asked)
         finally:
             self.bodies.release(held)
         telemetry.observe_scores(scores, n_alerts)
@@ -112,14 +96,45 @@ class Predictor:
         data["rows"], data["alerts"] = len(scores), n_alerts
         await respond(send, 200, answer)
 
-    def _answer(self, served, X, explain):
+    async def _predict(self, served, body, asked):
+        """Return the answer to a body, its scores (n,) and how many of them are alerts."""
+        explain = asked["explain"]
+        is_large = len(body) > self.settings.inline_kb * 1000
+        transactions = None
+        if STARTS.match(body):
+            transactions = await self._transactions(served, body, is_large)
+            X = await self.histories.features(served, transactions, asked["remember"])
+        elif is_large:
+            return await self._on_pool(
+                lambda: self._answer(served, served.rows.decode(body), explain)
+            )
+        else:
+            X = served.rows.decode(body)
+        # an explanation by replacement scores each row once for each feature
+        if len(X) * (X.shape[1] if explain else 1) > self.settings.inline_rows:
+            return await self._on_pool(lambda: self._answer(served, X, explain, transactions))
+        if explain:
+            # first all that has arrived is counted, and health answered
+            await asyncio.sleep(0)
+            return self._answer(served, X, explain, transactions)
+        predictions, scores, seconds = await self.batches.score(served.bundle, X)
+        return _encode(predictions, scores, served, seconds), scores, int(predictions.sum())
+
+    async def _transactions(self, served, body, is_large):
+        """Return the raw transactions of a body."""
+        max_rows = self.settings.max_rows
+        if is_large:
+            return await self._on_pool(lambda: transactions.decode(body, served, max_rows))
+        return transactions.decode(body, served, max_rows)
+
+    def _answer(self, served, X, explain, raw=None):
         if explain and len(X) > self.settings.max_explained_rows:
             limit = self.settings.max_explained_rows
             message = f"{len(X)} rows to explain; at most {limit} are explained at once."
             raise RequestError(413, "too_many_rows", message)
         start = time.perf_counter()
         predictions, scores = served.bundle.predict(X)
-        more = {"explanations": served.bundle.explain(X)} if explain else {}
+        more = {"explanations": _explained(served, X, raw)} if explain else {}
         answer = _encode(predictions, scores, served, time.perf_counter() - start, more)
         return answer, scores, int(predictions.sum())
 
@@ -131,6 +146,30 @@ class Predictor:
             return await asyncio.get_running_loop().run_in_executor(self.pool, work)
         finally:
             self.n_large -= 1
+
+
+class Labeller:
+    """Take labels that arrive late, for transactions that are remembered.
+
+    From then on the features that count frauds know them, once the delay of the recipe is over.
+    `unknown` lists ids that are not remembered (any more).
+    """
+
+    def __init__(self, settings: Settings, model: Model, histories: Histories) -> None:
+        self.settings, self.model, self.histories = settings, model, histories
+        self.bodies = Bodies(settings)
+
+    async def __call__(self, scope, receive, send):
+        """Answer one request or raise RequestError."""
+        served = self.model.require()
+        body, held = await self.bodies.read(scope, receive)
+        try:
+            labels = transactions.decode_labels(body, served, self.settings.max_rows)
+            unknown = await self.histories.label(served, labels)
+        finally:
+            self.bodies.release(held)
+        answer = {"labelled": len(labels) - len(unknown), "unknown": unknown}
+        await respond(send, 200, encode(answer), [served.header])
 
 
 def _encode(
@@ -150,22 +189,35 @@ def _encode(
     return encode(answer | more if more else answer)
 
 
-def _explain(query: bytes) -> bool:
-    """Return the value of ?explain=; RequestError for anything else in the query."""
-    given = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
-    for name, value in given:
-        if name != "explain":
+def _explained(served: Served, X: np.ndarray, raw: Sequence[Transaction] | None) -> list:
+    """Return the explanations of rows; categories in the user's words where these are known."""
+    explained = served.bundle.explain(X)
+    if raw is not None:
+        for transaction, entries in zip(raw, explained, strict=True):
+            for entry in entries:
+                category = served.raw.category(entry["feature"], transaction)
+                if category is not None:
+                    entry["category"] = category
+    return explained
+
+
+def switches(query: bytes) -> dict[str, bool]:
+    """Return the values of ?explain= and ?remember=; RequestError for anything else."""
+    found = dict(SWITCHES)
+    for name, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
+        if name not in SWITCHES:
             raise RequestError(
                 422,
                 "unknown_parameter",
-                f"There is no parameter {name[:60]!r}; only 'explain'.",
+                f"There is no parameter {name[:60]!r}; only 'explain' and 'remember'.",
                 field=name[:60],
             )
         if value.lower() not in ("true", "1", "false", "0"):
             raise RequestError(
-                422, "wrong_type", "The parameter 'explain' must be true or false.", field="explain"
+                422, "wrong_type", f"The parameter {name!r} must be true or false.", field=name
             )
-    return bool(given) and given[-1][1].lower() in ("true", "1")
+        found[name] = value.lower() in ("true", "1")
+    return found
 
 
 def create_api(
@@ -198,7 +250,18 @@ def create_api(
         description=inspect.getdoc(Predictor),
         response_model=schemas.Prediction,
         responses=schemas.errors(400, 401, 408, 413, 415, 422, 503),
-        route_class_override=PredictRoute,
+        route_class_override=RawRoute,
+    )
+    app.router.add_api_route(
+        "/labels",
+        Labeller(settings, model, predictor.histories),
+        methods=["POST"],
+        name="labels",
+        summary="Bring late labels",
+        description=inspect.getdoc(Labeller),
+        response_model=schemas.Labelled,
+        responses=schemas.errors(400, 401, 408, 413, 415, 422, 503),
+        route_class_override=RawRoute,
     )
     _add_health(app, model)
     _add_operations(app, model)
@@ -224,11 +287,15 @@ def _lifespan(
             loop.add_signal_handler(signal.SIGHUP, model.wake)
         gc.collect()
         gc.freeze()  # what start-up has made need not be looked through again while requests wait
-        watcher = asyncio.create_task(model.watch())
+        # histories in the background: rows of features need not wait for them
+        at_once = [model.watch(), predictor.histories.prepare(model.served)]
+        tasks = [asyncio.create_task(work) for work in at_once]
         yield
-        watcher.cancel()
-        await asyncio.gather(watcher, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         predictor.pool.shutdown()
+        predictor.histories.close()
         logs.flush()
 
     return lifespan

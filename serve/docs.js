@@ -11,7 +11,8 @@ for (const form of document.querySelectorAll("form")) {
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     const { method, path } = form.dataset;
-    const chosen = [...form.querySelectorAll("input:checked")].map((input) => `${input.name}=true`).join("&");
+    const changed = [...form.querySelectorAll("input")].filter((input) => input.checked !== input.defaultChecked);
+    const chosen = changed.map((input) => `${input.name}=${input.checked}`).join("&");
     const headers = {};
     if (body) headers["Content-Type"] = "application/json";
     const key = document.getElementById("key")?.value;

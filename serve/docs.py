@@ -138,7 +138,8 @@ def _operation(method, path, operation, schemas):
 def _try(verb, path, parameters, examples):
     """A form that sends the request from the page, with an example to start from."""
     switches = "".join(
-        f'<label><input type="checkbox" name="{escape(each["name"])}"> {escape(each["name"])}: '
+        f'<label><input type="checkbox" name="{escape(each["name"])}"'
+        f"{' checked' if each['schema']['default'] else ''}> {escape(each['name'])}: "
         f"{escape(each['description'])}</label> "
         for each in parameters
     )

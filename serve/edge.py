@@ -29,6 +29,7 @@ OPEN = ("/health/", "/docs", "/openapi.json")  # paths that never ask for the ke
 ROUTES = (
     "/",
     "/predict",
+    "/labels",
     "/model",
     "/metrics",
     "/health/live",

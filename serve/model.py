@@ -19,6 +19,7 @@ import msgspec
 
 from lib import bundle
 from lib.bundle import Bundle
+from lib.bundle.raw import RawTable
 from lib.errors import BundleError
 from serve import examples, telemetry
 from serve.errors import RequestError
@@ -46,6 +47,7 @@ class Served:
     loaded_at: float
     normal: examples.Example
     anomalous: examples.Example
+    raw: RawTable | None = None  # None where the model takes features alone
 
     @property
     def name(self) -> str:
@@ -204,7 +206,9 @@ class Model:
             loaded.features, loaded.manifest.get("missing", "refuse"), self.settings.max_rows
         )
         normal, anomalous = examples.find(loaded)
-        served = Served(loaded, rows, loaded.version or "baked-in", time.time(), normal, anomalous)
+        version = loaded.version or "baked-in"
+        raw = _raw_table(loaded)
+        served = Served(loaded, rows, version, time.time(), normal, anomalous, raw)
         try:
             encode(served.card())
         except (TypeError, ValueError, AttributeError) as error:
@@ -234,3 +238,13 @@ class Model:
             goes_on = f"version {self.served.version} goes on" if self.served else "not ready"
             log.error("bundle refused", extra={"data": {"reason": sentence, "result": goes_on}})
         self.reason = sentence
+
+
+def _raw_table(loaded: Bundle) -> RawTable | None:
+    """Return what raw transactions mean to a bundle; None if it was made without a recipe."""
+    if not loaded.manifest.get("recipe"):
+        return None
+    try:
+        return RawTable(loaded.manifest)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BundleError(f"The recipe in {loaded.where} cannot be followed: {error!r}.") from error

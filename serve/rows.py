@@ -11,7 +11,7 @@ import re
 import struct
 import threading
 from collections.abc import Container, Iterable
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -93,7 +93,7 @@ class Rows:
         except msgspec.ValidationError as error:
             raise self._invalid(body, str(error)) from error
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise _not_json(body, error) from error
+            raise not_json(body, error) from error
         if not rows:
             raise RequestError(
                 422,
@@ -234,7 +234,8 @@ class Rows:
         )
 
 
-def _not_json(body, error):
+def not_json(body: bytes, error: Exception) -> RequestError:
+    """Return the refusal of a body that cannot be decoded."""
     if not body:
         message = 'The body is empty; send {"features": [[…], …]}.'
     elif b"NaN" in body or b"Infinity" in body:
@@ -260,13 +261,18 @@ def _first_odd_name(body, row):
 def _refuse_repeated_names(body):
     """Refuse an object that gives one name twice; a decoder would silently keep the last."""
 
-    def once(pairs):
-        seen = set()
-        for name, _ in pairs:
-            if name in seen:
-                message = f"The name {name[:60]!r} appears twice in one object."
-                raise RequestError(422, "repeated_name", message, field=name[:60])
-            seen.add(name)
-        return seen
-
     json.loads(body, object_pairs_hook=once)
+
+
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the object of a JSON decoder's pairs; RequestError if one name is given twice."""
+    found = dict(pairs)
+    if len(found) == len(pairs):
+        return found
+    seen = set()
+    for name, _ in pairs:
+        if name in seen:
+            break
+        seen.add(name)
+    message = f"The name {name[:60]!r} appears twice in one object."
+    raise RequestError(422, "repeated_name", message, field=name[:60])

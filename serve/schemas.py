@@ -4,14 +4,24 @@ The document fits the served bundle.
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from datetime import UTC, datetime
+from typing import Any, Literal
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, Field
 
+from lib.bundle.raw import LAST_S, RawTable
 from serve.model import Served
 from serve.settings import Settings
+
+
+class OfCategory(BaseModel):
+    """A category behind a feature, in the words of the table."""
+
+    column: str
+    value: str | None = Field(description="null if it was missing")
+    share_of_reference: float = Field(description="0 if reference has no such value")
 
 
 class Reason(BaseModel):
@@ -22,6 +32,9 @@ class Reason(BaseModel):
     direction: Literal["high", "low", "missing"] = Field(description="against the reference median")
     genuine_range: list[float] = Field(
         description="1 % and 99 % quantiles of the reference", min_length=2, max_length=2
+    )
+    category: OfCategory | None = Field(
+        default=None, description="only for raw transactions, and features of a category"
     )
 
 
@@ -44,6 +57,13 @@ class Prediction(BaseModel):
         default=None,
         description="only with ?explain=true: for each row the three features that contribute most",
     )
+
+
+class Labelled(BaseModel):
+    """What became of late labels."""
+
+    labelled: int = Field(description="labels that have been set")
+    unknown: list[str] = Field(description="ids of transactions that are not remembered")
 
 
 class ErrorDetail(BaseModel):
@@ -132,6 +152,19 @@ EXPLAIN = {
 }
 
 
+REMEMBER = {
+    "name": "remember",
+    "in": "query",
+    "required": False,
+    "schema": {"type": "boolean", "default": True},
+    "description": "keep raw transactions, so that later ones look back at them",
+}
+LABEL_EXAMPLES = {
+    "fraud": {
+        "summary": "a fraud that has become known",
+        "value": {"labels": [{"transaction": "try-1", "fraud": 1}]},
+    }
+}
 MODEL = {
     "schema": {"type": "string"},
     "description": "who answers: <registered name>/<version>, each percent-encoded as in a URL",
@@ -163,22 +196,34 @@ def document(app: FastAPI, served: Served | None, settings: Settings) -> dict:
         "minItems": 1,
         "maxItems": settings.max_rows,
     }
-    body = {
+    rows["description"] = f"rows; as lists in the order {', '.join(features)}"
+    predict = paths["paths"]["/predict"]["post"]
+    examples = _examples(served, features)
+    predict["parameters"] = [EXPLAIN]
+    body: dict[str, Any] = {
         "type": "object",
-        "properties": {
-            "features": {
-                **rows,
-                "description": f"rows; as lists in the order {', '.join(features)}",
-            }
-        },
+        "properties": {"features": rows},
         "required": ["features"],
         "additionalProperties": False,
     }
-    predict = paths["paths"]["/predict"]["post"]
-    content = {"schema": body, "examples": _examples(served, features)}
-    predict["requestBody"] = {"required": True, "content": {"application/json": content}}
-    predict["parameters"] = [EXPLAIN]
-    for path in ("/predict", "/model", "/health/ready"):
+    raw = served.raw if served else None
+    if raw is not None:
+        body["properties"]["transactions"] = _transactions(raw, settings.max_rows)
+        del body["required"]
+        body["anyOf"] = [{"required": ["features"]}, {"required": ["transactions"]}]
+        body["maxProperties"] = 1
+        predict["parameters"] = [EXPLAIN, REMEMBER]
+        examples["raw"] = {"summary": "a raw transaction", "value": _raw_example(raw)}
+    _describe(predict, body, examples)
+    answered = ["/predict", "/model", "/health/ready"]
+    if raw is not None and raw.has_histories:
+        answered.append("/labels")
+        labels = paths["paths"]["/labels"]["post"]
+        labels["parameters"] = []
+        _describe(labels, _labels(settings.max_rows), LABEL_EXAMPLES)
+    else:
+        del paths["paths"]["/labels"]
+    for path in answered:
         for operation in paths["paths"][path].values():
             operation["responses"]["200"]["headers"] = {"X-Model": MODEL}
     if settings.api_key:
@@ -189,6 +234,83 @@ def document(app: FastAPI, served: Served | None, settings: Settings) -> dict:
                 for operation in operations.values():
                     operation["security"] = [{"key": []}]
     return paths
+
+
+def _describe(operation: dict, body: dict, examples: dict) -> None:
+    """Say what the body of a request is."""
+    content = {"schema": body, "examples": examples}
+    operation["requestBody"] = {"required": True, "content": {"application/json": content}}
+
+
+def _transactions(raw: RawTable, max_rows: int) -> dict:
+    """Return the schema of raw transactions: what each column may hold."""
+    number: dict[str, Any] = {"type": ["number", "boolean"]}
+    if raw.missing == "median":
+        number["type"].append("null")
+    else:
+        number |= {"exclusiveMinimum": -BEYOND, "exclusiveMaximum": BEYOND}
+    columns: dict[str, dict] = dict.fromkeys(raw.numbers, number)
+    if raw.amount is not None and not raw.allows_negative_amount:
+        columns[raw.amount] = {**number, "minimum": 0}
+    for column in raw.texts:
+        columns[column] = {"type": ["string", "integer", "null"]}
+    for column in raw.time:
+        columns[column] = {"type": "number", "minimum": -LAST_S, "maximum": LAST_S}
+        if raw.has_dates:
+            columns[column] = {"type": "string"}
+    if raw.has_dates and len(raw.time) == 1 and raw.time_format is None:
+        columns[raw.time[0]]["format"] = "date-time"
+    required = list(raw.columns)
+    if raw.id is not None:
+        columns[raw.id] = {"type": "string", "minLength": 1}
+        required = [raw.id, *required]
+    item = {"type": "object", "properties": columns, "required": required}
+    return {
+        "type": "array",
+        "items": item,
+        "minItems": 1,
+        "maxItems": max_rows,
+        "description": "raw transactions, columns of the table by name; others are left out",
+    }
+
+
+def _raw_example(raw: RawTable) -> dict:
+    """Return a raw transaction to try; it is one of nobody the model knows."""
+    row: dict[str, Any] = {} if raw.id is None else {raw.id: "try-1"}
+    for column in raw.time:
+        row[column] = 0.0
+    if raw.has_dates:
+        now = datetime.now(UTC)
+        row[raw.time[0]] = now.strftime("%Y-%m-%dT%H:%M:%SZ" if len(raw.time) == 1 else "%Y-%m-%d")
+        for clock in raw.time[1:]:
+            row[clock] = now.strftime("%H:%M:%S")
+    row |= dict.fromkeys(raw.numbers, 1.0)
+    for column in raw.texts:
+        row[column] = f"some {column}"
+    return {"transactions": [row]}
+
+
+def _labels(max_rows: int) -> dict:
+    """Return the schema of late labels."""
+    item = {
+        "type": "object",
+        "properties": {
+            "transaction": {"type": "string", "minLength": 1, "description": "its id"},
+            "fraud": {
+                "enum": [1, 0, True, False, None],
+                "description": "1 = fraud, 0 = genuine, null = not known; or the table's own words",
+            },
+        },
+        "required": ["transaction", "fraud"],
+        "additionalProperties": False,
+    }
+    listed = {"type": "array", "items": item, "minItems": 1, "maxItems": max_rows}
+    return {
+        "type": "object",
+        "properties": {"labels": {**listed, "description": "late labels of transactions"}},
+        "required": ["labels"],
+        "additionalProperties": False,
+    }
 
 
 def _examples(served: Served | None, features: Sequence[str]) -> dict[str, dict]:

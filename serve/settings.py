@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Annotated
 
 PREFIX = "FRAUD_"
+STORES = ("redis", "rediss", "valkey", "valkeys", "unix")  # how their URLs begin
 LEVELS = ("debug", "info", "warning", "error")
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 SPARE_FOLDER = "SERVE_SPARE_FOLDER"  # set for workers by their parent: serve/spare.py
+
+SHOWN = {"bundle": "serve/model", "history": "serve/histories"}  # defaults, as --help has them
 
 # Kubernetes tells every pod about every Service of its namespace, so that a Service named
 # fraud-detector looks like settings of ours: FRAUD_DETECTOR_PORT_8000_TCP_ADDR=10.0.0.1.
@@ -41,6 +44,10 @@ class Settings:
     """The server's settings; `python -m serve --help` prints them."""
 
     bundle: Annotated[Path, "folder of the exported bundle"] = Path(__file__).parent / "model"
+    history: Annotated[
+        str,
+        "where transactions are remembered for histories: a folder or file (SQLite), or redis://…",
+    ] = str(Path(__file__).parent / "histories")
     api_key: Annotated[
         str, "if set, asked for in X-API-Key or Authorization: Bearer; /health and /docs stay open"
     ] = ""
@@ -105,7 +112,7 @@ class Settings:
         """Return a line for each variable: name, default, meaning."""
         lines = []
         for field in dataclasses.fields(cls):
-            default = "serve/model" if field.name == "bundle" else field.default
+            default = SHOWN.get(field.name, field.default)
             meaning = field.type.__metadata__[0]  # type: ignore[union-attr]
             shown = "" if default == "" else f" (default {default})"
             lines.append(f"  {PREFIX + field.name.upper():25} {meaning}{shown}")
@@ -172,6 +179,8 @@ def _read(variable, field, text):
         raise SettingsError(f"{variable} is {text!r}; choose one of {', '.join(LEVELS)}.")
     if field.name == "bundle" and not text:
         raise SettingsError(f"{variable} is empty; give the folder of an exported bundle.")
+    if field.name == "history":
+        return _history(variable, text)
     if field.name == "host":
         return _host(variable, text)
     if field.type.__origin__ is int and _LINK_URL.fullmatch(text):
@@ -189,6 +198,17 @@ def _read(variable, field, text):
         if not low <= value <= high:
             raise SettingsError(f"{variable} is {text}; it must be within {low} and {high}.")
     return value
+
+
+def _history(variable, text):
+    """A folder, a file, or a URL of a store that there is."""
+    scheme, _, rest = text.partition("://")
+    if not text or (rest and scheme not in STORES):
+        raise SettingsError(
+            f"{variable} is {scheme!r}; give a folder or a file for SQLite, or a URL that begins "
+            "with redis:// or rediss://."
+        )
+    return text
 
 
 def _host(variable, text):

@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 
 from lib import bundle
+from lib.bundle.bundle import OWN_FILE
 from lib.errors import BundleError
 
 log = logging.getLogger("serve.model")
@@ -70,5 +71,5 @@ def _copy(source, target):
     """Copy a bundle's files, but not their modes: a read-only copy could not be removed again."""
     target.mkdir()
     for path in source.iterdir():
-        if path.name == "manifest.json" or path.suffix in (".onnx", ".md"):
+        if path.name == "manifest.json" or OWN_FILE.fullmatch(path.name):
             shutil.copyfile(path, target / path.name)

@@ -43,6 +43,11 @@ rows = Counter("fraud_rows", "Transactions scored.")
 alerts = Counter("fraud_alerts", "Transactions at or above the threshold.")
 scores = Histogram("fraud_anomaly_score", "Anomaly scores of transactions.", buckets=SCORES)
 reloads = Counter("fraud_bundle_loads", "Attempts to load a bundle.", ["result"])
+remembered = Counter("fraud_transactions_remembered", "Raw transactions kept, each once.")
+labels = Counter("fraud_labels", "Late labels of transactions that are kept.")
+lookup = Histogram(
+    "fraud_history_seconds", "Time to look up histories and derive features.", buckets=SECONDS
+)
 served = Gauge(
     "fraud_model_info",
     "Workers that answer with this model.",

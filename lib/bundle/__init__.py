@@ -1,4 +1,4 @@
-"""The exported model: written whole, verified, loaded, scored, explained.
+"""The exported model: written whole, verified, loaded, scored, explained; raw transactions for it.
 
 All that the server and its image need of this project: numpy, onnxruntime and the standard
 library.

@@ -19,14 +19,14 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from lib.bundle.calibration import Calibration
-from lib.bundle.manifest import FLOAT32_MAX, SCHEMA_VERSION, check, file_name, read
+from lib.bundle.manifest import FLOAT32_MAX, HISTORY, SCHEMA_VERSION, check, file_name, read
 from lib.errors import BundleError
 from lib.files import write_bytes
 
 # bounds the memory of one run; in longer ones onnxruntime's forests lose their pace
 CHUNK_ROWS = 512
 # what this file writes into a bundle's folder, under plain names or with a part of the hash
-OWN_FILE = re.compile(r"(explain|model(_card)?)(-\w{16})?\.(onnx|md)")
+OWN_FILE = re.compile(r"(explain|history|model(_card)?)(-\w{16})?\.(onnx|md|npz)")
 # of the manifest; they say where a bundle comes from, not what it is
 OUTSIDE_HASH = ("version", "provenance")
 Graph = Callable[[NDArray], NDArray]  # (n, d) float32 -> what an output of the graph holds
@@ -45,8 +45,8 @@ def write(
     Parameters
     ----------
     folder : made if absent.
-    graphs : ``{"model.onnx": bytes}``, optionally ``"explain.onnx"`` and the text of
-        ``"model_card.md"``.
+    graphs : ``{"model.onnx": bytes}``, optionally ``"explain.onnx"``, the text of
+        ``"model_card.md"``, and ``"history.npz"`` (`lib.bundle.recent`).
     manifest : json-able; ``schema_version`` and ``files`` (sha256 of each of them) are set here.
     hashed_names : name files ``model-<sha256[:16]>.onnx``, which makes replacing a bundle that is
         being served safe.
@@ -142,6 +142,8 @@ def bundle_hash(
 ) -> str:
     """Return the sha256 over model.onnx and the canonical manifest without `OUTSIDE_HASH`.
 
+    The history's file is left out as well: it is what has happened, not what the model is.
+
     `source` is a bundle's folder, or a written manifest with `model`, the bytes of its model.onnx.
     """
     if isinstance(source, Mapping):
@@ -153,6 +155,7 @@ def bundle_hash(
     stable = dict(manifest)
     for key in OUTSIDE_HASH:
         stable.pop(key, None)
+    stable["files"] = {name: sha for name, sha in stable["files"].items() if name != HISTORY}
     text = json.dumps(
         stable,
         sort_keys=True,
@@ -174,6 +177,7 @@ class Bundle:
     threshold : float or None; alert if and only if anomaly_score >= threshold
     version : str or None, the registry's version
     hash : str, see `bundle_hash`
+    history : bytes or None, the transactions that it brings along, see `lib.bundle.recent`
     """
 
     def __init__(
@@ -189,6 +193,7 @@ class Bundle:
         self.threshold = manifest.get("threshold", {}).get("anomaly_score")
         self.version = manifest.get("version")
         model = graphs["model.onnx"]
+        self.history = graphs.get(HISTORY)
         self.hash = bundle_hash(manifest, model)
         self.reference = {}
         for key, values in manifest.get("reference", {}).items():

@@ -12,7 +12,8 @@ from lib.errors import BundleError
 
 SCHEMA_VERSION = 1
 MODEL_CARD = "model_card.md"
-FILES = ("model.onnx", "explain.onnx", MODEL_CARD)
+HISTORY = "history.npz"  # see lib.bundle.recent
+FILES = ("model.onnx", "explain.onnx", MODEL_CARD, HISTORY)
 FLOAT32_MAX = 3.4028234663852886e38
 REFERENCE = {"median", "low", "high"}  # what explanations compare a value with
 SHA256 = re.compile("[0-9a-f]{64}")
@@ -61,6 +62,8 @@ def _check(manifest):
     _check_reference(reference, len(features))
     threshold = manifest.get("threshold", {})
     _check_threshold(threshold)
+    recipe = manifest.get("recipe", {})
+    _need(isinstance(recipe, dict), "has a 'recipe' that is not an object")
     version = manifest.get("version", "")
     _need(isinstance(version, str), "has a 'version' that is not a string")
 

@@ -11,25 +11,14 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from lib.bundle.raw import ISO_8601, MISSING_TEXT, NUMBER, UNITS, ZONE_NAME, label_word
 from lib.data import formats, reading
-from lib.data.description import UNLABELLED, LabelWords, label_word
-from lib.data.formats import DECIMALS, NUMBER, is_decimal
+from lib.data.description import UNLABELLED, LabelWords
+from lib.data.formats import DECIMALS, is_decimal
 from lib.data.kinds import kind
-from lib.data.reading import MISSING_TEXT
 from lib.errors import DataError
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
-ISO_8601 = r"\d{4}-\d{2}-\d{2}([T ].*)?"
-ZONE_NAME = r"\s+(?:UTC|GMT|Z)$"  # as BigQuery writes it
-SECONDS = {
-    "s": 1.0,
-    "ms": 1e-3,
-    "us": 1e-6,
-    "ns": 1e-9,
-    "min": 60.0,
-    "h": 3600.0,
-    "d": 86_400.0,
-}
 TRUE_WORDS = ("1", "true", "t", "yes", "y")
 FALSE_WORDS = ("0", "false", "f", "no", "n")
 LABELS = dict.fromkeys(TRUE_WORDS, 1) | dict.fromkeys(FALSE_WORDS, 0)
@@ -238,7 +227,7 @@ class Column:
         """Return times (n,) that are numbers in seconds."""
         values = self.numbers()
         self.refuse(~np.isfinite(values), "is not a time")
-        return values if unit == "s" else values * SECONDS[unit]
+        return values if unit == "s" else values * UNITS[unit]
 
     def _iso_dates(self) -> pd.Series:
         """Return what is written in ISO 8601 as dates; shorter or swapped is ambiguous."""

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from lib.bundle.raw import MIDNIGHT
 from lib.data import fingerprints, formats, reading
 from lib.data.cells import Column
 from lib.data.kinds import kind
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from lib.data.datasets import Dataset
 
 UNREADABLE = (pa.ArrowException, OSError, EOFError, csv.Error, UnicodeError)
-MIDNIGHT = r"[T ]00:00(:00(\.0+)?)?Z?$"  # behind a day that Parquet keeps as an instant
 SAMPLE_ROWS = 1000  # that are looked at where a column is missing
 
 

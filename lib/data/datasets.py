@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from lib.bundle.recipe import Recipe, as_mapping
 from lib.data import checks, description, recipe
 
 # this module is the door of these
@@ -19,7 +20,6 @@ from lib.data.description import BUDGET, BUDGETS, ROOT, UNLABELLED, LabelWords, 
 from lib.data.download import fetch
 from lib.data.fingerprints import of_rows as fingerprint
 from lib.data.formats import Format
-from lib.data.recipe import Recipe
 from lib.data.times import seconds
 from lib.errors import DataError, RawFileMissing, did_you_mean
 
@@ -136,7 +136,12 @@ class Dataset:
         if self.recipe is None:
             return {}
         taken = {*self.columns, *self.features}
-        return {c.name: self.recipe.text_name(c, taken) for c in self.recipe.categories}
+        found = {}
+        for category in self.recipe.categories:
+            column = category.column
+            is_free = category.name != column
+            found[category.name] = column if is_free else free_name(f"{column}_text", taken)
+        return found
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -251,7 +256,7 @@ class Dataset:
 
     def _recipe_as_json(self) -> dict[str, Any]:
         """Return the keys of the recipe."""
-        written = {f.name: recipe.as_mapping(f) for f in self.recipe.derived}
+        written = {f.name: as_mapping(f) for f in self.recipe.derived}
         plain: dict[str, Any] = {
             "features": [written.get(feature, feature) for feature in self.features],
             "entities": list(self.recipe.entities),

@@ -23,8 +23,9 @@ from pydantic import (
     model_validator,
 )
 
+from lib.bundle.raw import label_word
+from lib.bundle.recipe import parsed
 from lib.data import recipe
-from lib.data.formats import NUMBER
 from lib.errors import DataError, did_you_mean
 from lib.files import write_text
 
@@ -53,7 +54,7 @@ def _name(value: Any) -> Any:
 def _feature(value: Any) -> Any:
     """Return a column's name, or the derived feature that a mapping stands for."""
     if isinstance(value, dict):
-        return recipe.parsed(value)
+        return parsed(value)
     name = _name(value)
     if not isinstance(name, str):
         raise ValueError("expected the name of a column, or a mapping such as {category: shop}")
@@ -109,17 +110,6 @@ def _format(value: Any) -> Any:
     except (ValueError, re.error) as error:
         raise ValueError(f"{error}; {A_PATTERN}") from error
     return pattern
-
-
-def label_word(value: Any) -> str:
-    """Return a label as it is compared: text without blanks around it, whatever its case.
-
-    Whole numbers are the same word however they are written: 1, 1.0 and '1'.
-    """
-    text = str(value).strip().casefold()
-    if not NUMBER.fullmatch(text):
-        return text
-    return re.sub(r"\.0*$", "", text)
 
 
 def _words(value: Any) -> tuple[str, ...]:

@@ -8,31 +8,28 @@ from __future__ import annotations
 
 import hashlib
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import numpy as np
 import pandas as pd
 
-from lib.bundle import categories
+from lib.bundle import by_row, categories
+from lib.bundle.by_row import MICROSECONDS
 from lib.bundle.categories import MISSING
+from lib.bundle.raw import LAST_S
+from lib.bundle.recipe import Arithmetic, Calendar, Category, Derived, Distance, Recipe
 from lib.data import histories
-from lib.data.cells import FLOAT32_MAX
 from lib.data.datasets import UNLABELLED, Dataset
 from lib.data.histories import Rows
-from lib.data.recipe import NIGHT_ENDS, Arithmetic, Calendar, Distance, Recipe
 from lib.data.times import PER_SECOND, ticks
 from lib.errors import DataError
 from lib.files import sha256
 
-EARTH_KM = 6371.0088  # mean radius (IUGG)
-MICROSECONDS = 1_000_000  # ticks of a time that is a number
-LAST_S = 9e12  # so that instants in microseconds are integers of 64 bits
 MAX_VALUES = 10_000  # of a category that an encoder knows, the most frequent ones
 
 
 def code() -> str:
     """Return what identifies how features are derived: another way makes another split."""
-    files = [__file__, histories.__file__, categories.__file__]
+    files = [__file__, histories.__file__, by_row.__file__, categories.__file__]
     hashes = [sha256(file) for file in files]
     return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
@@ -50,9 +47,12 @@ def derive(dataset: Dataset, frame: pd.DataFrame, threads: int = 2) -> pd.DataFr
     if recipe is None:
         return frame
     columns = {str(column): frame[column] for column in frame.columns}
+    t = None
+    if recipe.needs_time:
+        t = instants(dataset, frame[dataset.time_column])
     past = {}
     if recipe.histories:
-        past = histories.compute(recipe.histories, _rows(dataset, recipe, frame), threads)
+        past = histories.compute(recipe.histories, _rows(dataset, recipe, frame, t), threads)
     derived: dict[str, Any] = {}
     for category in recipe.categories:
         derived[dataset.text_of[category.name]] = frame[category.column]
@@ -61,18 +61,38 @@ def derive(dataset: Dataset, frame: pd.DataFrame, threads: int = 2) -> pd.DataFr
     for feature in recipe.in_order():
         if feature.name in past:
             values = past.pop(feature.name)
-        elif isinstance(feature, Calendar):
-            values = _calendar(feature, frame[dataset.time_column], recipe.timezone)
-        elif isinstance(feature, Distance):
-            values = _distance_km(*(frame[column].to_numpy() for column in feature.columns))
-        elif isinstance(feature, Arithmetic):
-            values = _arithmetic(feature, columns | derived)
+        elif isinstance(feature, Category):
+            continue  # it waits for its encoder
         else:
-            continue  # a category: it waits for its encoder
-        derived[feature.name] = np.where(np.abs(values) <= FLOAT32_MAX, values, np.nan)
+            values = _by_row(feature, frame, columns | derived, t, recipe.timezone)
+        derived[feature.name] = by_row.usable(values)
     result = pd.DataFrame({**columns, **derived}, index=frame.index, copy=False)
     result.attrs = dict(frame.attrs)
     return result
+
+
+def _by_row(
+    feature: Derived,
+    frame: pd.DataFrame,
+    columns: dict[str, Any],
+    t: np.ndarray | None,
+    timezone: str | None,
+) -> np.ndarray:
+    """Return a feature (n,) that each row tells by itself.
+
+    Parameters
+    ----------
+    columns : the frame's and those that are derived by now
+    t : instants in microseconds, of a recipe that needs the time
+    """
+    if isinstance(feature, Calendar):
+        return by_row.calendar(feature.part, t, timezone)
+    if isinstance(feature, Distance):
+        places = (frame[column].to_numpy(np.float64) for column in feature.columns)
+        return by_row.distance_km(*places)
+    assert isinstance(feature, Arithmetic)
+    sides = (np.asarray(columns[side], np.float64) for side in (feature.left, feature.right))
+    return by_row.arithmetic(feature.operation, *sides)
 
 
 def remarks(dataset: Dataset, frame: pd.DataFrame) -> list[str]:
@@ -91,9 +111,8 @@ def remarks(dataset: Dataset, frame: pd.DataFrame) -> list[str]:
     return said
 
 
-def _rows(dataset: Dataset, recipe: Recipe, frame: pd.DataFrame) -> Rows:
-    """Return what histories need of a frame."""
-    t, per_second = _ticks(dataset, frame[dataset.time_column])
+def _rows(dataset: Dataset, recipe: Recipe, frame: pd.DataFrame, t: np.ndarray) -> Rows:
+    """Return what histories need of a frame; `t` are its `instants`."""
     used = {getattr(feature, "column", None) for feature in recipe.histories}
     texts = {column: _codes(frame[column]) for column in recipe.texts}
     numbers = {
@@ -105,23 +124,27 @@ def _rows(dataset: Dataset, recipe: Recipe, frame: pd.DataFrame) -> Rows:
     if dataset.label is not None and dataset.label in frame.columns:
         y = frame[dataset.label].to_numpy(np.float64)
         fraud = np.where(y == UNLABELLED, np.nan, y)
-    return Rows(t, per_second, texts, numbers, fraud)
+    return Rows(t, texts, numbers, fraud)
 
 
-def _ticks(dataset: Dataset, time: pd.Series) -> tuple[np.ndarray, int]:
-    """Return instants (n,) as int64, and how many ticks make a second.
+def instants(dataset: Dataset, time: pd.Series) -> np.ndarray:
+    """Return times (n,) as int64 microseconds since 1970-01-01 UTC.
 
-    Numbers are rounded to microseconds: what is written as 0.1 is a tenth, and windows are exact.
+    Numbers are rounded, so that what is written as 0.1 is a tenth, and windows are exact; what is
+    finer than a microsecond is cut off. Raises DataError for a time too far away.
     """
-    instants = ticks(time)
+    raw = ticks(time)
     if not pd.api.types.is_numeric_dtype(time):
-        return instants, int(PER_SECOND[time.dt.unit])
-    if np.abs(instants).max() > LAST_S:
+        per_second = int(PER_SECOND[time.dt.unit])
+        if per_second > MICROSECONDS:
+            return raw // (per_second // MICROSECONDS)
+        return raw * (MICROSECONDS // per_second)
+    if np.abs(raw).max() > LAST_S:
         raise DataError(
             f"{dataset.name}: a time beyond {LAST_S:g} s is too far away for windows of time; say "
             "with `time_unit` if its unit is another"
         )
-    return np.rint(instants * MICROSECONDS).astype(np.int64), MICROSECONDS
+    return np.rint(raw * MICROSECONDS).astype(np.int64)
 
 
 def _values(column: pd.Series) -> tuple[np.ndarray, list[str]]:
@@ -135,42 +158,6 @@ def _codes(column: pd.Series) -> np.ndarray:
     codes, _ = _values(column)
     alone = -1 - np.arange(len(codes))
     return np.where(codes < 0, alone, codes)
-
-
-def _calendar(feature: Calendar, time: pd.Series, timezone: str | None) -> np.ndarray:
-    """Return a part of each time (n,); a time that is a number counts from 1970-01-01 UTC."""
-    instants = time
-    if pd.api.types.is_numeric_dtype(time):
-        instants = pd.to_datetime(np.rint(time * MICROSECONDS).astype("int64"), unit="us")
-    local = instants.dt.tz_localize("UTC").dt.tz_convert(ZoneInfo(timezone or "UTC")).dt
-    values = {
-        "hour_of_day": lambda: local.hour,
-        "day_of_week": lambda: local.day_of_week,
-        "is_night": lambda: local.hour < NIGHT_ENDS,
-        "is_weekend": lambda: local.day_of_week >= 5,
-    }[feature.part]()
-    return values.to_numpy(np.float64)
-
-
-def _distance_km(
-    lat: np.ndarray, long: np.ndarray, to_lat: np.ndarray, to_long: np.ndarray
-) -> np.ndarray:
-    """Return the great-circle distance (n,) of places in degrees (haversine formula)."""
-    lat, long, to_lat, to_long = (np.radians(degrees) for degrees in (lat, long, to_lat, to_long))
-    of_lat = np.sin((to_lat - lat) / 2) ** 2
-    of_long = np.sin((to_long - long) / 2) ** 2
-    half_chord = np.sqrt(of_lat + np.cos(lat) * np.cos(to_lat) * of_long)
-    return 2 * EARTH_KM * np.arcsin(np.minimum(half_chord, 1))
-
-
-def _arithmetic(feature: Arithmetic, columns: dict[str, Any]) -> np.ndarray:
-    """Return a ratio or a difference (n,); a ratio by 0 is missing."""
-    left = np.asarray(columns[feature.left], np.float64)
-    right = np.asarray(columns[feature.right], np.float64)
-    if feature.operation == "difference":
-        return left - right
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        return np.where(right == 0, np.nan, left / right)
 
 
 def encoders(dataset: Dataset, reference: pd.DataFrame) -> dict[str, dict[str, Any]]:

@@ -19,7 +19,6 @@ from lib.data.kinds import HEAD_BYTES, kind, wide_encoding
 
 SNIFFED_ROWS = 100  # rows of a CSV file that are looked at
 SEPARATORS = (",", ";", "\t", "|")
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 DECIMALS = {
     ",": re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?"),
     ".": re.compile(r"[+-]?\d*\.\d+([eE][+-]?\d+)?"),

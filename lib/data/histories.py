@@ -1,8 +1,9 @@
 """Compute histories of entities in DuckDB, as SQL that a warehouse understands, too.
 
-Time is a whole number of ticks, so that windows begin and end exactly: (t − within, t) is what lies
-between `within − 1` and 1 ticks before. Transactions of one instant do not see each other, so the
-windows end one tick before the present one, which each statistic adds by itself.
+Time is a whole number of microseconds, so that windows begin and end exactly: (t − within, t) is
+what lies between `within − 1` and 1 of them before. Transactions of one instant do not see each
+other, so the windows end before the present one, which each statistic adds by itself.
+`lib.bundle.windows` computes the same for one transaction.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from lib.data.recipe import OF_LABELS, OF_NUMBERS, SinceLast, Window
+from lib.bundle.by_row import MICROSECONDS
+from lib.bundle.recipe import OF_LABELS, OF_NUMBERS, SinceLast, Window
 
 MEMORY_LIMIT = "1GB"  # of the computation for one entity; beyond it DuckDB uses the disk
 # one thread for an entity: the order in which threads meet would change the last bits of sums
@@ -32,15 +34,13 @@ class Rows:
 
     Attributes
     ----------
-    t : (n,) int64, instants in ticks
-    per_second : ticks in a second
+    t : (n,) int64, microseconds
     texts : {column: (n,) int64 codes of its values; a missing one has a code below 0 of its own}
     numbers : {column: (n,) float64, NaN where missing}
     fraud : (n,) float64, 1 = fraud, 0 = genuine, NaN = not known
     """
 
     t: np.ndarray
-    per_second: int
     texts: dict[str, np.ndarray]
     numbers: dict[str, np.ndarray]
     fraud: np.ndarray
@@ -69,7 +69,7 @@ def _of_entity(features: Sequence[Window | SinceLast], rows: Rows) -> dict[str, 
     import duckdb  # only here: a table without histories does without it
 
     n = len(rows.t)
-    query = sql(features, rows.per_second)
+    query = sql(features)
     with tempfile.TemporaryDirectory() as folder:
         settings = {**SETTINGS, "temp_directory": folder}
         with duckdb.connect(config=settings) as connection:
@@ -113,7 +113,7 @@ def _used(features: Iterable[Window | SinceLast], statistics: Sequence[str]) -> 
     return {f"{prefix}_{place}": str(c) for place, c in enumerate(dict.fromkeys(used))}
 
 
-def sql(features: Sequence[Window | SinceLast], per_second: int) -> str:
+def sql(features: Sequence[Window | SinceLast]) -> str:
     """Return the query of features that share their entity.
 
     It reads `transactions` (row_number, t, entity, fraud, number_0, …, text_0, …) and answers with
@@ -129,10 +129,10 @@ def sql(features: Sequence[Window | SinceLast], per_second: int) -> str:
         if isinstance(feature, SinceLast):
             frame = "RANGE BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING"
             window = _window(windows, "entity", frame)
-            expression = f"(t - max(t) OVER {window}) / {per_second}.0"
+            expression = f"(t - max(t) OVER {window}) / {MICROSECONDS}.0"
         else:
             of = names.get((feature.statistic in OF_NUMBERS, feature.column), "")
-            expression = _expression(feature, of, per_second, windows)
+            expression = _expression(feature, of, windows)
         selected.append(f"{expression} AS feature_{position}")
     defined = [f"{name} AS ({definition})" for definition, name in windows.items()]
     columns = ",\n  ".join(selected)
@@ -145,16 +145,16 @@ def _window(windows: dict[str, str], partition: str, frame: str) -> str:
     return windows.setdefault(definition, f"w{len(windows)}")
 
 
-def _expression(feature: Window, of: str, per_second: int, windows: dict[str, str]) -> str:
+def _expression(feature: Window, of: str, windows: dict[str, str]) -> str:
     """Return the SQL of one statistic.
 
     Parameters
     ----------
     of : the column of the query that it is of
     """
-    within = feature.within_s * per_second
+    within = feature.within_s * MICROSECONDS
     if feature.delay_s is not None:
-        delay = feature.delay_s * per_second
+        delay = feature.delay_s * MICROSECONDS
         frame = f"RANGE BETWEEN {delay + within - 1} PRECEDING AND {delay} PRECEDING"
         window = _window(windows, "entity", frame)
         return _past(feature.statistic, of, window)
@@ -169,13 +169,15 @@ def _expression(feature: Window, of: str, per_second: int, windows: dict[str, st
 
 def _past(statistic: str, x: str, w: str) -> str:
     """Return a statistic of window `w`, which does not cover the present transaction."""
+    # equal values deviate by nothing, whatever rounding makes of it
+    differ = f"CASE WHEN min({x}) OVER {w} = max({x}) OVER {w} THEN 0 ELSE 1 END"
     return {
         "count": f"count(*) OVER {w}",
         "sum": f"coalesce(sum({x}) OVER {w}, 0)",
         "mean": f"avg({x}) OVER {w}",
         "max": f"max({x}) OVER {w}",
         "min": f"min({x}) OVER {w}",
-        "std": f"stddev_samp({x}) OVER {w}",
+        "std": f"{differ} * stddev_samp({x}) OVER {w}",
         "distinct": f"count(DISTINCT {x}) OVER {w}",
         "fraud_count": f"coalesce(sum(fraud) OVER {w}, 0)",
         "fraud_rate": f"coalesce(sum(fraud) OVER {w} / nullif(count(fraud) OVER {w}, 0), 0)",
@@ -191,13 +193,17 @@ def _with_present(statistic: str, x: str, w: str) -> str:
     total = f"coalesce(sum({x}) OVER {w}, 0) + coalesce({x}, 0)"
     n = f"count({x}) OVER {w} + CASE WHEN {x} IS NULL THEN 0 ELSE 1 END"
     highest, lowest = f"max({x}) OVER {w}", f"min({x}) OVER {w}"
+    greatest = f"coalesce(greatest({highest}, {x}), {highest}, {x})"
+    least = f"coalesce(least({lowest}, {x}), {lowest}, {x})"
     squared = f"({x} - avg({x}) OVER {w}) * ({x} - avg({x}) OVER {w})"
-    deviation = f"sqrt(var_pop({x}) OVER {w} + {squared} / (count({x}) OVER {w} + 1))"
+    # equal values deviate by nothing, whatever rounding makes of it
+    differ = f"CASE WHEN {least} = {greatest} THEN 0 ELSE 1 END"
+    deviation = f"{differ} * sqrt(var_pop({x}) OVER {w} + {squared} / (count({x}) OVER {w} + 1))"
     return {
         "count": f"count(*) OVER {w} + 1",
         "sum": total,
         "mean": f"({total}) / nullif({n}, 0)",
-        "max": f"coalesce(greatest({highest}, {x}), {highest}, {x})",
-        "min": f"coalesce(least({lowest}, {x}), {lowest}, {x})",
-        "std": f"CASE WHEN {x} IS NULL THEN stddev_samp({x}) OVER {w} ELSE {deviation} END",
+        "max": greatest,
+        "min": least,
+        "std": f"CASE WHEN {x} IS NULL THEN {_past('std', x, w)} ELSE {deviation} END",
     }[statistic]

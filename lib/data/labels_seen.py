@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lib.data.recipe import OF_LABELS, Recipe, Window
+from lib.bundle.recipe import OF_LABELS, Recipe, Window
 
 
 @dataclass(frozen=True)

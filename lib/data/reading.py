@@ -16,13 +16,13 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from lib.data.formats import FOUND_OUT, NUMBER, SNIFFED_ROWS, Dialect, Format, csv_rows, dialect
+from lib.bundle.raw import MISSING_TEXT, NUMBER
+from lib.data.formats import FOUND_OUT, SNIFFED_ROWS, Dialect, Format, csv_rows, dialect
 from lib.data.kinds import kind
 from lib.errors import DataError
 
 SUFFIXES = (".csv", ".csv.gz", ".parquet", ".pq")
 HIDDEN = (".", "_")  # names of what other programs put beside their tables
-MISSING_TEXT = ("", "nan", "na", "n/a", "#n/a", "null", "none", "<na>", r"\n", "-")  # lower case
 CASES = (str, str.upper, str.capitalize)
 NULL_TEXT = sorted({case(text) for text in MISSING_TEXT for case in CASES} | {"NaN"})
 CHUNK_BYTES = 1 << 20

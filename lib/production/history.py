@@ -8,7 +8,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from lib.data import cuts
+from lib.bundle.raw import RawTable
+from lib.data import cuts, raw_rows
+from lib.data.datasets import UNLABELLED
 from lib.data.splits import MANIFEST, Split
 from lib.evaluation import gate
 from lib.files import write_json
@@ -74,6 +76,28 @@ class History:
         n = np.searchsorted(self.data.time_s, labelled_to_s, side="right")
         # the stream begins with a past that has been labelled
         return max(self.n_past, int(n))
+
+    def as_sent(self, part: slice, raw: RawTable) -> replay.RawTransactions:
+        """Return raw transactions of the stream, and the labels that arrive meanwhile.
+
+        part : a batch's
+        """
+        start_s = self.data.time_s[part.start - 1]
+        first = self.n_known(start_s) if part.start > self.n_past else self.n_past
+        arrived = self.data.time_s[part] - self.label_delay_s
+        n_known = np.searchsorted(self.data.time_s, arrived, side="right")
+        n_known = np.maximum(n_known, first)
+        late = slice(first, int(n_known[-1]))
+        y = self.data.y[late]
+        is_labelled = y != UNLABELLED
+        ids = self.frame[raw.id].iloc[late][is_labelled]
+        labels = [
+            {"transaction": identity, "fraud": fraud}
+            for identity, fraud in zip(ids, y[is_labelled].tolist(), strict=True)
+        ]
+        n_before = np.append(0, np.cumsum(is_labelled))
+        rows = raw_rows.as_json(self.split.dataset, self.frame.iloc[part], raw)
+        return replay.RawTransactions(rows, labels, n_before[n_known - first])
 
     def back(self, stop: int, weight: float) -> int:
         """Return the start of the stretch before `stop` that holds this much weight, a number.

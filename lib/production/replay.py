@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +42,7 @@ COLUMNS = (
     "n_tries",
     "status",
 )
+LABELS_PER_REQUEST = 5_000
 REFUSED = range(400, 500)  # statuses that another attempt would not change …
 BUSY = (408, 429)  # … but for these
 
@@ -64,6 +65,33 @@ class Traffic:
     rows_per_request: int = 100
     connections: int = 4
     speed: float = 0.0
+
+
+@dataclass(frozen=True)
+class RawTransactions:
+    """Raw transactions in time order, and the labels that arrive between them.
+
+    Parameters
+    ----------
+    rows : n transactions as POST /predict takes them
+    labels : late labels as POST /labels takes them, in the order of their arrival
+    n_known : (n,) int, how many of the labels have arrived at the time of each transaction
+    """
+
+    rows: Sequence[dict]
+    labels: Sequence[dict]
+    n_known: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def arriving(self, start: int, stop: int) -> Sequence[dict]:
+        """Return the labels that arrive from one request to the end of the next, [start, stop)."""
+        n_before = int(self.n_known[start - 1]) if start else 0
+        return self.labels[n_before : int(self.n_known[stop - 1])]
+
+
+Rows = np.ndarray | RawTransactions
 
 
 def _die_with_parent() -> None:
@@ -97,6 +125,7 @@ class Server:
             "port": port,
             "api_key": self.key,
             "log_level": "warning",
+            "history": self.log.parent / "histories",
         }
         self.environment = _environment(ours | settings)
 
@@ -185,7 +214,7 @@ def _environment(settings: Mapping[str, Any]) -> dict[str, str]:
 
 def replay(
     server: Server,
-    X: np.ndarray,
+    rows: Rows,
     *,
     time_s: np.ndarray | None = None,
     first: int = 0,
@@ -197,7 +226,8 @@ def replay(
     Parameters
     ----------
     server : Server, or anything with its `client`
-    X : (n, d) float32, NaN where missing; in time order
+    rows : in time order: features (n, d) float32, NaN where missing, or n raw transactions, which
+        are sent one request after the other, since each looks back at those before
     time_s : (n,) float, needed for `traffic.speed` only
     first : position of the first row in the stream
     at : {number of rows answered: function}, each called once while requests go on, such as
@@ -215,7 +245,7 @@ def replay(
     ReplayError
         If a request has had no answer for a minute.
     """
-    n_connections = traffic.connections
+    n_connections = 1 if isinstance(rows, RawTransactions) else traffic.connections
     limits = httpx.Limits(max_connections=n_connections, max_keepalive_connections=n_connections)
     begin = time.monotonic()
     with (
@@ -227,9 +257,12 @@ def replay(
             if traffic.speed:
                 due_s = (time_s[start] - time_s[0]) / traffic.speed
                 time.sleep(max(0.0, due_s - (time.monotonic() - begin)))
-            return _log(client, X[start : start + traffic.rows_per_request], first + start)
+            stop = min(start + traffic.rows_per_request, len(rows))
+            if isinstance(rows, RawTransactions):
+                _bring_labels(client, rows.arriving(start, stop), first + start)
+            return _log(client, rows, slice(start, stop), first)
 
-        starts = range(0, len(X), traffic.rows_per_request)
+        starts = range(0, len(rows), traffic.rows_per_request)
         futures = [pool.submit(send, start) for start in starts]
         parts = _collect(futures, at or {})
     log = pd.concat(parts, ignore_index=True).sort_values("position", ignore_index=True)
@@ -256,22 +289,28 @@ def _collect(futures: list[Future], at: Mapping[int, Callable[[], object]]) -> l
     return parts
 
 
-def _log(
-    client: httpx.Client,
-    X: np.ndarray,
-    first: int,
-) -> pd.DataFrame:
+def _bring_labels(client: httpx.Client, labels: Sequence[dict], first: int) -> None:
+    """Send labels that have arrived; ReplayError if they are refused."""
+    for start in range(0, len(labels), LABELS_PER_REQUEST):
+        part = labels[start : start + LABELS_PER_REQUEST]
+        answer, _ = _post(client, "/labels", msgspec.json.encode({"labels": part}), first)
+        if answer.status_code != 200:
+            raise ReplayError(f"Late labels were refused: {answer.json()['error']['message']}")
+
+
+def _log(client: httpx.Client, rows: Rows, part: slice, offset: int) -> pd.DataFrame:
     """Return the log lines of one request.
 
     One that is refused is halved until the rows at fault stand alone.
     """
-    answer, n_tries = _post(client, msgspec.json.encode({"features": X.tolist()}), first)
+    first, n = offset + part.start, part.stop - part.start
+    answer, n_tries = _post(client, "/predict", _body(rows, part), first)
     is_scored = answer.status_code == 200
-    if not is_scored and len(X) > 1:
-        half = len(X) // 2
-        halves = [_log(client, X[:half], first), _log(client, X[half:], first + half)]
-        return pd.concat(halves)
-    lines = pd.DataFrame({"position": np.arange(first, first + len(X)), "request": first})
+    if not is_scored and n > 1:
+        middle = part.start + n // 2
+        halves = [slice(part.start, middle), slice(middle, part.stop)]
+        return pd.concat([_log(client, rows, half, offset) for half in halves])
+    lines = pd.DataFrame({"position": np.arange(first, first + n), "request": first})
     scores, alerts, version = [np.nan], [0], ""
     if is_scored:
         body = msgspec.json.decode(answer.content)
@@ -288,8 +327,16 @@ def _log(
     )
 
 
+def _body(rows: Rows, part: slice) -> bytes:
+    """Return the body of a request for POST /predict."""
+    if isinstance(rows, RawTransactions):
+        return msgspec.json.encode({"transactions": rows.rows[part]})
+    return msgspec.json.encode({"features": rows[part].tolist()})
+
+
 def _post(
     client: httpx.Client,
+    path: str,
     body: bytes,
     first: int,
 ) -> tuple[httpx.Response, int]:
@@ -300,7 +347,7 @@ def _post(
     while True:
         n_tries += 1
         try:
-            answer = client.post("/predict", content=body, headers=headers)
+            answer = client.post(path, content=body, headers=headers)
             if _is_final(answer.status_code):
                 return answer, n_tries
             reason = f"status {answer.status_code}"

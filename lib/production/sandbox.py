@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from lib import bundle
 from lib.bundle.calibration import Calibration, threshold_for_budget
-from lib.bundle.manifest import read
+from lib.bundle.manifest import HISTORY, read
 from lib.data.datasets import Arrays
 from lib.data.splits import Split
 from lib.detectors.isolation_forest import IsolationForest
@@ -23,6 +23,7 @@ from lib.registry.mlflow_store import Champion, sqlite_uri
 from lib.reporting import cards
 
 URI = "MLFLOW_TRACKING_URI"
+NOTHING: Mapping[str, bytes] = {}
 
 
 @contextmanager
@@ -76,6 +77,7 @@ def start_bundle(
         if _scores(manifest, split):
             # the sandbox's registry counts versions of its own
             manifest.pop("version", None)
+            graphs.pop(HISTORY, None)
             bundle.write(folder, graphs, manifest)
             return folder
     regime = candidates.regimes("both", split)[0]
@@ -114,11 +116,14 @@ def calibrate(
     )
 
 
-def deploy(name: str, folder: Path) -> Champion:
-    """Put the registry's champion of `name` where the server looks, as 10_export does."""
+def deploy(name: str, folder: Path, brought: Mapping[str, bytes] = NOTHING) -> Champion:
+    """Put the registry's champion of `name` where the server looks, as 10_export does.
+
+    brought : the history that goes with it, see `lib.registry.export.recent_transactions`
+    """
     present = tracking.champion(name)
     manifest, graphs = read(present.folder)
     # the server takes up successors of one registered name only
     manifest |= {"name": name, "version": present.version}
-    bundle.write(folder, graphs, manifest, hashed_names=True)
+    bundle.write(folder, {**graphs, **brought}, manifest, hashed_names=True)
     return present

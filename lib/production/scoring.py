@@ -1,7 +1,8 @@
 """Score a table of new transactions, and compare it with the window that the model knows.
 
 `python -m lib.production.scoring FILE` writes `scores.parquet` and `drift.json`, chunk by chunk in
-flat memory; no labels are needed, and none are read.
+flat memory; no labels are needed. Where features are histories, the whole table is looked at behind
+the transactions that the bundle brings along, and labels are read where a feature counts frauds.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +22,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lib import bundle
-from lib.bundle import Bundle
-from lib.data import datasets, features, splits
+from lib.bundle import Bundle, recent
+from lib.data import datasets, features, raw_rows, reading, splits, times
 from lib.data.columns import beside
 from lib.data.datasets import ROOT, Arrays, Dataset
 from lib.errors import BundleError, DataError
@@ -71,10 +72,8 @@ def score_table(
     Raises
     ------
     DataError
-        For a column, a row or a cell that the description does not allow, a table without rows, or
-        a description with features that rows do not tell by themselves: histories, categories.
+        For a column, a row or a cell that the description does not allow, or a table without rows.
     """
-    _refuse_recipe(dataset)
     start = time.perf_counter()
     folder = Path(folder)
     sample = Sample(SAMPLE_ROWS, seed)
@@ -82,8 +81,7 @@ def score_table(
     writer = None
     with whole(folder / "scores.parquet") as partial:
         try:
-            for frame in _chunks(dataset, Path(path)):
-                frame = features.derive(dataset, frame)
+            for frame in _derived(dataset, Path(path), model):
                 data = dataset.arrays(frame)
                 alert, score = model.predict(data.X)
                 table = _table(dataset, frame, sums.n, score, alert)
@@ -112,16 +110,46 @@ def score_table(
     return report
 
 
-def _refuse_recipe(dataset: Dataset) -> None:
-    """Refuse a description whose features a file of new rows does not hold."""
+def _derived(dataset: Dataset, path: Path, model: Bundle) -> Iterator[pd.DataFrame]:
+    """Yield the rows of a table, in the files' order, with the features of the recipe.
+
+    Without histories that is chunk by chunk. With them it is the whole table at once, behind the
+    transactions that the bundle brings along.
+    """
     recipe = dataset.recipe
-    if recipe is not None and not recipe.is_by_row:
-        feature = [*recipe.histories, *recipe.categories][0].name
-        raise DataError(
-            f"{dataset.name}: features such as {feature!r} are derived from the whole table and "
-            "its histories, which a file of new transactions does not hold; add its rows to the "
-            "table and make a new split"
-        )
+    encoders = model.manifest.get("recipe", {}).get("encoders", {})
+    if recipe is None or not recipe.histories:
+        frames: Iterable[pd.DataFrame] = _chunks(dataset, path)
+        frames = (features.derive(dataset, frame) for frame in frames)
+    else:
+        frames = [_with_histories(dataset, path, model)]
+    for frame in frames:
+        yield features.encode(dataset, frame, encoders)
+
+
+def _with_histories(dataset: Dataset, path: Path, model: Bundle) -> pd.DataFrame:
+    """Return a whole table, in the files' order, with features that look back at earlier rows."""
+    labelled = dataset.recipe.knows_labels and _has_label(dataset, path)
+    chunks = datasets.iter_transactions(dataset, path, CHUNK_ROWS, labelled=labelled)
+    table = pd.concat(list(chunks))
+    joined = table
+    if model.history is not None:
+        known = recent.unpack(model.history)
+        past = raw_rows.as_frame(dataset, known, table)
+        is_new = ~past[dataset.ids[0]].isin(table[dataset.ids[0]])
+        joined = pd.concat([past[is_new], table], ignore_index=True)
+    n_before = len(joined) - len(table)
+    order = np.argsort(times.ticks(joined[dataset.time_column]), kind="stable")
+    derived = features.derive(dataset, joined.iloc[order].reset_index(drop=True))
+    place = np.empty(len(joined), np.int64)
+    place[order] = np.arange(len(joined))
+    return derived.iloc[place[n_before:]].reset_index(drop=True)
+
+
+def _has_label(dataset: Dataset, path: Path) -> bool:
+    """Return whether all files of a table have the label's column."""
+    files = reading.parts(path)
+    return all(dataset.label in reading.columns_of(file, dataset.format) for file in files)
 
 
 def _chunks(dataset: Dataset, path: Path) -> Iterator[pd.DataFrame]:
@@ -295,6 +323,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"{report['n']:,} transactions in {report['seconds']:.1f} s; {report['alert_rate']:.2%} "
         "of them are alerts"
     )
+    if dataset.recipe is not None and dataset.recipe.histories and model.history is None:
+        print("The bundle brings no history along: windows begin with the first row of the file.")
     _tell_drift(report["drift"])
     print(f"{args.out}: scores.parquet, drift.json")
     return 0

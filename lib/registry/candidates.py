@@ -18,7 +18,7 @@ import numpy as np
 
 from lib import bundle
 from lib.bundle import Bundle
-from lib.data import labels_seen
+from lib.data import labels_seen, raw_rows
 from lib.data.datasets import UNLABELLED, Arrays
 from lib.data.splits import Split
 from lib.detectors.base import Detector
@@ -232,6 +232,9 @@ def _manifest(name: str, fitted: Fit, split: Split) -> dict[str, Any]:
         },
         "reference": {"low": low, "median": median, "high": high},
     }
+    described = raw_rows.described(dataset, split.manifest)
+    if described is not None:
+        manifest["recipe"] = described
     empty = empty_features(dataset.features, training)
     if empty:
         manifest["empty_features"] = empty

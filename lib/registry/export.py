@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy.stats import spearmanr
 
 from lib import bundle
+from lib.bundle import recent
 from lib.bundle.calibration import Calibration, threshold_for_budget
-from lib.data import splits
+from lib.bundle.manifest import HISTORY
+from lib.bundle.raw import RawTable
+from lib.data import raw_rows, splits
+from lib.data.splits import Split
 from lib.detectors.isolation_forest import IsolationForest
 from lib.errors import BundleError
 from lib.registry import candidates, challengers, serving, tracking
@@ -81,6 +86,22 @@ def held_back(
         what = f"{there} for {there.dataset}, which goes on being served"
     command = f"--only 10_export --dataset {dataset} --replace"
     return f"{place} holds {what}; {command} puts {registered_name} in its place."
+
+
+def recent_transactions(split: Split, manifest: Mapping[str, Any]) -> dict[str, bytes]:
+    """Return the file that a bundle with histories brings along, {name: bytes}; else nothing.
+
+    It holds what windows can reach of the transactions up to the end of validation: the untouched
+    period is what comes afterwards. Without an id nothing could be remembered, and nothing is kept.
+    """
+    if not manifest.get("recipe"):
+        return {}
+    raw = RawTable(manifest)
+    if not raw.has_histories or raw.id is None:
+        return {}
+    periods = [split.frame(period) for period in ("reference", "validation")]
+    past = pd.concat(periods, ignore_index=True)
+    return {HISTORY: recent.pack(raw_rows.recent(split.dataset, past, raw))}
 
 
 def parity(exported: bundle.Bundle, folder: Path) -> dict[str, Any]:
