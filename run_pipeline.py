@@ -255,7 +255,8 @@ def told_fallback(plan: Plan, say: Callable[[str], None]) -> list[str]:
     """Say at the start that simulated transactions stand in; return what the end has to repeat."""
     if not plan.data.fallback:
         return []
-    remark = f"SIMULATED TRANSACTIONS stand in for real ones: {plan.data.fallback}"
+    why = plan.data.fallback.removeprefix(f"{DEFAULT}: ").rstrip(".")
+    remark = f"SIMULATED TRANSACTIONS stand in for real ones. {why[:1].upper()}{why[1:]}."
     say(remark)
     return [remark]
 

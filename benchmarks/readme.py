@@ -44,7 +44,7 @@ def results(metrics, shown=METRICS):
     lines.append(_line(["*perfect ranking*", "", "1.00", *perfect]))
     for name in order:
         model = rows[name]
-        seen = labels_seen.in_short(model.get("train_on"))
+        seen = labels_seen.in_short(model.get("train_on"), model.get("labels_in_features"))
         cells = [cell(model[period][m], 2) for m in shown]
         decided = cell(model["validation"]["average_precision"], 2)
         lines.append(_line([label(name).replace("|", "\\|"), seen, decided, *cells]))
@@ -102,7 +102,13 @@ def by_table(metrics):
     """Average precision and rank as Markdown, a column a table; `metrics` of 12_stability."""
     found = metrics["by_table"]
     tables = list(next(iter(found["genuine"].values()))["tables"])
-    heads = ["model", "labels seen", "mean rank", *(name.replace("_", " ") for name in tables)]
+    # the same for all models of a table, so that its heading says it once
+    known = metrics.get("labels_in_features", {})
+    named = []
+    for table in tables:
+        in_features = f" ({known[table]} in features)" if known.get(table) else ""
+        named.append(table.replace("_", " ") + in_features)
+    heads = ["model", "labels seen", "mean rank", *named]
     lines = [_line(heads), "|---|---|" + "---:|" * (len(heads) - 2)]
     for regime, models in found.items():
         for model in sorted(models, key=lambda name: models[name]["mean_rank"]):

@@ -61,6 +61,28 @@ def test_model_card_says_what_the_model_is_for_and_how_good(folder):
     assert len(text) < descriptions.LIMIT
 
 
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ({}, "from 5 s to 86,400 s"),
+        ({"time": "datetime"}, "from 1970-01-01 00:00:05 to 1970-01-02 00:00:00"),
+        ({"time": "rows"}, "from row 5 to row 86,400"),
+    ],
+)
+def test_model_card_tells_the_time_as_the_table_does(folder, kind, said):
+    manifest = bundle.verify(folder)
+    assert "time" not in manifest["fit"]
+    fit = manifest["fit"] | {"start_s": 5.0, "end_s": 86_400.0} | kind
+    assert said in cards.model(manifest | {"fit": fit})
+
+
+def test_a_candidate_of_a_table_with_dates_knows_that(tmp_path):
+    dated = splits.open_split(splits.ensure("payments", rows=2_000, seed=7))
+    fitted = candidates.fit(registry.make("isolation_forest", n_trees=10), dated)
+    folder = candidates.write(tmp_path, "isolation_forest", fitted, dated)
+    assert bundle.verify(folder)["fit"]["time"] == "datetime"
+
+
 def test_model_card_has_no_time_and_no_run_in_it(folder):
     manifest = bundle.verify(folder)
     later = manifest | {
@@ -109,6 +131,10 @@ def test_reasons_read_like_sentences():
     assert (
         names.plain("it beats gaussian_mixture@train_on=all", both)
         == "It beats Gaussian mixture (no labels)"
+    )
+    nobody_listed = "robust_covariance@train_on=all,isolated=0.15, max_abs_z; fusion@log=never."
+    assert names.plain(f"it beats {nobody_listed}") == (
+        "It beats Robust covariance (no labels, 15 % isolated), largest |z|; Fusion (no logarithm)."
     )
 
 

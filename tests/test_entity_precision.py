@@ -1,6 +1,7 @@
 """Card precision at k: who is reviewed, who leaves the list, what a perfect ranking reaches."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -80,6 +81,45 @@ def test_who_has_no_label_or_no_card_is_on_no_list():
     nobody = judged([(0.9, -1, 0.1, "a")])
     assert nobody.precision["value"] is None
     assert nobody.ceiling is None
+
+
+@pytest.mark.parametrize(
+    "as_column",
+    [
+        lambda names: pd.Series(names).astype(pd.CategoricalDtype(["a", "b", "c", "never"])),
+        lambda names: pd.Series(names, dtype="string"),
+        lambda names: pd.Series(names, index=range(50, 50 + len(names))),
+        lambda names: pd.Series(names).map({"a": 1, "b": 2, "c": 3}).astype("Int64"),
+        lambda names: pd.Series(names).fillna(""),
+    ],
+)
+def test_an_entity_may_be_of_any_type(as_column):
+    rows = [(0.9, 0, 0.1, "a"), (0.8, 1, 0.2, "b"), (0.7, 0, 1.1, "c"), (0.9, 1, 1.2, None)]
+    score, y, day, names = (list(column) for column in zip(*rows, strict=True))
+    time_s = np.array(day) * DAY_S
+    found = entity_precision(score, y, time_s, as_column(names), Reviews(2))
+    plain = judged(rows)
+    pd.testing.assert_frame_equal(found.by_day, plain.by_day)
+    assert found.precision == plain.precision
+    assert list(found.by_day["n_entities"]) == [2, 1]
+
+
+def test_what_has_no_score_is_reviewed_last():
+    nan = float("nan")
+    rows = [(nan, 1, 0.1, "a"), (0.1, 0, 0.2, "b"), (nan, 0, 0.3, "c"), (0.0, 0, 0.4, "d")]
+    assert [judged(rows, per_day=k).precision["value"] for k in (2, 3)] == [0, 0]
+    assert judged(rows, per_day=4).precision["value"] == 0.25
+    # one score of several is enough
+    assert judged([*rows, (0.9, 0, 0.5, "a")], per_day=1).precision["value"] == 1
+
+
+def test_a_day_without_frauds_counts_and_lowers_the_ceiling_too():
+    rows = [(0.9, 1, 0.1, "a"), (0.8, 0, 0.2, "b"), (0.7, 0, 1.1, "c")]
+    result = judged(rows, per_day=1)
+    assert (result.precision["value"], result.ceiling) == (0.5, 0.5)
+    none = judged([(0.9, 0, 0.1, "a"), (0.7, 0, 1.1, "c")], per_day=1)
+    assert (none.precision["value"], none.ceiling) == (0, 0)
+    assert none.per_day == 1
 
 
 transactions = st.tuples(

@@ -4,6 +4,7 @@ properties.
 
 import itertools
 import json
+import re
 
 import numpy as np
 import pytest
@@ -492,10 +493,31 @@ def test_a_champion_that_nobody_judged_gets_one_line_and_no_dashes():
     summary |= {"headline": "", "not_exported": ""}
     text = console.told(summary, now)
     assert "nobody has judged it: no label" in text
-    assert "recall_at_budget" not in text
+    assert "Fusion on validation:" in text
+    assert "recall" not in text
     figures = {
         "average_precision": {"value": 0.5, "low": 0.4, "high": 0.6},
         "amount_recall_at_budget": nothing,
     }
     summary["champion"] = champion | {"validation": figures}
-    assert "amount_recall_at_budget" not in console.told(summary, now)
+    told = console.told(summary, now)
+    assert re.search(r"^  average precision +0\.500 \[0\.400, 0\.600\]$", told, re.MULTILINE)
+    assert "money caught" not in told
+
+
+def test_the_console_calls_models_and_figures_as_people_do():
+    model = "robust_covariance@train_on=all,isolated=0.15"
+    figure = {"value": 0.5, "low": 0.4, "high": 0.6}
+    figures = dict.fromkeys(console.SHOWN, figure)
+    champion = {"model": model, "name": "fraud-detector-x", "version": "1"}
+    summary = {"stages": [], "status": "done", "run": "r", "remarks": [], "no_interval": ""}
+    summary |= {"headline": "", "not_exported": "", "verdict": ""}
+    summary["champion"] = champion | {"validation": figures}
+    now = Now("2026-01-02T03:04:05+00:00", "fraud-detector-x", champion=None, bundle=None)
+    told = console.told(summary, now)
+    assert "Robust covariance (no labels, 15 % isolated) on validation:" in told
+    assert "money caught at the alert budget" in told
+    assert not re.search(r"_at_|_covariance|train_on", told)
+    beaten = "it does not beat the naive rule max_abs_z (0.1234)"
+    told = console.told(summary | {"champion": None, "verdict": beaten}, now)
+    assert "No champion. It does not beat the naive rule largest |z| (0.1234)." in told

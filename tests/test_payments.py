@@ -371,9 +371,26 @@ def test_known_drift_names_only_what_models_see(tmp_path, frame):
     dataset = load_description("payments")
     checked = prepare(dataset, frame.copy(), "payments")
     split = splits.make(dataset, checked, tmp_path / "s", source="simulated", raw_sha256=None)
-    found = {drift.what: drift.features for drift in monitoring.injected(split)}
-    assert found == {
-        "inflation": ("amount",),
-        "online": ("category",),
-        "fraud": ("amount", "category"),
-    }
+    found = {drift.what: set(drift.features) for drift in monitoring.injected(split)}
+    assert set(found) == {"inflation", "online", "fraud"}
+    of_amounts = {name for name in dataset.features if name.startswith("amount")}
+    of_merchants = {name for name in dataset.features if "merchant" in name}
+    assert len(of_amounts) == 8
+    assert len(of_merchants) == 6
+    assert found["inflation"] == of_amounts
+    assert found["online"] == {"category", "distance_km", *of_merchants}
+    assert set(dataset.features) - found["fraud"] == {"hour_of_day", "is_night"}
+
+
+def test_a_drift_names_its_own_columns_before_what_is_derived_from_them(tmp_path, frame):
+    dataset = load_description("payments")
+    checked = prepare(dataset, frame.copy(), "payments")
+    split = splits.make(dataset, checked, tmp_path / "s", source="simulated", raw_sha256=None)
+    first = [drift.features[0] for drift in monitoring.injected(split)]
+    assert first == ["amount", "category", "amount"]
+    step = {"drifted": ["amount_max_card_7d", "distance_km"], "fraud_drifted": []}
+    card = monitoring.scorecard([step] * 10, monitoring.injected(split))
+    # the amounts from batch 3 on, the distances from batch 4 on
+    assert card["n_false"] == 2 + 3
+    assert [row["noticed"] for row in card["noticed"]] == [3, 4, None]
+    assert card["noticed"][0]["features"].startswith("amount, ")

@@ -326,9 +326,7 @@ def test_rows_are_refused_for_real_data(small):
 
 def test_nobody_overlooks_that_simulated_transactions_stand_in(small):
     out, err = small.run("-p", "rows", "3000", "--until", "split")
-    assert err.startswith(
-        "SIMULATED TRANSACTIONS stand in for real ones: creditcard: there is no raw file"
-    )
+    assert err.startswith("SIMULATED TRANSACTIONS stand in for real ones. There is no raw file")
     assert out.splitlines()[-1].startswith("SIMULATED TRANSACTIONS stand in")
 
 
@@ -493,5 +491,5 @@ def test_remarks_and_the_reason_of_no_champion_are_told(tmp_path):
     run = SimpleNamespace(folder=tmp_path, name="run", info={"dataset": "shop"})
     now = Now("2026-01-02T03:04:05+00:00", "fraud-detector", champion=None, bundle=None)
     lines = told(summary(run, [], "done", now=now, remarks=["SIMULATED"]), now).splitlines()
-    assert "No champion: it does not beat the naive rule amount." in lines
+    assert "No champion. It does not beat the naive rule amount alone." in lines
     assert {"The alert budget is below the prevalence.", "SIMULATED"} <= set(lines)

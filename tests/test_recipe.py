@@ -538,3 +538,17 @@ def test_an_own_table_with_a_recipe_goes_from_csv_to_a_split(tmp_path):
     assert labels_seen.in_features(dataset.recipe) == (
         "fraud rates of merchant, 5s late; fraud counts of merchant, 5s late"
     )
+
+
+def test_a_table_s_cell_says_in_short_that_features_know_labels():
+    rate = {"fraud_rate": "merchant", "within": "7d", "delay": "7d"}
+    count = {"fraud_count": "card", "within": "7d", "delay": "7d"}
+    plain = {"count": "card", "within": "7d"}
+    kinds = [
+        labels_seen.kinds_in_features(shop(*derived).recipe)
+        for derived in ((), (plain,), (plain, rate), (count, rate, rate | {"name": "again"}))
+    ]
+    assert kinds == [None, None, "fraud rates", "fraud rates and fraud counts"]
+    assert labels_seen.in_short("all", kinds[2]) == "none; fraud rates in features"
+    assert labels_seen.in_short("genuine", kinds[0]) == "frauds removed"
+    assert labels_seen.in_short(None) == "none"

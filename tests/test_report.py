@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT
 
 from lib.evaluation import comparison
-from lib.reporting import cards, names, pages, plots, tables
+from lib.reporting import cards, names, pages, plots, run_descriptions, tables
 
 
 def figure(value, low=None, high=None):
@@ -119,8 +119,9 @@ def test_a_champion_that_stays_shows_its_own_figures(run):
 
 def test_the_champions_figures_are_found_by_what_the_gate_did():
     split = SimpleNamespace(
-        dataset=SimpleNamespace(name="x", alert_budgets=[0.002]),
+        dataset=SimpleNamespace(name="x", alert_budgets=[0.002], recipe=None),
         source="custom",
+        drifts_on_purpose=False,
         manifest={"periods": {}},
     )
     champion = {"model": "autoencoder", "version": "1"}
@@ -304,3 +305,63 @@ def test_page_counts_unlabelled_transactions_and_says_why_there_are_no_intervals
     text = pages.write(run).read_text()
     assert re.search(r"unlabelled transactions</dt><dd>30<", text)
     assert text.count("3 labelled frauds") == 1
+
+
+def test_page_says_that_features_know_labels(run):
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics["models"]["autoencoder"] |= {"train_on": "all", "labels_in_features": "fraud rates"}
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    text = pages.write(run).read_text()
+    row = re.search(r"Autoencoder <span class=.badge.*?</th>", text)[0]
+    assert "none; fraud rates in features" in row
+    rule = re.search(r">random<span.*?</th>", text)[0]
+    assert rule.endswith(">none</span></th>")
+    table = run_descriptions.pipeline(run.name, metrics)
+    assert "| Autoencoder | none; fraud rates in features |" in table
+
+
+def reviewed(value, ceiling=0.6):
+    return {**figure(value, value - 0.05, value + 0.05), "ceiling": ceiling, "per_day": 40}
+
+
+def test_page_shows_what_investigators_see(run):
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics["reviews"] = {
+        "card <1>": {"random": reviewed(0.1), "autoencoder": reviewed(0.3)},
+        "merchant": {"random": reviewed(0.2, 0.7), "autoencoder": {**figure(0.4), "ceiling": 0.7}},
+    }
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    text = pages.write(run).read_text()
+    assert "#reviews" in Links(text).links
+    assert "reviews" in Links(text).ids
+    part = text[text.index('id="reviews"') : text.index('id="figures"')]
+    assert "look at the 40 values of “card &lt;1&gt;” or “merchant”" in part
+    assert "card &lt;1&gt;: precision of reviews" in part
+    rows = re.findall(r"<tr>\n<th.*?</tr>", part, re.DOTALL)
+    assert len(rows) == 3
+    numbers = [re.findall(r">([\d.]+)<span", row) for row in rows]
+    assert numbers == [["0.600", "0.700"], ["0.300", "0.400"], ["0.100", "0.200"]]
+    assert "[0.250, 0.350]" in rows[1]
+    assert "champion" in rows[1]
+
+
+def test_page_without_reviews_says_nothing_of_them(run):
+    text = pages.write(run).read_text()
+    assert "reviews" not in Links(text).ids
+    metrics = json.loads((run / "metrics.json").read_text()) | {"reviews": {}}
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    assert "investigators" not in pages.write(run).read_text()
+
+
+@pytest.mark.parametrize(("on_purpose", "said"), [(True, True), (False, False), (None, False)])
+def test_page_says_above_all_figures_that_drift_was_simulated(run, on_purpose, said):
+    metrics = json.loads((run / "metrics.json").read_text())
+    if on_purpose is not None:
+        metrics["drifts_on_purpose"] = on_purpose
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    text = pages.write(run).read_text()
+    above = text[: text.index('id="verdict"')]
+    assert names.SIMULATED in above
+    assert (pages.DRIFTS in above) is said
+    verdict = text[text.index('id="verdict"') : text.index('id="results"')]
+    assert ("On the untouched period, which drifts on purpose, with" in verdict) is said

@@ -5,6 +5,7 @@ says what is served.
 import json
 import os
 import sqlite3
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -82,6 +83,16 @@ def test_a_bundle_is_named_with_what_it_is_for(tmp_path):
 def test_what_is_served_is_said_in_sentences(state, words_said):
     text = " ".join(state.sentences())
     assert [word for word in words_said if word not in text] == []
+
+
+def test_people_read_of_a_variant_in_words():
+    state = now()
+    variant = "robust_covariance@train_on=all,isolated=0.15"
+    champion = replace(state.champion, model=variant)
+    told = " ".join(names.served(replace(state, champion=champion)))
+    assert "version 2 (Robust covariance (no labels, 15 % isolated))" in told
+    assert "(Fusion)" in told
+    assert "@" not in told
 
 
 # --- what a run decided, and what is served

@@ -200,8 +200,8 @@ def table(manifest: dict) -> pd.DataFrame:
     for name, period in periods.items():
         row = {
             "period": name,
-            "from": _instant(period["start_s"], kind),
-            "to": _instant(period["end_s"], kind),
+            "from": instant(period["start_s"], kind),
+            "to": instant(period["end_s"], kind),
             "transactions": f"{period['n']:,}",
         }
         if has_unlabelled:
@@ -228,7 +228,7 @@ def _fraud_rate(period: dict) -> str:
     return f"{rate:.3%}"
 
 
-def _instant(seconds: float, kind: str) -> str:
+def instant(seconds: float, kind: str) -> str:
     """A time of a split as people read it; kind: `seconds`, `datetime`, or `rows` for a table
     without one.
     """

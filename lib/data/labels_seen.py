@@ -28,14 +28,18 @@ WORDS = {  # how a model was fitted (`train_on`) -> what that means for labels
 }
 
 
-def in_short(train_on: str | None) -> str:
-    """Return the words of a table's cell.
+def in_short(train_on: str | None, known_to_features: str | None = None) -> str:
+    """Return the words of a table's cell, such as `none; fraud rates in features`.
 
     Parameters
     ----------
     train_on : `genuine`, `all` or `labels`; None: a rule without a fit, which sees no label either
+    known_to_features : what `kinds_in_features` says of the features that it scores by
     """
-    return WORDS[train_on or "all"].in_short
+    of_fit = WORDS[train_on or "all"].in_short
+    if not known_to_features:
+        return of_fit
+    return f"{of_fit}; {known_to_features} in features"
 
 
 def in_full(train_on: str, *, n_frauds: int = 0, n_unlabelled: int = 0) -> str:
@@ -61,8 +65,23 @@ def in_features(recipe: Recipe | None) -> str | None:
 
     None where no feature knows any.
     """
-    if recipe is None:
-        return None
-    seen = [f for f in recipe.histories if isinstance(f, Window) and f.statistic in OF_LABELS]
+    seen = _of_labels(recipe)
     words = [f"{f.statistic.replace('_', ' ')}s of {f.entity}, {f.delay} late" for f in seen]
     return "; ".join(dict.fromkeys(words)) or None
+
+
+def kinds_in_features(recipe: Recipe | None) -> str | None:
+    """Return in short what labels the features themselves know, such as "fraud rates".
+
+    None where no feature knows any.
+    """
+    kinds = {f.statistic for f in _of_labels(recipe)}
+    words = [f"{kind.replace('_', ' ')}s" for kind in OF_LABELS if kind in kinds]
+    return " and ".join(words) or None
+
+
+def _of_labels(recipe: Recipe | None) -> list[Window]:
+    """Return the features that know labels."""
+    if recipe is None:
+        return []
+    return [f for f in recipe.histories if isinstance(f, Window) and f.statistic in OF_LABELS]

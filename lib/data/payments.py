@@ -46,15 +46,16 @@ INFLATION = Drift(
 # `share` of the payments move to online merchants, whatever the card's habit was
 ONLINE = Drift(
     what="online",
-    features=("category", "merchant_lat", "merchant_long"),
+    features=("category", "merchant", "merchant_lat", "merchant_long"),
     first_batch=4,
     strength=1.0,
     share=0.15,
 )
 # the shares of the kinds of fraud change from `share` to `later` (`KINDS`): more stolen credentials
+# of cards that are then used often, fewer merchants that leak for weeks
 TACTICS = Drift(
     what="fraud",
-    features=("amount", "category", "merchant_lat", "merchant_long"),
+    features=("amount", "category", "card", "merchant", "merchant_lat", "merchant_long"),
     first_batch=5,
     strength=1.0,
 )

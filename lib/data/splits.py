@@ -57,6 +57,11 @@ class Split:
         return self.manifest["source"]
 
     @property
+    def drifts_on_purpose(self) -> bool:
+        """Whether its transactions are simulated, with known changes in the untouched period."""
+        return self.source == "simulated" and (self.dataset.simulation or {}).get("drift", True)
+
+    @property
     def fingerprint(self) -> str:
         """Hex sha256 of splits.json."""
         return sha256(self.path / MANIFEST)

@@ -3,6 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
+WITHOUT_FEATURES = ("random", "amount")  # rules that score by none of a table's features
+
 
 def naive_scores(
     arrays,

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 
 from lib import bundle
+from lib.data import labels_seen
 from lib.data.datasets import Arrays
 from lib.data.splits import Split
+from lib.detectors import baselines
 from lib.errors import BundleError, DataError
 from lib.evaluation import gate
 from lib.evaluation.costs import Cost
@@ -266,6 +268,7 @@ def run_metrics(
     folders : {candidate: folder}; other models are naive rules or the champion
     """
     models = _models(results, folders)
+    _note_labels_of_features(models, split)
     verdict = decision.verdict
     champion = decision.champion
     if champion is not None:
@@ -287,6 +290,7 @@ def run_metrics(
         "splits": periods,
         "alert_budget": decision.alert_budget,
         "alert_budgets": list(split.dataset.alert_budgets),
+        "drifts_on_purpose": split.drifts_on_purpose,
         "intervals": results.basis and results.basis.to_dict(),
         "models": models,
         "reviews": _reviews(results.reviews),
@@ -301,12 +305,16 @@ def run_metrics(
 
 
 def _reviews(found: Mapping[str, Mapping[str, EntityPrecision]]) -> dict[str, dict]:
-    """Return {entity: {model: precision of the reviews, its interval and its ceiling}}."""
+    """Return {entity: {model: precision of the reviews, its interval, ceiling, reviews a day}}."""
     plain: dict[str, dict] = {}
     for entity, of_models in found.items():
         plain[entity] = {}
         for model, result in of_models.items():
-            plain[entity][model] = {**result.precision, "ceiling": result.ceiling}
+            plain[entity][model] = {
+                **result.precision,
+                "ceiling": result.ceiling,
+                "per_day": result.per_day,
+            }
     return plain
 
 
@@ -329,6 +337,16 @@ def _models(results: Results, folders: Mapping[str, Path]) -> dict[str, dict]:
             # here and not in the manifest: a bundle is the same bytes on a slower machine
             models[name] |= asdict(results.costs[name])
     return models
+
+
+def _note_labels_of_features(models: dict, split: Split) -> None:
+    """Say of each model that scores by features which know labels that they do."""
+    known = labels_seen.kinds_in_features(split.dataset.recipe)
+    if known is None:
+        return
+    for name, entry in models.items():
+        if name not in baselines.WITHOUT_FEATURES:
+            entry["labels_in_features"] = known
 
 
 def _champion_entry(models: dict, results: Results, verdict: gate.Verdict) -> str | None:

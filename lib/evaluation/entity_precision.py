@@ -50,11 +50,14 @@ class EntityPrecision:
     by_day : DataFrame
         A row a day: ``day`` (days since the time's zero), ``n_entities`` to choose from,
         ``n_with_fraud`` among them, ``n_found`` by the reviews.
+    per_day : int
+        Reviews a day.
     """
 
     precision: dict
     ceiling: float | None
     by_day: pd.DataFrame
+    per_day: int = USUAL
 
 
 def entity_precision(
@@ -77,20 +80,21 @@ def entity_precision(
     Parameters
     ----------
     score : array-like of shape (n,)
-        Higher is more anomalous.
+        Higher is more anomalous. NaN is no score: such a transaction is reviewed last.
     y : array-like of shape (n,)
         1 = fraud, 0 = genuine, -1 = not known. An entity without any known label on a day is not on
         that day's list.
     time_s : array-like of shape (n,)
         Seconds.
     entity : array-like of shape (n,)
-        Whose transaction it is; one without an entity is on no list.
+        Whose transaction it is, of any type; one without an entity, None, NaN or "", is on no list.
     reviews : Reviews
     seed : int
         Of the resampled days that give the interval.
     """
-    pairs = _entity_days(score, y, time_s, entity)
-    pairs = pairs[pairs["day"] * DAY_S < _known_from(y, time_s, entity, pairs, reviews)]
+    owner = _owners(entity)
+    pairs = _entity_days(score, y, time_s, owner)
+    pairs = pairs[pairs["day"] * DAY_S < _known_from(y, time_s, owner, pairs, reviews)]
     ranked = pairs.sort_values(["day", "score", "fraud"], ascending=[True, False, True])
     place = ranked.groupby("day").cumcount()
     ranked["found"] = ranked["fraud"] & (place < reviews.per_day)
@@ -104,10 +108,11 @@ def entity_precision(
     ).reset_index()
     found = by_day["n_found"].to_numpy() / reviews.per_day
     if not len(found):
-        return EntityPrecision(figure(np.nan), None, by_day)
+        return EntityPrecision(figure(np.nan), None, by_day, reviews.per_day)
     best = np.minimum(by_day["n_with_fraud"], reviews.per_day) / reviews.per_day
     draws = _resampled_means(found, seed)
-    return EntityPrecision(figure(float(found.mean()), draws), float(best.mean()), by_day)
+    precision = figure(float(found.mean()), draws)
+    return EntityPrecision(precision, float(best.mean()), by_day, reviews.per_day)
 
 
 def usual_reviews(time_s: ArrayLike) -> int:
@@ -125,12 +130,22 @@ def usual_reviews(time_s: ArrayLike) -> int:
     return int(np.clip(len(days) // (10 * max(n_days, 1)), 1, USUAL))
 
 
-def _entity_days(score, y, time_s, entity) -> pd.DataFrame:
+def _owners(entity) -> NDArray:
+    """Return entities (n,) as plain objects, None where there is none.
+
+    Of a categorical column, values that do not occur would else be entities, too.
+    """
+    owner = np.asarray(entity, object)
+    owner = np.where(pd.isna(owner), None, owner)
+    return np.where(owner == "", None, owner)
+
+
+def _entity_days(score, y, time_s, owner) -> pd.DataFrame:
     """Return a row for each entity and day with a known label: `score`, `fraud`."""
     y = np.asarray(y)
     rows = pd.DataFrame(
         {
-            "entity": entity,
+            "entity": pd.Series(owner, dtype=object),
             "day": np.floor_divide(np.asarray(time_s, np.float64), DAY_S).astype(np.int64),
             "score": np.asarray(score, np.float64),
             "fraud": y == 1,
@@ -141,12 +156,12 @@ def _entity_days(score, y, time_s, entity) -> pd.DataFrame:
     return pairs[pairs["labelled"]]
 
 
-def _known_from(y, time_s, entity, pairs, reviews: Reviews) -> NDArray:
+def _known_from(y, time_s, owner, pairs, reviews: Reviews) -> NDArray:
     """Return when (s) the first fraud of each pair's entity is known; inf where it has none."""
     is_fraud = np.asarray(y) == 1
     first = (
         pd.Series(np.asarray(time_s, np.float64)[is_fraud])
-        .groupby(pd.Series(np.asarray(entity, object)[is_fraud]))
+        .groupby(pd.Series(owner[is_fraud], dtype=object), sort=False)
         .min()
     )
     end_of_day = (first // DAY_S + 1) * DAY_S  # on its own day nobody knows it, at midnight either

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any, TextIO
 from lib.evaluation.figures import cell
 from lib.files import read_json
 from lib.registry.serving import Now
-from lib.reporting.names import NOT_EXPORTED, champion_entry, headline, plain
+from lib.reporting.names import (
+    HEADLINE,
+    NOT_EXPORTED,
+    champion_entry,
+    headline,
+    label,
+    plain,
+    served,
+)
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -256,7 +264,7 @@ def told(summary: dict[str, Any], now: Now) -> str:
         if stage["status"] == "failed":
             lines.append(f"{stage['stage']} failed: {stage['why']}")
     lines += _decided(summary)
-    lines += ["", *now.sentences()]
+    lines += ["", *served(now)]
     if summary["not_exported"]:
         lines.append(f"{NOT_EXPORTED.capitalize()}: {summary['not_exported']}")
     folder = f"reports/{summary['run']}"
@@ -278,8 +286,9 @@ def _decided(summary: dict[str, Any]) -> list[str]:
     if not summary["status"].startswith("done"):
         return []
     verdict = summary["verdict"]
-    reason = f": {verdict}" if verdict else ""
-    return [f"No champion{reason}."]
+    if not verdict:
+        return ["No champion."]
+    return [f"No champion. {plain(verdict)}."]
 
 
 def _champion_told(summary: dict[str, Any]) -> list[str]:
@@ -287,14 +296,20 @@ def _champion_told(summary: dict[str, Any]) -> list[str]:
     why = summary["no_interval"]
     figures = champion["validation"]
     known = {name: figure for name, figure in figures.items() if figure["value"] is not None}
-    lines = [summary["headline"], f"{champion['model']} on validation:"]
+    lines = [summary["headline"], f"{label(champion['model'])} on validation:"]
     for name, figure in known.items():
-        lines.append(f"  {name:<25}{_interval(figure, why)}")
+        lines.append(f"  {_figure_name(name):<34}{_interval(figure, why)}")
     if figures and not known:
         lines.append(f"  nobody has judged it: {why or 'no fraud is known'}")
     if not figures:
-        lines.append(f"  not comparable: {summary['verdict']}")
+        lines.append(f"  not comparable: {plain(summary['verdict'])}")
     return lines
+
+
+def _figure_name(metric: str) -> str:
+    """Return a metric's name for people; a share with what it is a share at."""
+    words = HEADLINE[metric]
+    return f"{words} at the alert budget" if metric.endswith("_at_budget") else words
 
 
 def _interval(figure: dict[str, Any], why: str = "") -> str:

@@ -15,10 +15,11 @@ from lib.bundle.manifest import read
 from lib.bundle.raw import RawTable
 from lib.errors import DataError, unknown
 from lib.evaluation import intervals, metrics
-from lib.production import challenger, drift, monitoring, replay, sandbox
+from lib.production import challenger, drift, drift_categories, monitoring, replay, sandbox
 from lib.production.challenger import Challenger
 from lib.production.history import History, Periods
 from lib.registry import export, tracking
+from lib.reporting.names import plain, what_drifted
 
 POLICIES = {
     "frozen": "nothing changes",
@@ -203,7 +204,7 @@ class Deployment:
     def _watch(self, batch: str) -> None:
         """Say what has drifted, and what the labels that have arrived by now tell of frauds."""
         step = self.steps[-1]
-        found = list(step["drifted"])
+        found = what_drifted(step)
         if step["score_drifted"]:
             found.append("the score")
         if found:
@@ -230,7 +231,11 @@ class Deployment:
         made_from = slice(model.fitted_on.start, model.validated_on.stop)
         data = self.history.data.take(made_from)
         score = self.bundle.anomaly_score(data.X)
-        watching = drift.MonitorOptions(block_s=self.block_s, clock=self.history.clock)
+        watching = drift.MonitorOptions(
+            block_s=self.block_s,
+            clock=self.history.clock,
+            categories=drift_categories.of_split(self.history.split),
+        )
         self.reference = drift.Reference(self.features, data, score, watching)
         # on transactions that it was fitted on, the model's scores would be too good
         unfitted = slice(model.validated_on.start - made_from.start, None)
@@ -340,7 +345,7 @@ class Deployment:
             self._promote(candidate, verdict.reasons)
             self.server.reload()
         self.steps[-1]["promoted"] = is_better
-        self._say(batch, f"{verdict.action}: {verdict.reasons[-1]}")
+        self._say(batch, f"{verdict.action}: {plain(verdict.reasons[-1])}")
 
     def _labels_arrive(self) -> None:
         """Note in each step what labels say of it, and when that was known."""

@@ -1,13 +1,14 @@
 """Compare a reference window with the current batch, column by column.
 
 Thresholds hold under no drift. Columns are features and, if the caller adds it, the model's score;
-labels are never needed. Everything counts weight.
+labels are never needed. Everything counts weight. A column that is a category is compared by the
+shares of its values.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,8 @@ from lib.data.columns import SCORE, free_name
 from lib.data.datasets import Arrays
 from lib.detectors.sampling import effective_size
 from lib.evaluation.distances import distances
-from lib.production import drift_statistics
+from lib.production import drift_categories, drift_statistics
+from lib.production.drift_categories import Values
 from lib.production.drift_statistics import Sample
 
 # levels of a batch; the last is the louder one
@@ -39,7 +41,9 @@ class ColumnDrift:
 
     `threshold` is None, too, where there was too little: at it, PSI alone would flag the column if
     nothing else drifted. `wasserstein` is in reference standard deviations; `missing` (or infinite)
-    and `out_of_range` (beyond all that the reference window holds) are shares of weight.
+    and `out_of_range` (beyond all that the reference window holds) are shares of weight. A category
+    has `total_variation` (see `drift_categories.Shift`) in place of `ks` and `wasserstein`, and the
+    `value` that has moved most clearly, with its share `before` and `now`.
     """
 
     name: str
@@ -52,6 +56,23 @@ class ColumnDrift:
     p_value: float = 1.0
     flagged: bool = False
     loud: bool = False  # flagged in the batch before, too
+    total_variation: float | None = None
+    value: str | None = None
+    before: float | None = None
+    now: float | None = None
+
+    @property
+    def moved(self) -> str:
+        """The value of a category that has moved, `travel 0.4 % → 2.1 %`; empty for numbers."""
+        if self.value is None or self.before is None or self.now is None:
+            return ""
+        return f"{self.value} {_percent(self.before)} → {_percent(self.now)}"
+
+
+def _percent(share: float) -> str:
+    """Return a share as people write it: `12.3 %`, `0.4 %`, `0.03 %`."""
+    is_tiny = 0 < share < 0.001
+    return f"{100 * share:.1g} %" if is_tiny else f"{100 * share:.1f} %"
 
 
 @dataclass(frozen=True)
@@ -91,12 +112,15 @@ class MonitorOptions:
         then
     fdr : false discovery rate over the columns of a batch; a batch without drift is flagged no more
         often than that
+    categories : {column: what its numbers stand for}, of columns whose numbers are no measure; see
+        `drift_categories.of_split`
     """
 
     n_bins: int = 10
     block_s: float = 600.0
     clock: bool = True
     fdr: float = 0.001
+    categories: Mapping[str, Values] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -121,6 +145,7 @@ class ReferenceColumn:
     low, high, sd : smallest and largest value, standard deviation
     covariance : (bins, bins), what blocks of time add to that of the shares
     missing_variance : the same of the share that is missing
+    values : of a category, whose values are the bins; None for numbers
     """
 
     name: str
@@ -131,6 +156,7 @@ class ReferenceColumn:
     sd: float
     covariance: np.ndarray
     missing_variance: float
+    values: Values | None = None
 
 
 @dataclass(frozen=True)
@@ -236,6 +262,9 @@ class Monitor:
                 covariance=np.zeros((1, 1)),
                 missing_variance=missing_variance[0, 0],
             )
+        values = self.options.categories.get(self.names[j])
+        if values is not None:
+            return self._describe_category(j, values, stratum, float(missing_variance[0, 0]))
         known = Sample(x[weight > 0], weight[weight > 0])
         edges = _quantiles(known, self.options.n_bins)
         high = known.values.max()
@@ -254,6 +283,27 @@ class Monitor:
             sd=sd or 1.0,
             covariance=self._block_covariance(bins, weight, stratum, n_bins),
             missing_variance=missing_variance[0, 0],
+        )
+
+    def _describe_category(
+        self, j: int, values: Values, stratum: np.ndarray, missing_variance: float
+    ) -> ReferenceColumn:
+        """Return what the reference window says of a category."""
+        x = self.reference.X[:, j]
+        is_known = np.isfinite(x)
+        weight = np.where(is_known, self.reference.weight, 0.0)
+        known = Sample(x[is_known], weight[is_known])
+        n_bins = len(values.numbers) + 1
+        return ReferenceColumn(
+            self.names[j],
+            edges=np.empty(0),
+            share=drift_categories.shares(values, known),
+            low=-np.inf,
+            high=np.inf,
+            sd=1.0,
+            covariance=self._block_covariance(values.codes(x), weight, stratum, n_bins),
+            missing_variance=missing_variance,
+            values=values,
         )
 
     def _block_covariance(
@@ -341,7 +391,8 @@ class Monitor:
             p_values.append(drift_statistics.missing_p_value(reference, current, extra))
         found = ColumnDrift(column.name, missing=float(current.missing_share))
         if reference.known().weight.any() and current.known().weight.any():
-            found = self._compare_values(column, pair, reference.known(), current, p_values)
+            compare = self._compare_values if column.values is None else self._compare_category
+            found = compare(column, pair, reference.known(), current, p_values)
         # Bonferroni: any of the tests may have told
         corrected = [p * len(p_values) for p in p_values]
         return replace(found, p_value=min([1.0, *corrected]))
@@ -386,10 +437,45 @@ class Monitor:
         if n_bins > 1 and min(n, m) >= MIN_PER_BIN * n_bins:
             null = drift_statistics.psi_null(column.share, n, m, extra)
             p_values.append(null.p_value(psi))
-            # the strictest step of Benjamini and Hochberg: that of the smallest p-value
-            strictest = self.options.fdr / len(self.names) / len(p_values)
-            found = replace(found, threshold=null.threshold(strictest))
+            found = replace(found, threshold=null.threshold(self._strictest(len(p_values))))
         return found
+
+    def _strictest(self, n_tests: int) -> float:
+        """Return the p-value that each of a column's tests needs if nothing else has drifted.
+
+        The strictest step of Benjamini and Hochberg: that of the smallest p-value.
+        """
+        return self.options.fdr / len(self.names) / n_tests
+
+    def _compare_category(
+        self,
+        column: ReferenceColumn,
+        pair: _Pair,
+        reference: Sample,
+        current: Sample,
+        p_values: list[float],
+    ) -> ColumnDrift:
+        """Compare the shares of a category's values; append the p-value of each test."""
+        values = column.values
+        if values is None:
+            return ColumnDrift(column.name)
+        extra = column.covariance * pair.per_block
+        shift = drift_categories.compare(values, column.share, reference, current.known(), extra)
+        p_values += shift.p_values
+        threshold = None
+        if shift.null is not None:
+            threshold = shift.null.threshold(self._strictest(len(p_values)))
+        return ColumnDrift(
+            column.name,
+            psi=shift.psi,
+            threshold=threshold,
+            total_variation=shift.total_variation,
+            missing=float(current.missing_share),
+            out_of_range=shift.unheard * (1 - float(current.missing_share)),
+            value=values.word(shift.code),
+            before=shift.before,
+            now=shift.now,
+        )
 
 
 def _quantiles(sample: Sample, n_bins: int) -> np.ndarray:

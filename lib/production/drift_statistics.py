@@ -191,7 +191,23 @@ def missing_p_value(
     """
     sizes = (reference.effective_size, current.effective_size)
     shares = (reference.missing_share, current.missing_share)
-    # where the reference misses nothing, the share that one row would be
+    return share_p_value(shares, sizes, extra)
+
+
+def share_p_value(
+    shares: tuple[float, float],
+    sizes: tuple[float, float],
+    extra: float,
+) -> float:
+    """Return how likely two windows differ by chance in a share (Fisher's exact test).
+
+    Parameters
+    ----------
+    shares : of the weight in the reference and in the current window, 0 to 1
+    sizes : their effective rows
+    extra : see `missing_p_value`
+    """
+    # where the reference holds none, the share that one row would be
     of_one = max(shares[0] * (1 - shares[0]), 1 / sizes[0])
     per_row = 1 / sizes[0] + 1 / sizes[1]
     independent = per_row * of_one
@@ -199,9 +215,9 @@ def missing_p_value(
     table = []
     for share, size in zip(shares, sizes, strict=True):
         n = size / inflation
-        n_missing = round(n * share)
-        n_known = round(n * (1 - share))
-        table.append([n_missing, n_known])
+        n_with = round(n * share)
+        n_without = round(n * (1 - share))
+        table.append([n_with, n_without])
     return float(stats.fisher_exact(table).pvalue)
 
 

@@ -20,7 +20,7 @@ from sklearn.isotonic import IsotonicRegression
 
 from lib.data import simulation, simulators
 from lib.data.columns import beside
-from lib.data.datasets import UNLABELLED, Arrays
+from lib.data.datasets import UNLABELLED, Arrays, Dataset
 from lib.data.splits import Split
 from lib.detectors.sampling import effective_size
 from lib.evaluation import intervals, metrics
@@ -29,6 +29,7 @@ from lib.production.drift import Reference
 
 LOGGED = (*replay.COLUMNS, "time_s")  # our columns of a prediction log
 APART_S = 60.0  # frauds nearer than that are often one attack, where blocks are of 600 s
+N_NAMED = 3  # features that the scorecard names of a drift, its own columns first
 BAND = 0.95  # of the alert rate that a budget makes likely
 SHOWN = ("average_precision", "recall_at_budget", "precision_at_budget", "amount_recall_at_budget")
 SUMS = (  # of weight and of money, that batches add up to
@@ -171,6 +172,8 @@ def look(
     figures["note"] = reference.verdict.note
     figures["score_drifted"] = reference.score in flagged
     figures["drifted"] = [name for name in flagged if name != reference.score]
+    columns = reference.verdict.columns
+    figures["moved"] = {c.name: c.moved for c in columns if c.flagged and c.moved}
     figures["persistent"] = list(table.index[table["loud"]])
     return figures, table
 
@@ -316,20 +319,37 @@ class Frauds:
 def injected(split: Split) -> list[simulation.Drift]:
     """Return the drifts that a simulated split is known to hold; none for real data.
 
-    Each names only those of its features that models see; drifts of none of them are left out.
+    Each names the features that models see: those of its columns, and behind them those that the
+    recipe derives from its columns. Drifts of none of them are left out.
     """
-    if split.source != "simulated":
+    if not split.drifts_on_purpose:
         return []
-    settings = split.dataset.simulation or {}
-    if not settings.get("drift", True):
-        return []
-    seen = set(split.dataset.features)
     drifts = []
     for drift in simulators.of(split.dataset).drifts:
-        features = tuple(feature for feature in drift.features if feature in seen)
+        features = _affected(split.dataset, drift.features)
         if features:
             drifts.append(replace(drift, features=features))
     return drifts
+
+
+def _affected(dataset: Dataset, columns: Sequence[str]) -> tuple[str, ...]:
+    """Return the features that are among the columns, and those that are derived from them."""
+    features = [column for column in columns if column in dataset.features]
+    derived = [] if dataset.recipe is None else dataset.recipe.in_order()
+    moved = set(columns)
+    for feature in derived:
+        if moved & _inputs(feature):
+            moved.add(feature.name)
+            features.append(feature.name)
+    return tuple(dict.fromkeys(features))
+
+
+def _inputs(feature: object) -> set[str]:
+    """Return the columns and features that a derived feature is made of."""
+    found = set(getattr(feature, "columns", ()))
+    for role in ("column", "entity", "left", "right"):
+        found.add(getattr(feature, role, None))
+    return {name for name in found if name is not None}
 
 
 def scorecard(
@@ -351,9 +371,12 @@ def scorecard(
             told = [step["drifted"] for step in steps]
             moved_from |= dict.fromkeys(d.features, d.first_batch)
         first = _first_told(told, d)
+        names = ", ".join(d.features[:N_NAMED])
+        if len(d.features) > N_NAMED:
+            names += f" and {len(d.features) - N_NAMED} more"
         found = {
             "what": d.what,
-            "features": ", ".join(d.features),
+            "features": names,
             "starts": d.first_batch,
             "noticed": first,
             "delay": None if first is None else first - d.first_batch,

@@ -224,6 +224,7 @@ def _manifest(name: str, fitted: Fit, split: Split) -> dict[str, Any]:
             "weight": float(training.weight.sum()),
             "start_s": period["start_s"],
             "end_s": period["end_s"],
+            **_kind_of_time(split),
             "split": split.fingerprint,
             "seed": detector.seed,
             "threads": detector.threads,
@@ -243,6 +244,15 @@ def _manifest(name: str, fitted: Fit, split: Split) -> dict[str, Any]:
         "trained_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     return manifest
+
+
+def _kind_of_time(split: Split) -> dict[str, str]:
+    """Return what the instants of a fit are, `datetime` or `rows`; nothing where they are seconds.
+
+    Nothing: the bundles of such a table keep their hash.
+    """
+    kind = split.manifest.get("time", "seconds")
+    return {} if kind == "seconds" else {"time": kind}
 
 
 def _labels_seen(fitted: Fit, split: Split) -> str:

@@ -38,11 +38,16 @@ class Model:
     dataset: str = ""
     source: str = ""
 
+    @property
+    def called(self) -> str:
+        """The candidate's name as far as it can be told here; `names.served` has better words."""
+        family, at, variant = self.model.partition("@")
+        return f"{family.replace('_', ' ')}{at}{variant}"
+
     def __str__(self) -> str:
         said = f"{self.name} version {self.version}"
         if self.model:
-            family, at, variant = self.model.partition("@")
-            said += f" ({family.replace('_', ' ')}{at}{variant})"
+            said += f" ({self.called})"
         if self.threshold is not None:
             said += f", threshold {self.threshold:.6g}"
         return said

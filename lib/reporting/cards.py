@@ -96,8 +96,7 @@ def model(manifest: Mapping[str, Any], untouched: Figures | None = None) -> str:
         "## Data and labels",
         f"- `{dataset['name']}`: {SOURCES[dataset['source']]}; see the data card of the run\n"
         f"{empty}- Fitted on {fit['n']:,} transactions of reference (weight "
-        f"{fit['weight']:,.0f}), seconds "
-        f"{fit['start_s']:,.0f} to {fit['end_s']:,.0f}\n"
+        f"{fit['weight']:,.0f}), from {_span(fit)}\n"
         f"- Regime `{fit['train_on']}`; labels of fraud seen: {fit['labels_seen']}",
         "## Figures",
         "In brackets 95 % intervals, from resampled blocks of time. A budget is the share of "
@@ -184,6 +183,12 @@ def data(split: Split) -> str:
         f"- raw data `{manifest['raw_sha256']}`\n- splits.json `{split.fingerprint}`",
     ]
     return "\n\n".join(lines) + "\n"
+
+
+def _span(fit: Mapping[str, Any]) -> str:
+    """Return from when to when the transactions of a fit are: dates (UTC), seconds or rows."""
+    kind = fit.get("time", "seconds")
+    return f"{cuts.instant(fit['start_s'], kind)} to {cuts.instant(fit['end_s'], kind)}"
 
 
 def _label(dataset: Dataset) -> str:

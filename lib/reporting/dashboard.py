@@ -13,9 +13,10 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullLocator, PercentFormatter
 
-from lib.data.columns import SCORE, one_line
+from lib.data.columns import SCORE
 from lib.evaluation.figures import DASH, cell, number
 from lib.reporting import plots
+from lib.reporting.names import what_drifted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -116,12 +117,16 @@ def _shown(table: pd.DataFrame, injected: Iterable[Drift]) -> list[str]:
     # of those that begin together, the one flagged most often
     begun = begun.sort_values(["min", "size"], ascending=[True, False])
     known: list[str] = []
+    own: list[str] = []
     for drift_ in injected:
         if drift_.what != "fraud":
             known += drift_.features
-    # what was injected and found must not fall behind N_SHOWN false alarms
+            own += drift_.features[:1]
+    # what was injected and found must not fall behind N_SHOWN false alarms, and of what was
+    # injected a column not behind the many features that are derived from another
     both = [name for name in begun.index if name in known]
-    names = dict.fromkeys([*both, *begun.index, *known])
+    own = [name for name in both if name in own]
+    names = dict.fromkeys([*own, *both, *begun.index, *known])
     return [score, *list(names)[: N_SHOWN - 1]]
 
 
@@ -358,7 +363,7 @@ def by_batch(result: Result) -> pd.DataFrame:
 
 
 def _seen(step: Mapping[str, Any]) -> dict[str, Any]:
-    drifted = [one_line(name) for name in step["drifted"]]
+    drifted = what_drifted(step)
     if step["score_drifted"]:
         drifted.append(SCORE)
     more = f" and {len(drifted) - 4} more" if len(drifted) > 4 else ""

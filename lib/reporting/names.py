@@ -53,6 +53,8 @@ _FAMILIES = {
     "supervised_trees",
 }
 _FAMILIES |= LOWER
+_SETTING = r"\w+=\w+(?:\.\w+)?"
+_VARIANT = f"@{_SETTING}(?:,{_SETTING})*"  # what stands behind a family's name
 
 
 def label(model: str) -> str:
@@ -111,6 +113,17 @@ def headline(metrics: Mapping[str, Any], now: Now | None = None) -> str:
     return f"{model} {did} champion, {version}."
 
 
+def served(now: Now) -> list[str]:
+    """Return what is served at a moment, in sentences, with models called as people call them."""
+    sentences = []
+    for sentence in now.sentences():
+        for model in (now.champion, now.bundle):
+            if model is not None and model.model:
+                sentence = sentence.replace(f"({model.called})", f"({label(model.model)})")
+        sentences.append(sentence)
+    return sentences
+
+
 def became_of(champion: Mapping[str, Any] | None, now: Now | None) -> str:
     """Return what has become of a run's champion since.
 
@@ -130,6 +143,21 @@ def became_of(champion: Mapping[str, Any] | None, now: Now | None) -> str:
     return f"{what}, and version {now.champion.version} is the champion"
 
 
+def what_drifted(step: Mapping[str, Any]) -> list[str]:
+    """Return the features that have drifted in a batch; a category with the value that has moved.
+
+    For example `amount` and `category: travel 0.4 % → 2.1 %`.
+
+    step : of a simulated production, as `lib.production.monitoring.look` gives it
+    """
+    moved = step.get("moved", {})
+    words = []
+    for name in step["drifted"]:
+        shown = one_line(name)
+        words.append(f"{shown}: {moved[name]}" if name in moved else shown)
+    return words
+
+
 def plain(reason: str, models: Iterable[str] = ()) -> str:
     """Return a sentence of the gate with models and metrics called as people call them.
 
@@ -142,7 +170,8 @@ def plain(reason: str, models: Iterable[str] = ()) -> str:
     # the longest first: `fusion` must not win over `fusion@latent=4`
     longest_first = sorted(names, key=len, reverse=True)
     either = "|".join(map(re.escape, longest_first))
-    # a whole name only, not a part of a longer one
-    whole = rf"(?<![\w@=])(?:{either})(?![\w@=])"
-    text = re.sub(whole, lambda found: names[found[0]], reason)
+    families = "|".join(sorted(_FAMILIES))
+    # a whole name only, not a part of a longer one; of a variant also where nobody has listed it
+    whole = rf"(?<![\w@=])(?:{either}|(?:{families}){_VARIANT})(?![\w@=])"
+    text = re.sub(whole, lambda found: names.get(found[0]) or label(found[0]), reason)
     return text[:1].upper() + text[1:]

@@ -28,6 +28,10 @@ NOTES = {
     "untouched": "Read once, after every decision: what production would have seen.",
     "validation": "Decided between the models and set their thresholds.",
 }
+DRIFTS = (
+    "Habits and frauds change on purpose in the untouched period, so that there is drift to "
+    "notice; that alone can lower the figures on it against those on validation."
+)
 SHOWN = (  # stem of the figure, its caption, what is in it for those who can't see it
     (
         "09_comparison-precision-recall",
@@ -98,11 +102,12 @@ def _content(
         "run": run_dir.name,
         "when": _when(run_dir.name),
         "status": status,
-        "simulated": names.SIMULATED if is_simulated else "",
+        "simulated": _of_simulation(metrics) if is_simulated else "",
         "verdict": _verdict(metrics, now),
         "serving": _serving(now),
         "facts": _facts(metrics, stages),
         "tables": _tables(metrics, now),
+        "reviews": _reviews(metrics, now),
         "figures": _present(figures),
         "production": _figure(run_dir, *TIMELINE),
         "since": differences.since_previous(run_dir, metrics),
@@ -123,7 +128,7 @@ def _serving(now: Now | None) -> dict[str, Any] | None:
         return None
     return {
         "as_of": now.as_of,
-        "sentences": now.sentences(),
+        "sentences": names.served(now),
     }
 
 
@@ -289,6 +294,58 @@ def _tables(metrics: Mapping[str, Any], now: Now | None = None) -> list[dict[str
     return result
 
 
+def _of_simulation(metrics: Mapping[str, Any]) -> str:
+    """Return what to bear in mind of a run on simulated transactions."""
+    if not metrics.get("drifts_on_purpose"):
+        return names.SIMULATED
+    return f"{names.SIMULATED} {DRIFTS}"
+
+
+def _reviews(metrics: Mapping[str, Any], now: Now | None = None) -> dict[str, Any]:
+    """Return the precision of those who review entities: a row a model, a column an entity.
+
+    Empty where nobody reviews any. A perfect ranking comes first, then the best in the first
+    column.
+    """
+    found = {entity: of for entity, of in (metrics.get("reviews") or {}).items() if of}
+    if not found:
+        return {}
+    is_past = names.became_of(metrics.get("champion"), now)
+    champion = None if is_past else names.champion_entry(metrics)
+    models = metrics.get("models", {})
+    leading = next(iter(found.values()))
+    ceilings = [next(iter(of.values())).get("ceiling") for of in found.values()]
+    perfect = {
+        "label": "Perfect ranking",
+        "seen": "",
+        "colour": "transparent",
+        "champion": False,
+        "cells": [_cell({**NO_FIGURE, "value": value}) for value in ceilings],
+    }
+    rows = [perfect]
+    for model in sorted(leading, key=lambda name: -(leading[name]["value"] or 0)):
+        entry = models.get(model, {})
+        figures = [of.get(model) for of in found.values()]
+        rows.append(_named(model, entry, model == champion) | {"cells": [*map(_cell, figures)]})
+    per_day = next(iter(leading.values())).get("per_day")
+    return {
+        "note": _reviewed(per_day, [names.one_line(entity) for entity in found]),
+        "columns": [f"{names.one_line(entity)}: precision of reviews" for entity in found],
+        "rows": rows,
+    }
+
+
+def _reviewed(per_day: int | None, entities: Sequence[str]) -> str:
+    """Return what the precision of reviews is."""
+    whom = " or ".join(f"“{entity}”" for entity in entities)
+    n = f"{per_day:,} values" if per_day else "values"
+    return (
+        f"Precision of reviews: every day people look at the {n} of {whom} with the highest score, "
+        "and this is the share of them that have a fraud that day, a mean over the days of "
+        "validation; where fewer have a fraud than are reviewed, a perfect ranking stays below 1."
+    )
+
+
 def _note(metrics: Mapping[str, Any], period: str) -> str:
     """Return what a period is for, and why its figures have no intervals."""
     note = NOTES[period]
@@ -322,12 +379,17 @@ def _is_judged(entry: Mapping[str, Any], period: str) -> bool:
 
 
 def _row(model: str, entry: Mapping[str, Any], period: str, champion: bool) -> dict[str, Any]:
+    cells = [_cell(entry[period].get(metric)) for metric in HEADLINE]
+    return _named(model, entry, champion) | {"cells": cells}
+
+
+def _named(model: str, entry: Mapping[str, Any], champion: bool) -> dict[str, Any]:
+    """Return how a model is called in the first column of a table."""
     return {
         "label": label(model),
-        "seen": labels_seen.in_short(entry.get("train_on")),
+        "seen": labels_seen.in_short(entry.get("train_on"), entry.get("labels_in_features")),
         "colour": colour(model),
         "champion": champion,
-        "cells": [_cell(entry[period].get(metric)) for metric in HEADLINE],
     }
 
 
@@ -348,6 +410,7 @@ def _verdict(metrics: Mapping[str, Any], now: Now | None = None) -> dict[str, An
         "headline": names.headline(metrics, now),
         "reasons": [names.plain(sentence, models) for sentence in said],
         "period": judged[0] if judged else "",
+        "drifts": bool(judged) and judged[0] == "untouched" and metrics.get("drifts_on_purpose"),
         "figures": figures,
         "budget": f"one transaction in {1 / budget:,.0f}" if budget else "",
     }

@@ -94,7 +94,7 @@ def _candidates(models: Mapping[str, Any]) -> str:
         # a variant's name may hold anything: a pipe would begin another cell
         named = names.label(model).replace("|", r"\|")
         regime = entry.get("train_on")
-        seen = labels_seen.in_short(regime)
+        seen = labels_seen.in_short(regime, entry.get("labels_in_features"))
         cells = [named, seen]
         for period in PERIODS:
             figures = entry.get(period) or {}
