@@ -141,6 +141,7 @@ class Deployment:
 
         manifest, graphs = read(Path(start))
         self.brought = export.recent_transactions(history.split, manifest)
+        self.labelled_to = history.n_past  # transactions, from the first on, whose label was sent
         exported = self.folder / "start"
         bundle.write(exported, graphs, manifest | {"name": self.name})
         first = Challenger(
@@ -172,9 +173,13 @@ class Deployment:
         """Send the batch; keep the log and what was asked, and look at both."""
         rows = self.history.slices[batch]
         data = self.history.data.take(rows)
+        sent: replay.Rows = data.X
+        if self.brought:
+            raw = RawTable(self.bundle.manifest)
+            sent = self.history.as_sent(rows, raw, self.labelled_to)
         log = replay.replay(
             self.server,
-            self._as_sent(rows, data.X),
+            sent,
             time_s=data.time_s,
             first=rows.start - self.history.n_past,
             traffic=self.options.traffic,
@@ -188,18 +193,15 @@ class Deployment:
             self.stream, batch, self.reference, self.options.alert_budget
         )
         step["seconds"] = log.attrs["seconds"]
-        if self.brought:
+        if isinstance(sent, replay.RawTransactions):
+            n_labels = log.attrs["n_labels"]
+            if n_labels:
+                self.labelled_to = rows.start + int(sent.positions[n_labels - 1]) + 1
             step["n_unlike_table"] = _n_unlike(log, self.bundle.anomaly_score(data.X))
         step["estimated_recall"] = self.estimator.recall(log, data.weight)
         step["fit_s"] = 0.0
         step["promoted"] = False
         self.steps.append(step)
-
-    def _as_sent(self, rows: slice, X: np.ndarray) -> replay.Rows:
-        """Return what is sent of a batch: features, or raw transactions if it has histories."""
-        if not self.brought:
-            return X
-        return self.history.as_sent(rows, RawTable(self.bundle.manifest))
 
     def _watch(self, batch: str) -> None:
         """Say what has drifted, and what the labels that have arrived by now tell of frauds."""

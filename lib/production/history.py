@@ -77,17 +77,18 @@ class History:
         # the stream begins with a past that has been labelled
         return max(self.n_past, int(n))
 
-    def as_sent(self, part: slice, raw: RawTable) -> replay.RawTransactions:
+    def as_sent(self, part: slice, raw: RawTable, labelled_to: int) -> replay.RawTransactions:
         """Return raw transactions of the stream, and the labels that arrive meanwhile.
 
+        Parameters
+        ----------
         part : a batch's
+        labelled_to : the first transaction whose label has not been sent
         """
-        start_s = self.data.time_s[part.start - 1]
-        first = self.n_known(start_s) if part.start > self.n_past else self.n_past
-        arrived = self.data.time_s[part] - self.label_delay_s
-        n_known = np.searchsorted(self.data.time_s, arrived, side="right")
-        n_known = np.maximum(n_known, first)
-        late = slice(first, int(n_known[-1]))
+        now_s = self.data.time_s[part]
+        arrived = np.searchsorted(self.data.time_s, now_s - self.label_delay_s, side="right")
+        n_known = np.maximum(arrived, labelled_to) - labelled_to
+        late = slice(labelled_to, labelled_to + int(n_known[-1]))
         y = self.data.y[late]
         is_labelled = y != UNLABELLED
         ids = self.frame[raw.id].iloc[late][is_labelled]
@@ -95,9 +96,13 @@ class History:
             {raw.id: identity, raw.label: raw.said(fraud)}
             for identity, fraud in zip(ids, y[is_labelled].tolist(), strict=True)
         ]
-        n_before = np.append(0, np.cumsum(is_labelled))
-        rows = raw_rows.as_json(self.split.dataset, self.frame.iloc[part], raw)
-        return replay.RawTransactions(rows, labels, n_before[n_known - first])
+        n_labelled = np.append(0, np.cumsum(is_labelled))
+        return replay.RawTransactions(
+            raw_rows.as_json(self.split.dataset, self.frame.iloc[part], raw),
+            labels,
+            positions=np.flatnonzero(is_labelled) + labelled_to - part.start,
+            n_known=n_labelled[n_known],
+        )
 
     def back(self, stop: int, weight: float) -> int:
         """Return the start of the stretch before `stop` that holds this much weight, a number.

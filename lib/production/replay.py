@@ -75,20 +75,26 @@ class RawTransactions:
     ----------
     rows : n transactions as POST /predict takes them
     labels : late labels as POST /labels takes them, in the order of their arrival
+    positions : (m,) int, ascending: of each label's transaction among the rows, below 0 of one that
+        was sent before
     n_known : (n,) int, how many of the labels have arrived at the time of each transaction
     """
 
     rows: Sequence[dict]
     labels: Sequence[dict]
+    positions: np.ndarray
     n_known: np.ndarray
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def arriving(self, start: int, stop: int) -> Sequence[dict]:
-        """Return the labels that arrive from one request to the end of the next, [start, stop)."""
-        n_before = int(self.n_known[start - 1]) if start else 0
-        return self.labels[n_before : int(self.n_known[stop - 1])]
+    def n_arrived(self, start: int, stop: int) -> int:
+        """Return how many labels can be sent before the request [start, stop).
+
+        Those that have arrived by its end, of transactions that have been sent.
+        """
+        n_there = int(np.searchsorted(self.positions, start))
+        return min(int(self.n_known[stop - 1]), n_there)
 
 
 Rows = np.ndarray | RawTransactions
@@ -238,7 +244,8 @@ def replay(
     DataFrame of n rows: position (int64), request (int64, position of its first row), anomaly_score
     (float64, NaN if refused), alert (int8), model_version (str), latency_ms (float64, of the
     request's last attempt), n_tries (int64), status (int64: 200, or why it was refused).
-    `attrs["seconds"]` is the time that the whole replay took.
+    `attrs["seconds"]` is the time that the whole replay took, `attrs["n_labels"]` the number of
+    labels of raw transactions that have been sent.
 
     Raises
     ------
@@ -247,6 +254,7 @@ def replay(
     """
     n_connections = 1 if isinstance(rows, RawTransactions) else traffic.connections
     limits = httpx.Limits(max_connections=n_connections, max_keepalive_connections=n_connections)
+    n_labels = 0  # late labels that have been sent; raw transactions go one request after the other
     begin = time.monotonic()
     with (
         server.client(limits=limits, timeout=30) as client,
@@ -254,12 +262,14 @@ def replay(
     ):
 
         def send(start: int) -> pd.DataFrame:
+            nonlocal n_labels
             if traffic.speed:
                 due_s = (time_s[start] - time_s[0]) / traffic.speed
                 time.sleep(max(0.0, due_s - (time.monotonic() - begin)))
             stop = min(start + traffic.rows_per_request, len(rows))
             if isinstance(rows, RawTransactions):
-                _bring_labels(client, rows.arriving(start, stop), first + start)
+                part = slice(start, stop)
+                n_labels = _bring_labels(client, rows, n_labels, part, first)
             return _log(client, rows, slice(start, stop), first)
 
         starts = range(0, len(rows), traffic.rows_per_request)
@@ -267,6 +277,7 @@ def replay(
         parts = _collect(futures, at or {})
     log = pd.concat(parts, ignore_index=True).sort_values("position", ignore_index=True)
     log.attrs["seconds"] = time.monotonic() - begin
+    log.attrs["n_labels"] = n_labels
     return log
 
 
@@ -289,13 +300,18 @@ def _collect(futures: list[Future], at: Mapping[int, Callable[[], object]]) -> l
     return parts
 
 
-def _bring_labels(client: httpx.Client, labels: Sequence[dict], first: int) -> None:
-    """Send labels that have arrived; ReplayError if they are refused."""
-    for start in range(0, len(labels), LABELS_PER_REQUEST):
-        part = labels[start : start + LABELS_PER_REQUEST]
-        answer, _ = _post(client, "/labels", msgspec.json.encode({"labels": part}), first)
+def _bring_labels(
+    client: httpx.Client, rows: RawTransactions, n_sent: int, part: slice, offset: int
+) -> int:
+    """Send the labels that have arrived before a request; return how many have been sent by now."""
+    n_arrived = rows.n_arrived(part.start, part.stop)
+    for start in range(n_sent, n_arrived, LABELS_PER_REQUEST):
+        labels = rows.labels[start : min(start + LABELS_PER_REQUEST, n_arrived)]
+        body = msgspec.json.encode({"labels": labels})
+        answer, _ = _post(client, "/labels", body, offset + part.start)
         if answer.status_code != 200:
             raise ReplayError(f"Late labels were refused: {answer.json()['error']['message']}")
+    return max(n_sent, n_arrived)
 
 
 def _log(client: httpx.Client, rows: Rows, part: slice, offset: int) -> pd.DataFrame:
