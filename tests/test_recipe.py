@@ -495,6 +495,18 @@ def test_payments_histories_go_on_over_the_cuts(payments):
         np.testing.assert_allclose(everything[name][:1_800], expected, rtol=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("ids", "words"),
+    [([], "no `ids`"), (["nr"], "2; a server counts each id once"), (["other"], "")],
+)
+def test_ids_that_a_server_could_not_count_by_are_remarked(ids, words):
+    dataset = shop({"count": "card", "within": "10s"}, ids=ids)
+    frame = table([1, 2, 3, 4], nr=["a", "a", "b", "b"], other=["1", "2", "3", "4"])
+    said = " ".join(features.remarks(dataset, derived(dataset, frame)))
+    assert words in said
+    assert bool(said) == bool(words)
+
+
 def test_what_is_not_derived_is_said(payments):
     dataset = load_description("payments")
     with pytest.raises(DataError, match="not derived yet"):

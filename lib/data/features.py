@@ -96,10 +96,16 @@ def _by_row(
 
 
 def remarks(dataset: Dataset, frame: pd.DataFrame) -> list[str]:
-    """Return sentences on derived features that are missing in rows of a derived frame."""
-    names = () if dataset.recipe is None else dataset.recipe.names
+    """Return sentences on what is worth knowing of a derived frame.
+
+    Features that are missing in some rows; ids by which a server could not count each row once.
+    """
+    if dataset.recipe is None:
+        return []
     said = []
-    for name in names:
+    if dataset.recipe.histories:
+        said += _on_ids(dataset, frame)
+    for name in dataset.recipe.names:
         n_missing = int(frame[name].isna().sum())
         if n_missing == len(frame):
             said.append(f"derived feature {name!r} is missing everywhere: it stays a constant")
@@ -109,6 +115,23 @@ def remarks(dataset: Dataset, frame: pd.DataFrame) -> list[str]:
                 f"{n_missing:,}"
             )
     return said
+
+
+def _on_ids(dataset: Dataset, frame: pd.DataFrame) -> list[str]:
+    """Return what keeps a server from telling transactions apart."""
+    if not dataset.ids:
+        return [
+            "there are no `ids`: a server needs one to remember each transaction once, so that it "
+            "will only take features that others have derived"
+        ]
+    column = dataset.ids[0]
+    n_again = int(frame[column].duplicated().sum())
+    if not n_again:
+        return []
+    return [
+        f"rows whose {column!r}, the first of `ids`, stands in an earlier row: {n_again:,}; a "
+        "server counts each id once"
+    ]
 
 
 def _rows(dataset: Dataset, recipe: Recipe, frame: pd.DataFrame, t: np.ndarray) -> Rows:
