@@ -19,7 +19,7 @@ from lib.bundle.manifest import HISTORY
 from lib.bundle.raw import CellError, RawTable, Transaction
 from serve import telemetry
 from serve.errors import RequestError
-from serve.history import SLICE, Store, StoreError, open_store
+from serve.history import Store, StoreError, open_store
 from serve.model import Served
 from serve.rows import not_json, once
 
@@ -27,6 +27,7 @@ log = logging.getLogger("serve.history")
 
 STARTS = re.compile(rb'\s*\{\s*"transactions"')  # a body with raw transactions
 LABELS = {"transaction", "fraud"}  # keys of a label that every model takes
+PRUNE_EVERY = 50  # transactions remembered; often, so that no request waits long for it
 PART = 64  # transactions that are looked up before another request has its turn
 
 Result = TypeVar("Result")
@@ -227,7 +228,7 @@ class Histories:
         n_new = store.remember(transactions)
         telemetry.remembered.inc(n_new)
         self._n_since_pruned += n_new
-        if self._n_since_pruned >= SLICE:
+        if self._n_since_pruned >= PRUNE_EVERY:
             # twice as many as have come: the store does not grow, and catches up
             store.prune(served.raw, 2 * self._n_since_pruned)
             self._n_since_pruned = 0

@@ -171,3 +171,17 @@ def test_every_form_of_import_is_followed(tmp_path, source, found):
         for path in imported_files([source], tmp_path)
     }
     assert files == ({"__init__", *found} if found else set())
+
+
+def test_a_parser_that_another_thread_disturbs_is_asked_again(monkeypatch):
+    """As CPython 3.11 fails where two threads parse at once."""
+    parse, failures = ast.parse, iter([SystemError("AST constructor recursion depth mismatch")] * 3)
+
+    def disturbed(source):
+        for failure in failures:
+            raise failure
+        return parse(source)
+
+    monkeypatch.setattr(ast, "parse", disturbed)
+    found = imported_files(["import lib.errors"], ROOT)
+    assert ROOT / "lib" / "errors.py" in found

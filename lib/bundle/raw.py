@@ -334,18 +334,20 @@ class RawTable:
         for name in self.numbers:
             columns[name] = np.array([transaction.numbers[name] for transaction in transactions])
         for feature in self.order:
-            values = self._derived(feature, transactions, pasts, columns)
-            columns[feature.name] = by_row.usable(values)
+            if isinstance(feature, Window | SinceLast):
+                values = _histories(feature, transactions, pasts)
+            else:
+                values = by_row.usable(self._by_row(feature, transactions, columns))
+            columns[feature.name] = values
         return np.column_stack([columns[name] for name in self.features])
 
-    def _derived(
+    def _by_row(
         self,
         feature: Derived,
         transactions: Sequence[Transaction],
-        pasts: Sequence[Mapping[str, Past]],
         columns: Mapping[str, np.ndarray],
     ) -> np.ndarray:
-        """Return the values (n,) of one derived feature; those that it needs are in `columns`."""
+        """Return the values (n,) of a feature that a row tells; what it needs is in `columns`."""
         if isinstance(feature, Category):
             words = [transaction.texts[feature.column] for transaction in transactions]
             return categories.rarity(self.encoders[feature.name], words)
@@ -354,15 +356,9 @@ class RawTable:
             return by_row.calendar(feature.part, t, self.recipe.timezone)
         if isinstance(feature, Distance):
             return by_row.distance_km(*(columns[name] for name in feature.columns))
-        if isinstance(feature, Arithmetic):
-            left, right = columns[feature.left], columns[feature.right]
-            return by_row.arithmetic(feature.operation, left, right)
-        nothing = Past()
-        found = []
-        for transaction, past in zip(transactions, pasts, strict=True):
-            of_entity = past.get(feature.entity, nothing)
-            found.append(_history(feature, transaction, of_entity))
-        return np.array(found)
+        assert isinstance(feature, Arithmetic)
+        left, right = columns[feature.left], columns[feature.right]
+        return by_row.arithmetic(feature.operation, left, right)
 
     def category(self, feature: str, transaction: Transaction) -> dict[str, Any] | None:
         """Return a category's text and its share of reference, in place of the number for models.
@@ -399,15 +395,26 @@ def _by_entity(recipe: Recipe) -> list[tuple[str, Needs, int, int]]:
     return found
 
 
-def _history(feature: Window | SinceLast, transaction: Transaction, past: Past) -> float:
-    """Return a history's value for one transaction."""
-    number, text = math.nan, None
-    if isinstance(feature, Window) and feature.column is not None:
-        if feature.statistic in OF_NUMBERS:
-            number = transaction.numbers[feature.column]
-        else:
-            text = transaction.texts[feature.column]
-    return windows.value(feature, transaction.t, past, number, text)
+def _histories(
+    feature: Window | SinceLast,
+    transactions: Sequence[Transaction],
+    pasts: Sequence[Mapping[str, Past]],
+) -> np.ndarray:
+    """Return a history's values (n,), NaN for what models cannot take."""
+    nothing = Past()
+    found = []
+    for transaction, past in zip(transactions, pasts, strict=True):
+        number, text = math.nan, None
+        if isinstance(feature, Window) and feature.column is not None:
+            if feature.statistic in OF_NUMBERS:
+                number = transaction.numbers[feature.column]
+            else:
+                text = transaction.texts[feature.column]
+        of_entity = past.get(feature.entity, nothing)
+        value = windows.value(feature, transaction.t, of_entity, number, text)
+        # as `by_row.usable`; numpy's calls take longer than that for one transaction
+        found.append(value if abs(value) <= FLOAT32_MAX else math.nan)
+    return np.array(found)
 
 
 def _shown(value: Any) -> str:

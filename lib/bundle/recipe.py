@@ -8,6 +8,7 @@ or, with a `delay`, those up to `delay` ago, whose labels are known by now.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -169,7 +170,14 @@ Derived = Category | Calendar | Distance | Arithmetic | Window | SinceLast
 
 def seconds_of(duration: Any) -> int:
     """Return the seconds of a duration such as `7d`; ValueError if it is none."""
-    found = DURATION.fullmatch(duration) if isinstance(duration, str) else None
+    if not isinstance(duration, str):
+        raise ValueError(A_DURATION)
+    return _seconds(duration)
+
+
+@functools.cache  # a server asks for those of its windows with every transaction
+def _seconds(duration: str) -> int:
+    found = DURATION.fullmatch(duration)
     seconds = int(found[1]) * SECONDS[found[2]] if found else 0
     if not 0 < seconds <= LONGEST_S:
         raise ValueError(A_DURATION)

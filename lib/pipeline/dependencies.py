@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -16,6 +17,7 @@ from lib.files import sha256
 from lib.pipeline.settings import Job
 from lib.pipeline.stages import read_cells
 
+PARSING_TRIES = 10
 # Imports that only a notebook run by hand reaches: the pipeline passes `track=False` and logs from
 # the files itself, so that an edit of how MLflow is spoken to reruns no fit.
 BY_HAND = {"lib/notebook.py": {"lib.registry.tracking"}}
@@ -118,15 +120,27 @@ def _files(names: Iterable[str], root: Path) -> Iterator[Path]:
                     yield file
 
 
+def _parsed(source: str) -> ast.Module:
+    """Return a source's syntax tree.
+
+    CPython up to 3.12 counts how deep its parser is for all threads together (python/cpython
+    gh-106905): where another thread parses at the same moment, it fails with a SystemError.
+    """
+    for _ in range(PARSING_TRIES):
+        with contextlib.suppress(SystemError):
+            return ast.parse(source)
+    return ast.parse(source)
+
+
 def _nodes(source: str) -> list[ast.AST]:
     """Return the syntax nodes of a source; lines that only IPython understands are passed over."""
     try:
-        return list(ast.walk(ast.parse(source)))
+        return list(ast.walk(_parsed(source)))
     except SyntaxError:
         lines = source.splitlines()
     python = [line for line in lines if not line.lstrip().startswith(IPYTHON)]
     try:
-        return list(ast.walk(ast.parse("\n".join(python))))
+        return list(ast.walk(_parsed("\n".join(python))))
     except SyntaxError:
         return []  # a cell that is not Python fails when it is executed
 

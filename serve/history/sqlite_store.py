@@ -106,11 +106,15 @@ class SqliteStore:
             place = there[kind, name] = len(there)
             connection.execute("INSERT INTO columns VALUES (?, ?, ?)", (place, kind, name))
             connection.execute(f"ALTER TABLE transactions ADD COLUMN c{place} {kind}")
-        for entity, *_ in raw.by_entity:
+        for entity, needs, *_ in raw.by_entity:
             place = there["TEXT", entity]
-            connection.execute(
-                f"CREATE INDEX IF NOT EXISTS by_c{place} ON transactions (c{place}, t)"
-            )
+            # with all that is asked for: the rows themselves, which lie anywhere, are not read
+            asked = [f"c{there['REAL', name]}" for name in needs.numbers]
+            asked += [f"c{there['TEXT', name]}" for name in needs.texts]
+            asked += ["fraud"] if needs.labels else []
+            name = "_".join(["by", f"c{place}", *asked])
+            columns = ", ".join([f"c{place}", "t", *asked])
+            connection.execute(f"CREATE INDEX IF NOT EXISTS {name} ON transactions ({columns})")
 
     def _places(self, numbers: Sequence[str], texts: Sequence[str]) -> list[str]:
         """Return what columns are called in the file."""
@@ -166,16 +170,26 @@ class SqliteStore:
     def past(self, lookups: Sequence[Lookup]) -> list[Past]:
         """Return the earlier transactions that each lookup asks for."""
         with self._open() as connection:
-            return [self._past(connection, lookup) for lookup in lookups]
+            connection.execute("BEGIN")  # one look at the file for all of them
+            keys = {lookup.id: self._key(connection, lookup.id) for lookup in lookups}
+            found = [self._past(connection, lookup, keys[lookup.id]) for lookup in lookups]
+            connection.execute("COMMIT")
+            return found
 
-    def _past(self, connection: sqlite3.Connection, lookup: Lookup) -> Past:
+    def _key(self, connection: sqlite3.Connection, identity: str) -> int:
+        """Return the key of a transaction; 0 if it is not there."""
+        found = connection.execute("SELECT key FROM transactions WHERE id = ?", (identity,))
+        return (found.fetchone() or (0,))[0]
+
+    def _past(self, connection: sqlite3.Connection, lookup: Lookup, key: int) -> Past:
+        """Return what a lookup asks for, but for the transaction with a key."""
         entity = self._columns["TEXT", lookup.entity]
         numbers, texts, has_labels = lookup.needs.numbers, lookup.needs.texts, lookup.needs.labels
         wanted = ["t", *self._places(numbers, texts), *(["fraud"] if has_labels else [])]
         found = connection.execute(
             f"SELECT {', '.join(wanted)} FROM transactions "
-            f"WHERE {entity} = ? AND t > ? AND t <= ? AND id <> ? ORDER BY t",
-            (lookup.value, lookup.begin, lookup.end, lookup.id),
+            f"WHERE {entity} = ? AND t > ? AND t <= ? AND key <> ? ORDER BY t",
+            (lookup.value, lookup.begin, lookup.end, key),
         ).fetchall()
         columns = list(zip(*found, strict=True)) if found else [()] * len(wanted)
         n = len(numbers)
@@ -184,17 +198,17 @@ class SqliteStore:
             dict(zip(numbers, columns[1 : 1 + n], strict=True)),
             dict(zip(texts, columns[1 + n : 1 + n + len(texts)], strict=True)),
             columns[-1] if has_labels else (),
-            self._last_t(connection, entity, lookup),
+            self._last_t(connection, entity, lookup, key),
         )
 
-    def _last_t(self, connection: sqlite3.Connection, entity: str, lookup: Lookup) -> int:
+    def _last_t(self, connection: sqlite3.Connection, entity: str, lookup: Lookup, key: int) -> int:
         """Return the entity's latest instant before the present one; `NEVER` if there is none."""
         if lookup.before is None:
             return NEVER
         found = connection.execute(
-            f"SELECT t FROM transactions WHERE {entity} = ? AND t < ? AND id <> ? "
+            f"SELECT t FROM transactions WHERE {entity} = ? AND t < ? AND key <> ? "
             "ORDER BY t DESC LIMIT 1",
-            (lookup.value, lookup.before, lookup.id),
+            (lookup.value, lookup.before, key),
         ).fetchone()
         return NEVER if found is None else found[0]
 
