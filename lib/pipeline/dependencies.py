@@ -123,8 +123,8 @@ def _files(names: Iterable[str], root: Path) -> Iterator[Path]:
 def _parsed(source: str) -> ast.Module:
     """Return a source's syntax tree.
 
-    CPython up to 3.12 counts how deep its parser is for all threads together (python/cpython
-    gh-106905): where another thread parses at the same moment, it fails with a SystemError.
+    CPython before 3.13 counts the depth of its parser for all threads together (see python/cpython
+    gh-106905): where another thread parses at the same moment, it may fail with a SystemError.
     """
     for _ in range(PARSING_TRIES):
         with contextlib.suppress(SystemError):
