@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT
 
 from lib.evaluation import comparison
-from lib.reporting import cards, names, pages, plots, run_descriptions, tables
+from lib.reporting import cards, dashboard, names, pages, plots, run_descriptions, tables
 
 
 def figure(value, low=None, high=None):
@@ -365,3 +365,20 @@ def test_page_says_above_all_figures_that_drift_was_simulated(run, on_purpose, s
     assert (pages.DRIFTS in above) is said
     verdict = text[text.index('id="verdict"') : text.index('id="results"')]
     assert ("On the untouched period, which drifts on purpose, with" in verdict) is said
+
+
+@pytest.mark.parametrize(
+    ("changes", "unit", "first"),
+    [
+        ({"clock": False}, "row", "1\n90,000"),
+        ({"step_s": 3_600}, "hour of the day", "1\n01:00"),
+        ({"step_s": 200_000}, "day", "1\n1"),
+        ({"step_s": 200_000, "dates": True, "begin_s": 1_719_792_000}, "day", "1\n2 Jul"),
+    ],
+)
+def test_batches_say_when_they_end_in_a_unit_that_tells_them_apart(changes, unit, first):
+    given = {"clock": True, "dates": False, "step_s": 3_600, "begin_s": 0} | changes
+    steps = [{"end_s": given["begin_s"] + 90_000 + i * given["step_s"]} for i in range(10)]
+    found, ends = dashboard._ends(given | {"steps": steps})
+    assert (found, ends[0]) == (unit, first)
+    assert len(set(ends)) == 10

@@ -389,6 +389,7 @@ class Deployment:
             "policy": self.policy,
             "options": asdict(self.options) | {"block_s": self.block_s},
             "clock": self.history.clock,
+            "dates": self.history.split.manifest["time"] == "datetime",
             "label_delay_s": self.history.label_delay_s,
             "steps": self.steps,
             "events": self.events,

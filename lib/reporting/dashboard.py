@@ -5,6 +5,7 @@ money.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +33,7 @@ POLICY_COLOURS = {
     "retrain_every": "#009E73",
     "retrain_on_drift": "#D55E00",
 }
+DAY_S = 86_400
 N_SHOWN = 12  # rows of the drift panel at most
 HEAT = LinearSegmentedColormap.from_list(
     "heat", ["#F4F6F8", "#DCE6EE", "#F2C9A5", "#E08A4F", "#B5432B"]
@@ -83,9 +85,8 @@ def dashboard(
         money(axes[3], results)
     axes[0].set_xlim(0.5, len(steps) + 0.5)
     promotions([axes[0], *axes[2:]], results)
-    ends = [_end(i, step, first["clock"]) for i, step in enumerate(steps, 1)]
+    unit, ends = _ends(first)
     axes[-1].set_xticks(range(1, len(steps) + 1), ends, fontsize=8.5)
-    unit = "hour of the day" if first["clock"] else "row"
     axes[-1].set_xlabel(f"batch, and the {unit} at which it ends")
     for ax in axes:
         ax.tick_params(length=0)
@@ -99,12 +100,21 @@ def judged(result: Result) -> bool:
     return any(step["realised"]["n_labelled"] for step in result["steps"])
 
 
-def _end(i: int, step: Mapping[str, Any], clock: bool) -> str:
-    if not clock:
-        return f"{i}\n{step['end_s']:,.0f}"
-    minute_of_day = int(step["end_s"] // 60 % 1440)
-    hour, minute = divmod(minute_of_day, 60)
-    return f"{i}\n{hour:02d}:{minute:02d}"
+def _ends(result: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """Return what tells when batches end, and that of each batch below its number."""
+    ends_s = [step["end_s"] for step in result["steps"]]
+    days = (ends_s[-1] - ends_s[0]) / DAY_S
+    if not result["clock"]:
+        unit, ends = "row", [f"{end_s:,.0f}" for end_s in ends_s]
+    elif days <= len(ends_s):
+        clock = [divmod(int(end_s // 60 % 1440), 60) for end_s in ends_s]
+        unit, ends = "hour of the day", [f"{hour:02d}:{minute:02d}" for hour, minute in clock]
+    elif result.get("dates"):
+        dates = [datetime.fromtimestamp(end_s, UTC) for end_s in ends_s]
+        unit, ends = "day", [f"{date.day} {date:%b}" for date in dates]
+    else:
+        unit, ends = "day", [f"{end_s / DAY_S:,.0f}" for end_s in ends_s]
+    return unit, [f"{i}\n{end}" for i, end in enumerate(ends, 1)]
 
 
 def _shown(table: pd.DataFrame, injected: Iterable[Drift]) -> list[str]:
