@@ -1,14 +1,16 @@
 """The history in Redis or Valkey, for several hosts.
 
 Everything is written so that it can be written twice: a row is a hash whose fields are set once,
-and an entity's transactions are a set sorted by time. No transaction is half there: what belongs
-together is sent as one MULTI.
+and an entity's transactions are a set sorted by time. Scripts run in the server: no transaction is
+half there, and hundreds of rows come back as one answer. Numbers travel as text, which is exact.
+Their keys are made as they go, so that this is not for Redis Cluster.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -21,13 +23,47 @@ from serve.history import N_AHEAD, SLICE, Status, StoreError, prunable
 
 if TYPE_CHECKING:
     from redis import Redis
-    from redis.client import Pipeline
 
 TIMEOUT_S = 2.0
-# of a transaction that is there; a label must not make one of an id alone
-SET_LABEL = "if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end {} return 1"
-LABEL = SET_LABEL.format("redis.call('HSET', KEYS[1], 'fraud', ARGV[1])")
-UNLABEL = SET_LABEL.format("redis.call('HDEL', KEYS[1], 'fraud')")
+KEEP = """
+local n_new = 0
+for _, row in ipairs(cjson.decode(ARGV[1])) do
+  n_new = n_new + redis.call('ZADD', KEYS[1], 'NX', row.t, row.id)
+  for name, cell in pairs(row.cells) do redis.call('HSETNX', row.key, name, cell) end
+  for _, key in ipairs(row.entities) do redis.call('ZADD', key, 'NX', row.t, row.id) end
+end
+return n_new
+"""
+# of each lookup: the cells of what it covers, and the latest instant before the present one
+LOOK_UP = """
+local found = {}
+for i, key in ipairs(KEYS) do
+  local asked = cjson.decode(ARGV[i])
+  local rows = {}
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', key, '(' .. asked.begin, asked.last)) do
+    if id ~= asked.id then
+      rows[#rows + 1] = redis.call('HMGET', asked.prefix .. id, unpack(asked.fields))
+    end
+  end
+  local latest = false
+  if asked.before then
+    local pairs = redis.call(
+      'ZREVRANGEBYSCORE', key, '(' .. asked.before, '-inf', 'WITHSCORES', 'LIMIT', 0, 2)
+    for j = #pairs - 1, 1, -2 do
+      if pairs[j] ~= asked.id then latest = pairs[j + 1] end
+    end
+  end
+  found[i] = {rows, latest}
+end
+return cjson.encode(found)
+"""
+# of a transaction that is there: a label must not make one of an id alone
+LABEL = """
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+if ARGV[1] == '' then redis.call('HDEL', KEYS[1], 'fraud')
+else redis.call('HSET', KEYS[1], 'fraud', ARGV[1]) end
+return 1
+"""
 
 
 class RedisStore:
@@ -119,59 +155,39 @@ class RedisStore:
     ) -> int:
         """Write transactions and their labels, NaN where not known; return how many are new."""
         entities = [entity for entity, *_ in self._raw.by_entity]
-        with client.pipeline(transaction=True) as pipeline:
-            for transaction in transactions:
-                pipeline.zadd(self.keys.all, {transaction.id: transaction.t}, nx=True)
-            for transaction, fraud in zip(transactions, frauds, strict=False):
-                _write(pipeline, self.keys, transaction, fraud, entities)
-            added = pipeline.execute()
-        return sum(added[: len(transactions)])
+        rows = []
+        for transaction, fraud in zip(transactions, frauds, strict=False):
+            values = [(entity, transaction.texts.get(entity)) for entity in entities]
+            row = {
+                "id": transaction.id,
+                "t": str(transaction.t),
+                "key": self.keys.row(transaction.id),
+                "cells": _cells(transaction, fraud),
+                "entities": [self.keys.of(entity, value) for entity, value in values if value],
+            }
+            rows.append(row)
+        return client.eval(KEEP, 1, self.keys.all, json.dumps(rows, ensure_ascii=False))
 
     def past(self, lookups: Sequence[Lookup]) -> list[Past]:
         """Return the earlier transactions that each lookup asks for."""
+        if not lookups:
+            return []
+        keys = [self.keys.of(lookup.entity, lookup.value) for lookup in lookups]
+        asked = [json.dumps(self._asked(lookup), ensure_ascii=False) for lookup in lookups]
         with self._open() as client:
-            with client.pipeline(transaction=False) as pipeline:
-                for lookup in lookups:
-                    key = self.keys.of(lookup.entity, lookup.value)
-                    before = lookup.end + 1 if lookup.before is None else lookup.before
-                    pipeline.zrange(
-                        key, f"({lookup.begin}", lookup.end, byscore=True, withscores=True
-                    )
-                    # two: the present one may be there from an earlier attempt
-                    pipeline.zrange(
-                        key,
-                        f"({before}",
-                        "-inf",
-                        byscore=True,
-                        desc=True,
-                        offset=0,
-                        num=2,
-                        withscores=True,
-                    )
-                found = pipeline.execute()
-            covered = [
-                [pair for pair in pairs if pair[0] != lookup.id]
-                for pairs, lookup in zip(found[::2], lookups, strict=True)
-            ]
-            rows = self._rows(client, lookups, covered)
-        return [
-            _past(lookup, pairs, cells, latest)
-            for lookup, pairs, cells, latest in zip(
-                lookups, covered, rows, found[1::2], strict=True
-            )
-        ]
+            found = json.loads(client.eval(LOOK_UP, len(keys), *keys, *asked))
+        return [_past(lookup, *answer) for lookup, answer in zip(lookups, found, strict=True)]
 
-    def _rows(
-        self, client: Redis, lookups: Sequence[Lookup], covered: Sequence[Sequence]
-    ) -> list[list[list[str | None]]]:
-        """Return the cells of the transactions that each lookup covers."""
-        with client.pipeline(transaction=False) as pipeline:
-            for lookup, pairs in zip(lookups, covered, strict=True):
-                fields = _fields(lookup)
-                for identity, _ in pairs:
-                    pipeline.hmget(self.keys.row(identity), fields)
-            cells = iter(pipeline.execute())
-        return [[next(cells) for _ in pairs] for pairs in covered]
+    def _asked(self, lookup: Lookup) -> dict[str, Any]:
+        """Return a lookup as the script takes it."""
+        return {
+            "id": lookup.id,
+            "begin": str(lookup.begin),
+            "last": str(lookup.end),
+            "before": lookup.before is not None and str(lookup.before),
+            "prefix": self.keys.row(""),
+            "fields": _fields(lookup),
+        }
 
     def _each(self, client: Redis, ids: Iterable[str], fields: Sequence[str]) -> list[list]:
         """Return some fields of each row, in one round trip."""
@@ -184,10 +200,7 @@ class RedisStore:
         """Set labels by id, and return the ids that are unknown."""
         with self._open() as client, client.pipeline(transaction=True) as pipeline:
             for identity, fraud in labels.items():
-                if fraud is None:
-                    pipeline.eval(UNLABEL, 1, self.keys.row(identity))
-                else:
-                    pipeline.eval(LABEL, 1, self.keys.row(identity), fraud)
+                pipeline.eval(LABEL, 1, self.keys.row(identity), "" if fraud is None else fraud)
             is_there = pipeline.execute()
         return [identity for identity, found in zip(labels, is_there, strict=True) if not found]
 
@@ -291,27 +304,18 @@ def _number(column: str) -> str:
     return f"number:{column}"
 
 
-def _write(
-    pipeline: Pipeline, keys: _Keys, transaction: Transaction, fraud: float, entities: Sequence[str]
-) -> None:
-    """Write one transaction; what is there stays."""
-    row = keys.row(transaction.id)
-    cells: dict[str, Any] = {}
+def _cells(transaction: Transaction, fraud: float) -> dict[str, str]:
+    """Return what a row keeps: text by field; what is missing is not there."""
+    cells = {"t": str(transaction.t)}
     for column, number in transaction.numbers.items():
         if not math.isnan(number):
-            cells[_number(column)] = repr(number)
+            cells[_number(column)] = repr(float(number))
     for column, text in transaction.texts.items():
         if text is not None:
             cells[_text(column)] = text
     if not math.isnan(fraud):
-        cells["fraud"] = int(fraud)
-    cells["t"] = transaction.t
-    for name, cell in cells.items():
-        pipeline.hsetnx(row, name, cell)
-    for entity in entities:
-        value = transaction.texts.get(entity)
-        if value is not None:
-            pipeline.zadd(keys.of(entity, value), {transaction.id: transaction.t}, nx=True)
+        cells["fraud"] = str(int(fraud))
+    return cells
 
 
 def _fields(lookup: Lookup) -> list[str]:
@@ -319,39 +323,31 @@ def _fields(lookup: Lookup) -> list[str]:
     needs = lookup.needs
     numbers = [_number(column) for column in needs.numbers]
     texts = [_text(column) for column in needs.texts]
-    return [_text(lookup.entity), *numbers, *texts, "fraud"]
+    return [_text(lookup.entity), "t", *numbers, *texts, "fraud"]
 
 
-def _past(
-    lookup: Lookup,
-    pairs: Sequence[tuple[str, float]],
-    rows: Sequence[Sequence[str | None]],
-    latest: Sequence[tuple[str, float]],
-) -> Past:
-    """Return what a lookup found."""
+def _past(lookup: Lookup, rows: Sequence | dict, latest: str | bool) -> Past:
+    """Return what a lookup found: rows of the cells of `_fields`, False where one is missing."""
     needs = lookup.needs
-    # an id that came again with another entity's name is listed there, but is not its
-    kept = [
-        (t, cells) for (_, t), cells in zip(pairs, rows, strict=True) if cells[0] == lookup.value
-    ]
-    columns = list(zip(*(cells[1:] for _, cells in kept), strict=True))
-    if not kept:
-        columns = [()] * (len(needs.numbers) + len(needs.texts) + 1)
-    n = len(needs.numbers)
-    last_t = NEVER
-    if lookup.before is not None:
-        last_t = next((int(t) for identity, t in latest if identity != lookup.id), NEVER)
+    # an empty list is an object in Lua; an id that came again with another entity's name is listed
+    # there, but is not its
+    kept = [cells[1:] for cells in rows if cells[0] == lookup.value]
+    columns = list(zip(*kept, strict=True)) or [()] * (len(needs.numbers) + len(needs.texts) + 2)
+    n = 1 + len(needs.numbers)
     return Past(
-        [int(t) for t, _ in kept],
-        {name: _floats(column) for name, column in zip(needs.numbers, columns, strict=False)},
-        dict(zip(needs.texts, columns[n:], strict=False)),
-        [None if cell is None else int(cell) for cell in columns[-1]],
-        last_t,
+        [int(t) for t in columns[0]],
+        {name: _floats(column) for name, column in zip(needs.numbers, columns[1:n], strict=True)},
+        {
+            name: [text or None for text in column]
+            for name, column in zip(needs.texts, columns[n:-1], strict=True)
+        },
+        [int(label) if label else None for label in columns[-1]],
+        int(latest) if latest else NEVER,
     )
 
 
-def _floats(cells: Sequence[str | None]) -> list[float | None]:
-    return [None if cell is None else float(cell) for cell in cells]
+def _floats(cells: Sequence[str]) -> list[float | None]:
+    return [float(cell) if cell else None for cell in cells]
 
 
 def _sliced(values: Iterable) -> Iterator[list]:
