@@ -1,8 +1,10 @@
+import dataclasses
 import fnmatch
 import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import bundles
 import pytest
@@ -71,6 +73,9 @@ def test_the_build_context_holds_what_is_copied_and_no_more():
     assert set(copied) == {"lib" if name.startswith("lib/") else name for name in allowed}
     assert [source for source in copied if not (ROOT / source).exists()] == []
     assert any(fnmatch.fnmatch("serve/__pycache__", line) for line in lines)
+    # what a server remembers of people's payments must not get into an image
+    (remembered,) = (f for f in dataclasses.fields(Settings) if f.name == "history")
+    assert Path(remembered.default).relative_to(ROOT).as_posix() in lines
 
 
 def test_compose_starts_server_mlflow_and_postgres():
