@@ -8,6 +8,7 @@ metrics and a copy of the bundle that they serve.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import logging
 import os
 import shutil
@@ -31,6 +32,7 @@ from serve.settings import (
 
 log = logging.getLogger("serve")
 
+PR_SET_PDEATHSIG = 1  # of prctl(2)
 STARTUP_FAILURE = 3  # uvicorn's exit status for an application that can never work
 
 
@@ -49,6 +51,7 @@ def main() -> int:
         return _refused(error, 2)
     logs.configure(settings.log_level)
     if is_worker:
+        _end_with_parent()
         return one(settings, [sockets.inherited(int(number)) for number in sys.argv[2].split(",")])
     try:
         opened = sockets.listen(settings.host, settings.port)
@@ -118,6 +121,15 @@ def several(settings: Settings, opened: list[socket.socket]) -> int:
         return _watch(start, settings.workers, opened)
     finally:
         shutil.rmtree(shared, ignore_errors=True)
+
+
+def _end_with_parent() -> None:
+    """Let Linux ask this worker to end if its parent is killed: nobody else would.
+
+    It would hold the port against the server that is started next.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _watch(

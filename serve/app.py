@@ -60,11 +60,11 @@ class RawRoute(APIRoute):
 
 
 class Predictor:
-    """Score one transaction or up to 10,000, each as a list of features in order or as an object
-    with names.
+    """Score one transaction or up to 10,000: `features`, each as a list in order or as an object
+    with names, of which nothing is kept; or, where the model has a recipe, `transactions` with raw
+    columns, which are remembered for those to come unless `remember` is false.
 
-    A wrong request gets a sentence that names the row and the feature. Nothing of a request is
-    kept.
+    A wrong request gets a sentence that names the row and the feature.
     """
 
     def __init__(self, settings: Settings, model: Model) -> None:
@@ -263,7 +263,7 @@ def create_api(
         responses=schemas.errors(400, 401, 408, 413, 415, 422, 503),
         route_class_override=RawRoute,
     )
-    _add_health(app, model)
+    _add_health(app, model, predictor.histories)
     _add_operations(app, model)
     if settings.api_key:
         _add_reload(app, model)
@@ -328,7 +328,7 @@ def _add_documentation(app, settings, model):
         return Response(written()[1], media_type="text/html")
 
 
-def _add_health(app: FastAPI, model: Model) -> None:
+def _add_health(app: FastAPI, model: Model, histories: Histories) -> None:
     @app.get("/health/live", summary="Does the process answer?", response_model=schemas.Alive)
     async def live():
         return _json({"status": "live"})
@@ -346,7 +346,8 @@ def _add_health(app: FastAPI, model: Model) -> None:
             "model_version": served.version,
             "bundle_hash": served.bundle.hash,
         }
-        return _json({**answer, "refused": model.reason or None}, served)
+        down = histories.reason or None
+        return _json({**answer, "refused": model.reason or None, "history": down}, served)
 
 
 def _add_operations(app: FastAPI, model: Model) -> None:

@@ -202,12 +202,15 @@ class Model:
                 f"{folder} is a candidate without calibration or threshold; export it first."
             )
         self._check_name(loaded)
+        raw = _raw_table(loaded)
         rows = Rows(
-            loaded.features, loaded.manifest.get("missing", "refuse"), self.settings.max_rows
+            loaded.features,
+            loaded.manifest.get("missing", "refuse"),
+            self.settings.max_rows,
+            or_raw=raw is not None,
         )
         normal, anomalous = examples.find(loaded)
         version = loaded.version or "baked-in"
-        raw = _raw_table(loaded)
         served = Served(loaded, rows, version, time.time(), normal, anomalous, raw)
         try:
             encode(served.card())

@@ -55,6 +55,7 @@ class Rows:
     features : names, in the order of the columns
     missing : with 'median' the model fills in for null
     max_rows : more rows in one request are refused
+    or_raw : whether a body may hold raw transactions instead, which messages then say
     fast : lengths of bodies that simdjson is tried on first; what it does not take as it stands,
         msgspec judges
     """
@@ -65,8 +66,11 @@ class Rows:
         missing: Literal["refuse", "median"],
         max_rows: int,
         fast: Container[int] = FAST,
+        *,
+        or_raw: bool = False,
     ) -> None:
         self.fast = fast if simdjson else ()
+        self.wanted = "'features' or 'transactions'" if or_raw else "'features'"
         self.features, self.missing, self.max_rows = tuple(features), missing, max_rows
         self.max_values = max_rows * len(self.features)
         shape: type[_Body] | type[_BodyWithNull] = _Body if missing == "refuse" else _BodyWithNull
@@ -199,16 +203,19 @@ class Rows:
             field = "features" if "$.features" in reason or "`features`" in reason else None
             if "unknown field" in reason:
                 name = reason.partition("`")[2].rpartition("`")[0][:60]
-                message = f"The body has the unknown key {name!r}; send only 'features'."
+                message = f"The body has the unknown key {name!r}; send only {self.wanted}."
                 return RequestError(422, "unknown_key", message, field=name)
             if "missing required" in reason:
                 return RequestError(
-                    422, "missing_key", "The body lacks 'features', the list of rows.", field=field
+                    422,
+                    "missing_key",
+                    f"The body lacks {self.wanted}, the list of rows.",
+                    field=field,
                 )
             wanted = (
                 "'features' must be a list of rows"
                 if field
-                else "The body must be an object with 'features'"
+                else f"The body must be an object with {self.wanted}"
             )
             return RequestError(422, "wrong_type", f"{wanted}, not {got}.", field=field)
         row = int(path[1])

@@ -88,12 +88,16 @@ class Alive(BaseModel):
 
 
 class Ready(BaseModel):
-    """A verified bundle answers; `refused` says why a successor, if any, was not taken up."""
+    """A verified bundle answers; `refused` says why a successor, if any, was not taken up.
+
+    `history` says why raw transactions cannot be looked up, if so; rows of features go on.
+    """
 
     status: Literal["ready"]
     model_version: str
     bundle_hash: str
     refused: str | None
+    history: str | None
 
 
 class Reloaded(BaseModel):
@@ -213,7 +217,9 @@ def document(app: FastAPI, served: Served | None, settings: Settings) -> dict:
         body["anyOf"] = [{"required": ["features"]}, {"required": ["transactions"]}]
         body["maxProperties"] = 1
         predict["parameters"] = [EXPLAIN, REMEMBER]
-        examples["raw"] = {"summary": "a raw transaction", "value": _raw_example(raw)}
+        medians = dict(zip(features, served.bundle.reference.get("median", ()), strict=False))
+        row = raw.example(medians, datetime.now(UTC))
+        examples["raw"] = {"summary": "a raw transaction", "value": {"transactions": [row]}}
     _describe(predict, body, examples)
     answered = ["/predict", "/model", "/health/ready"]
     if raw is not None and raw.has_histories:
@@ -272,22 +278,6 @@ def _transactions(raw: RawTable, max_rows: int) -> dict:
         "maxItems": max_rows,
         "description": "raw transactions, columns of the table by name; others are left out",
     }
-
-
-def _raw_example(raw: RawTable) -> dict:
-    """Return a raw transaction to try; it is one of nobody the model knows."""
-    row: dict[str, Any] = {} if raw.id is None else {raw.id: "try-1"}
-    for column in raw.time:
-        row[column] = 0.0
-    if raw.has_dates:
-        now = datetime.now(UTC)
-        row[raw.time[0]] = now.strftime("%Y-%m-%dT%H:%M:%SZ" if len(raw.time) == 1 else "%Y-%m-%d")
-        for clock in raw.time[1:]:
-            row[clock] = now.strftime("%H:%M:%S")
-    row |= dict.fromkeys(raw.numbers, 1.0)
-    for column in raw.texts:
-        row[column] = f"some {column}"
-    return {"transactions": [row]}
 
 
 def _labels(max_rows: int) -> dict:

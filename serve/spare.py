@@ -45,16 +45,19 @@ class Spare:
         if self.folder is None:
             return
         mine = self.folder / f"{os.getpid()}-{next(_count)}"
+        # under another name until it is whole: another worker removes older copies
+        making = self.folder / f"making_{mine.name.replace('-', '_')}"
         try:
             if self.current and bundle.verify(self.current) == manifest:
                 return  # another worker was faster
-            _copy(source, mine)
-            if bundle.verify(mine) == manifest:
+            _copy(source, making)
+            if bundle.verify(making) == manifest:
+                making.rename(mine)
                 self._point_to(mine)
             else:  # it was replaced meanwhile: the next look at it brings us here again
-                shutil.rmtree(mine)
+                shutil.rmtree(making)
         except (OSError, BundleError) as error:
-            shutil.rmtree(mine, ignore_errors=True)
+            shutil.rmtree(making, ignore_errors=True)
             log.warning("no copy of the bundle", extra={"data": {"reason": str(error)}})
 
     def _point_to(self, mine):

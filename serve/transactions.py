@@ -144,6 +144,7 @@ class Histories:
         self._store: Store | None = None
         self._ready_for: str | None = None  # hash of the bundle whose columns the store has
         self._n_since_pruned = 0
+        self.reason = ""  # why the store did not answer the last time; empty if it did
 
     async def features(
         self, served: Served, transactions: Sequence[Transaction], remember: bool
@@ -193,9 +194,12 @@ class Histories:
 
     async def _on_thread(self, work: Callable[[], Result]) -> Result:
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+            result = await asyncio.get_running_loop().run_in_executor(self._pool, work)
+            self.reason = ""
+            return result
         except StoreError as error:
             self._ready_for = None
+            self.reason = str(error)
             again = [(b"retry-after", b"1")]
             raise RequestError(503, "no_history", str(error), headers=again) from error
 

@@ -3,6 +3,7 @@
 import itertools
 import json
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 
 import numpy as np
 import online
@@ -241,6 +242,8 @@ def test_a_store_that_was_lost_is_made_anew(prepared, tmp_path):
     [
         ({"eur": "12"}, "eur", "number"),
         ({"eur": -1}, "eur", "negative"),
+        ({"eur": 1e300}, "eur", "range of float32"),
+        ({"lat": -1e39}, "lat", "range of float32"),
         ({"t": "2024-01-01"}, "t", "number"),
         ({"t": None}, "t", "number"),
         ({"t": True}, "t", "number"),
@@ -438,3 +441,25 @@ def test_a_file_of_categories_is_scored_by_the_encoders_of_the_bundle(tmp_path):
     score_table(prepared.dataset, tmp_path / "later.csv", model, tmp_path / "out")
     found = pd.read_parquet(tmp_path / "out" / "scores.parquet")["anomaly_score"]
     np.testing.assert_allclose(found, model.anomaly_score(prepared.X.astype(np.float32)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("gap", [False, True])
+def test_a_gap_behind_the_bundles_history_is_said(tmp_path, capsys, gap):
+    prepared = Prepared(shop(), table())
+    model = bundle.load(prepared.write(tmp_path / "served", 90))
+    later = table().iloc[90:]
+    later = later.assign(t=later["t"] + (500.0 if gap else 0.0))
+    later.to_csv(tmp_path / "later.csv", index=False)
+    score_table(prepared.dataset, tmp_path / "later.csv", model, tmp_path / "out")
+    assert ("windows lack what came in between" in capsys.readouterr().out) == gap
+
+
+def test_an_example_of_a_raw_transaction_can_be_read(prepared):
+    now = datetime(2024, 7, 1, 10, tzinfo=UTC)
+    row = prepared.raw.example({"eur": 12.34567}, now)
+    assert row["eur"] == 12.35
+    assert row["kind"] == "food"  # the most frequent one of reference, or near it
+    prepared.raw.read(row)
+    written = dated().raw.example({}, now)
+    assert written["t"] == "2024-07-01T10:00:00Z"
+    dated().raw.read(written)

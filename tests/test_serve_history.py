@@ -271,9 +271,12 @@ def test_a_store_that_is_down_refuses_raw_transactions_alone(folder, prepared, t
             refused(answer, 503, "no_history")
             assert answer.headers["retry-after"] == "1"
         assert post(client, {"features": [[0.0] * prepared.X.shape[1]]}).status_code == 200
-        assert client.get("/health/ready").status_code == 200
+        ready = client.get("/health/ready")
+        assert ready.status_code == 200
+        assert "FRAUD_HISTORY" in ready.json()["history"]
         (tmp_path / "file").unlink()  # mended while the server runs
         assert post(client, {"transactions": prepared.rows[:1]}).status_code == 200
+        assert client.get("/health/ready").json()["history"] is None
 
 
 def test_a_recipe_without_histories_needs_no_store(prepared, tmp_path):
@@ -378,6 +381,19 @@ def test_two_workers_and_a_killed_one_lose_and_repeat_nothing(prepared, folder, 
     assert scores == expected(prepared, folder)[N_BEFORE:].tolist()
 
 
+def test_workers_end_with_a_parent_that_is_killed(folder, tmp_path):
+    """They would hold the port against the next server."""
+    with running(folder, tmp_path / "log", workers=2, history=tmp_path / "h") as server:
+        workers = children(server.process.pid)
+        server.process.kill()
+        server.process.wait()
+        for _ in range(200):
+            if not any(Path(f"/proc/{worker}").exists() for worker in workers):
+                return
+            threading.Event().wait(0.05)
+        raise AssertionError("a worker goes on without its parent")
+
+
 # --- python -m serve.history
 
 
@@ -415,6 +431,7 @@ def test_the_command_loads_tells_and_prunes(monkeypatch, capsys, prepared, folde
     status, said = call("load", str(file))
     assert status == 0, said
     assert "60 new transactions of 60" in said
+    assert "labels of those before are filled in" in said
     assert "0 new transactions of 60" in call("load", str(file))[1]
     with serving(folder, tmp_path / "histories") as client:
         body = {"transactions": prepared.rows[150:151]}
@@ -452,6 +469,8 @@ def test_the_command_refuses_in_a_sentence(monkeypatch, capsys, prepared, folder
     wrong.write_text("nr,t\nT1,yesterday\n")
     assert "row 1" in call("load", str(wrong))
     assert "cannot be read" in call("load", str(tmp_path / "absent.csv"))
+    (tmp_path / "empty.csv").write_text("")
+    assert "no transactions" in call("load", str(tmp_path / "empty.csv"))
     assert "no bundle" in call("status", bundle=tmp_path)
     (tmp_path / "file").write_text("")
     assert "FRAUD_HISTORY" in call("status", place=tmp_path / "file" / "below")

@@ -219,16 +219,14 @@ class RawTable:
 
     def _number(self, column: str, value: Any) -> float:
         if value is None:
-            number = math.nan
-        elif isinstance(value, bool | int | float):
-            number = float(value)
-        else:
+            if self.missing == "refuse":
+                raise CellError(column, "is null; this model needs every value")
+            return math.nan
+        if not isinstance(value, bool | int | float):
             raise CellError(column, f"is {_shown(value)}; expected a number")
-        if abs(number) <= FLOAT32_MAX:
-            return number
-        if self.missing == "refuse":
-            raise CellError(column, f"is {_shown(value)}; this model needs a finite number")
-        return math.nan
+        if not abs(value) <= FLOAT32_MAX:
+            raise CellError(column, f"is {_shown(value)}, beyond ±3.4e38, the range of float32")
+        return float(value)
 
     def _text(self, column: str, value: Any) -> str | None:
         """Return the text of an entity or a category; None where it says nothing."""
@@ -284,6 +282,31 @@ class RawTable:
         """How a date is written, for a message."""
         iso = "ISO 8601, such as 2024-01-31T13:45:00Z"
         return iso if self.time_format is None else f"{self.time_format} or {iso}"
+
+    def example(self, medians: Mapping[str, float], now: datetime) -> dict[str, Any]:
+        """Return a raw transaction to try: of nobody, with usual values as far as they are known.
+
+        Parameters
+        ----------
+        medians : {feature: its median in reference}
+        now : when it is, in UTC
+        """
+        row: dict[str, Any] = {} if self.id is None else {self.id: "try-1"}
+        for column in self.time:
+            row[column] = 0.0
+        if self.has_dates:
+            one = len(self.time) == 1
+            row[self.time[0]] = now.strftime("%Y-%m-%dT%H:%M:%SZ" if one else "%Y-%m-%d")
+            row |= {clock: now.strftime("%H:%M:%S") for clock in self.time[1:]}
+        for column in self.numbers:
+            row[column] = float(f"{medians.get(column, 1.0):.4g}")
+        for column in self.texts:
+            row[column] = f"some {column}"
+        for category in self.recipe.categories:
+            # the most frequent value of reference comes first
+            words = (word for word in self.encoders[category.name]["shares"] if word)
+            row[category.column] = next(words, row[category.column])
+        return row
 
     def known_label(self, value: Any, column: str | None = None) -> int | None:
         """Return 1 for fraud, 0 for genuine, None for not known yet; CellError for another word.

@@ -358,6 +358,13 @@ class Recipe:
         return any(isinstance(feature, of_time) for feature in self.derived)
 
     @property
+    def label_delay_s(self) -> int:
+        """How late a label is known, in seconds: the shortest delay of what counts frauds."""
+        windows = (f for f in self.histories if isinstance(f, Window))
+        delays = [w.delay_s for w in windows if w.statistic in OF_LABELS]
+        return min(delays, default=0)
+
+    @property
     def knows_labels(self) -> bool:
         """Whether a feature counts frauds."""
         windows = (f for f in self.histories if isinstance(f, Window))

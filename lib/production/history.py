@@ -33,7 +33,8 @@ class History:
     Parameters
     ----------
     split : lib.data.splits.Split
-    label_delay_s : s until a label is known; negative: the mean duration of a batch
+    label_delay_s : s until a label is known; negative: what features that count frauds take it to
+        be, the mean duration of a batch where there are none
 
     Attributes
     ----------
@@ -64,7 +65,10 @@ class History:
         self.batch_weight = stream_weight / len(split.batches)
         self.clock = split.dataset.time is not None
         self.label_delay_s = label_delay_s
-        if label_delay_s < 0:
+        recipe = split.dataset.recipe
+        if label_delay_s < 0 and recipe is not None and recipe.knows_labels:
+            self.label_delay_s = recipe.label_delay_s
+        elif label_delay_s < 0:
             start_s = self.data.time_s[self.n_past]
             end_s = self.data.time_s[-1]
             span_s = end_s - start_s

@@ -23,17 +23,19 @@ import pyarrow.parquet as pq
 
 from lib import bundle
 from lib.bundle import Bundle, recent
+from lib.bundle.by_row import MICROSECONDS
 from lib.data import datasets, features, raw_rows, reading, splits, times
 from lib.data.columns import beside
 from lib.data.datasets import ROOT, Arrays, Dataset
 from lib.errors import BundleError, DataError
 from lib.evaluation import intervals
 from lib.files import whole, write_json
-from lib.production import drift
+from lib.production import drift, drift_categories
 
 CHUNK_ROWS = 100_000
 COLUMNS = ("position", "anomaly_score", "alert")  # ours in scores.parquet
 SAMPLE_ROWS = 100_000  # that the drift report looks at, drawn evenly from all
+GAP = 100  # mean distances between transactions, which nobody would call a gap
 N_NAMED = 12  # columns that the command's last lines name
 
 
@@ -138,12 +140,29 @@ def _with_histories(dataset: Dataset, path: Path, model: Bundle) -> pd.DataFrame
         past = raw_rows.as_frame(dataset, known, table)
         is_new = ~past[dataset.ids[0]].isin(table[dataset.ids[0]])
         joined = pd.concat([past[is_new], table], ignore_index=True)
+        said = _on_gap(dataset, known, table)
+        if said:
+            print(said)
     n_before = len(joined) - len(table)
     order = np.argsort(times.ticks(joined[dataset.time_column]), kind="stable")
     derived = features.derive(dataset, joined.iloc[order].reset_index(drop=True))
     place = np.empty(len(joined), np.int64)
     place[order] = np.arange(len(joined))
     return derived.iloc[place[n_before:]].reset_index(drop=True)
+
+
+def _on_gap(dataset: Dataset, known: recent.Recent, table: pd.DataFrame) -> str:
+    """Return what the windows of a table miss before its first row; empty where that is nothing."""
+    t = features.instants(dataset, table[dataset.time_column])
+    gap_s = (int(t.min()) - int(known.t.max())) / MICROSECONDS
+    usual_s = np.ptp(known.t) / MICROSECONDS / max(len(known), 1)
+    if gap_s <= GAP * usual_s:
+        return ""
+    return (
+        f"The transactions that the bundle brings along end {intervals.duration(gap_s)} before the "
+        "first row of the file: windows lack what came in between, and scores may be far off. "
+        "Score a file that holds all transactions since then."
+    )
 
 
 def _has_label(dataset: Dataset, path: Path) -> bool:
@@ -199,12 +218,19 @@ def _drift(
     options = drift.MonitorOptions(
         block_s=intervals.block_length(reference.time_s),
         clock=dataset.time is not None,
+        categories=_categories(model),
     )
     known_score = model.anomaly_score(reference.X)
     known = drift.Reference(dataset.features, reference, known_score, options)
     data, score = sample.rows()
     known.compare(data.X, data.weight, data.time_s, score)
     return known.verdict.to_dict()
+
+
+def _categories(model: Bundle) -> dict[str, drift_categories.Values]:
+    """Return what the numbers of a bundle's categories stand for."""
+    encoders = model.manifest.get("recipe", {}).get("encoders", {})
+    return {name: drift_categories.of_encoder(encoder) for name, encoder in encoders.items()}
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,13 @@ import base64
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from lib.bundle.raw import RawTable
 from lib.data import labels_seen
+from lib.evaluation import comparison
 from lib.evaluation.figures import Figure, interval, number
 from lib.files import read_json, write_text
 from lib.reporting import differences, names, tables
@@ -385,9 +387,11 @@ def _row(model: str, entry: Mapping[str, Any], period: str, champion: bool) -> d
 
 def _named(model: str, entry: Mapping[str, Any], champion: bool) -> dict[str, Any]:
     """Return how a model is called in the first column of a table."""
+    seen = labels_seen.in_short(entry.get("train_on"), entry.get("labels_in_features"))
     return {
         "label": label(model),
-        "seen": labels_seen.in_short(entry.get("train_on"), entry.get("labels_in_features")),
+        # it was fitted by another run, which this one's files do not know
+        "seen": "as its model card says" if model == comparison.PRESENT else seen,
         "colour": colour(model),
         "champion": champion,
     }
@@ -549,6 +553,10 @@ def _example(run_dir: Path, metrics: Mapping[str, Any]) -> str:
     model = str(champion.get("model"))
     manifest = _read(run_dir / "models" / model / "manifest.json")
     reference = manifest.get("reference", {})
+    if manifest.get("recipe"):
+        medians = dict(zip(manifest["features"], reference.get("median", []), strict=False))
+        row = RawTable(manifest).example(medians, datetime.now(UTC))
+        return json.dumps({"transactions": [row]})
     # an ordinary transaction, and nobody's
     row = [round(value, 2) for value in reference.get("median", [])]
     if not row:

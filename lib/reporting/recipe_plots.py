@@ -110,7 +110,7 @@ def categories(axes: np.ndarray, table: pd.DataFrame, overall: float | None) -> 
     rates.axvline(overall, color=SOFT, linestyle=":", linewidth=1.4)
     # a value with few transactions has an interval that would push all others to the left
     furthest = max(table["rate"].max(), overall, table["high"].median())
-    rates.set(xlabel="fraud rate, 95 % interval", xlim=(0, 1.6 * furthest or 1))
+    rates.set(xlabel="fraud rate, 95 % interval", xlim=(0, min(1.6 * furthest, 1) or 1))
     rates.xaxis.set_major_formatter(PercentFormatter(1))
     rates.grid(axis="y", visible=False)
 

@@ -30,6 +30,7 @@ from serve.history import SLICE, Store, StoreError, open_store
 from serve.settings import Settings, SettingsError
 
 A_LINE = "one JSON object a line, or CSV with a header"
+OTHERS = "python -m lib.data.raw_rows reads tables of other kinds"
 
 
 class RefusedError(Exception):
@@ -86,7 +87,10 @@ def _load_file(store: Store, raw: RawTable, path: Path) -> str:
     while part := list(itertools.islice(rows, SLICE)):
         n_new += store.load(_recent(raw, part, path, n), str(path))
         n += len(part)
-    return f"{n_new:,} new transactions of {n:,} in {path}."
+    where = "standard input" if str(path) == "-" else path
+    if not n:
+        raise RefusedError(f"{where} holds no transactions; nothing was loaded.")
+    return f"{n_new:,} new transactions of {n:,} in {where}; labels of those before are filled in."
 
 
 def _recent(raw: RawTable, rows: list[dict[str, Any]], path: Path, first: int) -> Recent:
@@ -121,7 +125,8 @@ def _rows(raw: RawTable, path: Path) -> Iterator[dict[str, Any]]:
         with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
             yield from _parsed(raw, file)
     except (OSError, ValueError, csv.Error) as error:
-        raise RefusedError(f"{path} cannot be read ({error}); it must be {A_LINE}.") from error
+        reason = f"{path} cannot be read ({error}); it must be {A_LINE}. {OTHERS}."
+        raise RefusedError(reason) from error
 
 
 def _parsed(raw: RawTable, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
