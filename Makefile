@@ -39,7 +39,9 @@ test: $(READY)  ## all tests that need pip only; ARGS="…" goes to pytest, JOBS
 check: test  ## make test, then what needs chromium, Docker or many minutes
 	@for tool in chromium docker; do \
 		command -v $$tool >/dev/null || echo "$$tool is not installed: the checks that need it will fail"; done
-	@echo "Now the checks that need chromium, Docker or many minutes"
+	@command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || \
+		echo "PostgreSQL is not installed: the checks that need it will fail"
+	@echo "Now the checks that need chromium, Docker, PostgreSQL or many minutes"
 	@$(PY) -m pytest -m check $(ARGS) || test $$? -eq 5  # 5: there are none
 
 lab: $(READY)  ## JupyterLab on the notebooks

@@ -8,11 +8,10 @@ import bundles
 import pytest
 import yaml
 from conftest import ROOT
-from sqlalchemy.engine import make_url
+from team import COMPOSE, store_address
 
 from serve.settings import PREFIX, Settings
 
-COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
 DOCKERFILES = ["Dockerfile.prod", "Dockerfile.mlflow"]
 
 
@@ -110,13 +109,6 @@ def test_compose_names_settings_that_exist_and_has_no_password():
     assert (address.username, address.password) == (postgres["environment"]["POSTGRES_USER"], None)
     assert address.database == postgres["environment"]["POSTGRES_DB"]
     assert address.host in COMPOSE["services"]
-
-
-def store_address():
-    """Where compose.yaml's MLflow server keeps runs and registry, as SQLAlchemy reads it."""
-    option = "--backend-store-uri="
-    (word,) = [word for word in COMPOSE["services"]["mlflow"]["command"] if word.startswith(option)]
-    return make_url(word.removeprefix(option))
 
 
 def test_mlflows_address_names_a_driver_that_its_image_installs():
