@@ -465,6 +465,24 @@ def test_a_turn_that_was_taken_without_an_answer_is_ours(home):
     turns._take(client(), f"{NAME}.changing", "here 1 abc")
 
 
+def test_a_turn_that_ends_while_mlflow_looks_at_it_is_taken(home, monkeypatch):
+    from mlflow import MlflowClient
+    from mlflow.exceptions import RESOURCE_DOES_NOT_EXIST, MlflowException
+
+    create = MlflowClient.create_registered_model
+    refusals = iter([MlflowException("it has gone", RESOURCE_DOES_NOT_EXIST)])
+
+    def refused_once(self, *words):
+        for refusal in refusals:
+            raise refusal
+        return create(self, *words)
+
+    monkeypatch.setattr(MlflowClient, "create_registered_model", refused_once)
+    with turns.turn(client(), NAME):
+        assert len(client().search_registered_models()) == 1
+    assert client().search_registered_models() == []
+
+
 def test_what_was_being_logged_when_a_process_died_is_ended(home, tmp_path):
     parent = tracking.start_pipeline("run")
     child = tracking._start("03_isolation_forest", {}, parent_id=parent)

@@ -71,7 +71,8 @@ def _created(client, mark, holder):
     try:
         client.create_registered_model(mark, {"holder": holder}, about)
     except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+        # DOES_NOT_EXIST: it existed, and had gone when MLflow looked at what it collided with
+        if error.error_code not in ("RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"):
             raise
         return False
     return True
