@@ -65,14 +65,12 @@ def _take(client, mark, holder):
 
 
 def _created(client, mark, holder):
-    from mlflow.exceptions import MlflowException
-
     about = "The champion is being changed; this disappears by itself."
     try:
         client.create_registered_model(mark, {"holder": holder}, about)
-    except MlflowException as error:
+    except Exception as error:
         # DOES_NOT_EXIST: it existed, and had gone when MLflow looked at what it collided with
-        if error.error_code not in ("RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"):
+        if _code(error) not in ("RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"):
             raise
         return False
     return True
@@ -91,12 +89,15 @@ def _has_died(holder):
 
 def _remove(client, mark, holder):
     """End a turn, unless somebody else has the next one already."""
-    from mlflow.exceptions import MlflowException
-
     if _holder(client, mark) != holder:
         return
     try:
         client.delete_registered_model(mark)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+    except Exception as error:
+        if _code(error) != "RESOURCE_DOES_NOT_EXIST":
             raise
+
+
+def _code(error):
+    """Return the code of MLflow's own errors; empty for any other."""
+    return getattr(error, "error_code", "")
