@@ -16,7 +16,7 @@ READY := .venv/ready
 TORCH  = $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 UV     = $(shell sed -n 's/^\(uv==[^ ]*\).*/\1/p' requirements.txt)
 SLOW  := rfc3987-syntax  # jsonschema does without; importing it takes seconds in every process that reads a notebook
-LOCK   = $(PY) -m uv pip compile pyproject.toml --universal --python-version 3.11 --fork-strategy fewest \
+LOCK   = $(PY) -m uv pip compile --universal --python-version 3.11 --fork-strategy fewest \
 	--generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-emit-package torch --quiet
 
 MAKEFLAGS += --no-print-directory
@@ -39,7 +39,9 @@ test: $(READY)  ## all tests that need pip only; ARGS="…" goes to pytest, JOBS
 check: test  ## make test, then what needs chromium, Docker or many minutes
 	@for tool in chromium docker; do \
 		command -v $$tool >/dev/null || echo "$$tool is not installed: the checks that need it will fail"; done
-	@echo "Now the checks that need chromium, Docker or many minutes"
+	@command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || \
+		echo "PostgreSQL is not installed: the checks that need it will fail"
+	@echo "Now the checks that need chromium, Docker, PostgreSQL or many minutes"
 	@$(PY) -m pytest -m check $(ARGS) || test $$? -eq 5  # 5: there are none
 
 lab: $(READY)  ## JupyterLab on the notebooks
@@ -85,8 +87,10 @@ architecture: $(READY)  ## the picture and the table of docs/architecture.md, fr
 	@$(PY) docs/draw_architecture.py
 
 lock: $(READY)  ## write the locks and environment.yml anew from pyproject.toml; UPGRADE=1 takes newer versions
-	@$(LOCK) $(if $(UPGRADE),--upgrade) --all-extras --output-file requirements.txt
-	@$(LOCK) --constraint requirements.txt --output-file requirements-serve.txt
+	@$(LOCK) pyproject.toml $(if $(UPGRADE),--upgrade) --all-extras --output-file requirements.txt
+	@$(LOCK) pyproject.toml --constraint requirements.txt --output-file requirements-serve.txt
+	@$(LOCK) $(if $(UPGRADE),--upgrade) --group mlflow-server --constraint requirements.txt \
+		--output-file requirements-mlflow.txt
 	@$(PY) .ci/environment.py > environment.yml.part && mv environment.yml.part environment.yml
 	@$(MAKE) setup
 

@@ -23,9 +23,9 @@ def purposes():
     """The declared packages of pyproject.toml: {requirement's name: (version pin or "",
     comment)}.
     """
-    lines = re.findall(
-        r'^    "([\w.-]+)[^"=<>]*([^"]*)", +# (.+)$', (ROOT / "pyproject.toml").read_text(), re.M
-    )
+    # the groups that follow are other environments
+    ours, _, _ = (ROOT / "pyproject.toml").read_text().partition("[dependency-groups]")
+    lines = re.findall(r'^    "([\w.-]+)[^"=<>]*([^"]*)", +# (.+)$', ours, re.M)
     return {name: (version, comment) for name, version, comment in lines}
 
 

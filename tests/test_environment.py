@@ -46,7 +46,9 @@ def version(requirement):
     return str(requirement.specifier).removeprefix("==")
 
 
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements-serve.txt"])
+@pytest.mark.parametrize(
+    "name", ["requirements.txt", "requirements-serve.txt", "requirements-mlflow.txt"]
+)
 def test_lock_pins_one_version_with_hashes_and_names_no_host(name):
     text, requirements = (ROOT / name).read_text(), lock(name)
     assert (
@@ -85,6 +87,19 @@ def test_server_lock_is_the_small_part_of_the_lock():
         if version(pin) != version(everything[name])
     } == {}
     assert server.keys() & HEAVY == set()
+
+
+def test_lock_of_the_teams_mlflow_is_its_group_in_the_versions_of_the_lock():
+    everything, team = lock("requirements.txt"), lock("requirements-mlflow.txt")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    for wanted in map(Requirement, project["dependency-groups"]["mlflow-server"]):
+        assert wanted.specifier.contains(version(team[canonicalize_name(wanted.name)])), wanted
+    assert {
+        name: version(pin)
+        for name, pin in team.items()
+        if name in everything and version(pin) != version(everything[name])
+    } == {}
+    assert "onnxruntime" not in team, "a server of MLflow scores nothing"
 
 
 def test_conda_environment_is_the_lock():

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -27,7 +28,7 @@ from sqlalchemy.engine import make_url
 from lib import bundle
 from lib.errors import TrackingError
 from lib.notebook import Notebook
-from lib.registry import descriptions, mlflow_store, tracking
+from lib.registry import descriptions, mlflow_store, tracking, turns
 from lib.registry.mlflow_store import flatten
 
 NAME = "fraud-detector-test"
@@ -370,6 +371,7 @@ def test_a_rollback_withdraws_the_version_that_it_leaves(home, tmp_path):
     assert tracking.withdrawn(NAME) == {
         bundle.bundle_hash(second): "version 2 was withdrawn: too many alerts"
     }
+    assert tracking.withdrawn_versions(NAME) == mlflow_store.withdrawn(NAME)
     left = mlflow_store.champion(NAME, "previous")
     assert (left.version, left.withdrawn) == ("2", "too many alerts")
     assert datetime.fromisoformat(left.withdrawn_at) <= datetime.fromisoformat(
@@ -408,6 +410,115 @@ def test_a_champion_whose_files_were_changed_says_so(home, tmp_path):
     assert "damaged" in tracking.champion(NAME).lost
     client().delete_model_version_tag(NAME, "1", "bundle_hash")
     assert tracking.register(candidate(tmp_path / "d"), NAME) == "2"
+
+
+def test_a_decision_is_refused_if_another_model_has_become_champion_since(home, tmp_path):
+    first, second, third = (candidate(tmp_path / str(i), f"model {i}", i) for i in range(3))
+    assert tracking.register(first, NAME, instead_of=None) == "1"
+    with pytest.raises(
+        TrackingError, match=r"compared with no champion, and version 1 is the champion.*again"
+    ):
+        tracking.register(second, NAME, instead_of=None)
+    assert [v.version for v in tracking._versions(client(), NAME)] == ["1"]
+    assert tracking.register(second, NAME, instead_of="1") == "2"
+    with pytest.raises(TrackingError, match="compared with version 1, and version 2 is"):
+        tracking.register(third, NAME, instead_of="1")
+    # the same model, found by somebody else at the same time, is no change
+    assert tracking.register(second, NAME, instead_of="1") == "2"
+    client().delete_registered_model_alias(NAME, "champion")
+    with pytest.raises(TrackingError, match="compared with version 2, and there is none"):
+        tracking.register(third, NAME, instead_of="2")
+
+
+def test_registered_at_once_each_is_champion_after_the_other(home, tmp_path):
+    folders = [candidate(tmp_path / str(i), f"model {i}", i) for i in range(3)]
+    with ThreadPoolExecutor(3) as pool:
+        versions = list(pool.map(lambda folder: tracking.register(folder, NAME), folders))
+    assert sorted(versions) == ["1", "2", "3"]
+    assert tracking._aliases(client(), NAME) == {"champion": "3", "previous": "2"}
+    assert [model.name for model in client().search_registered_models()] == [NAME]
+
+
+@pytest.mark.parametrize("host", [socket.gethostname(), "elsewhere"])
+def test_a_turn_whose_holder_has_died_ends(home, tmp_path, monkeypatch, host):
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    if host == "elsewhere":
+        monkeypatch.setattr(turns, "WAIT_S", 0.3)
+    client().create_registered_model(f"{NAME}.changing", {"holder": f"{host} {dead.pid} abc"})
+    start = time.monotonic()
+    assert tracking.register(candidate(tmp_path / "c"), NAME) == "1"
+    assert time.monotonic() - start < 20
+    assert [model.name for model in client().search_registered_models()] == [NAME]
+
+
+def test_a_turn_that_does_not_come_is_a_sentence(home, tmp_path, monkeypatch):
+    monkeypatch.setattr(turns, "GIVE_UP_S", 0.3)
+    client().create_registered_model(f"{NAME}.changing")  # somebody's model, who knows whose
+    with pytest.raises(TrackingError, match=f"delete the registered model {NAME}.changing"):
+        tracking.rollback(NAME)
+    assert len(client().search_registered_models()) == 1
+
+
+def test_a_turn_that_was_taken_without_an_answer_is_ours(home):
+    client().create_registered_model(f"{NAME}.changing", {"holder": "here 1 abc"})
+    turns._take(client(), f"{NAME}.changing", "here 1 abc")
+
+
+def test_a_turn_that_ends_while_mlflow_looks_at_it_is_taken(home, monkeypatch):
+    from mlflow import MlflowClient
+    from mlflow.exceptions import RESOURCE_DOES_NOT_EXIST, MlflowException
+
+    create = MlflowClient.create_registered_model
+    refusals = iter([MlflowException("it has gone", RESOURCE_DOES_NOT_EXIST)])
+
+    def refused_once(self, *words):
+        for refusal in refusals:
+            raise refusal
+        return create(self, *words)
+
+    monkeypatch.setattr(MlflowClient, "create_registered_model", refused_once)
+    with turns.turn(client(), NAME):
+        assert len(client().search_registered_models()) == 1
+    assert client().search_registered_models() == []
+
+
+def test_what_was_being_logged_when_a_process_died_is_ended(home, tmp_path):
+    parent = tracking.start_pipeline("run")
+    child = tracking._start("03_isolation_forest", {}, parent_id=parent)
+    other = tracking._start("03_isolation_forest", {}, parent_id=tracking.start_pipeline("b"))
+    whole = tracking.log_candidate(child, candidate(tmp_path / "c"))
+    experiment = tracking._client()[1]
+    cut_off = [
+        client().create_logged_model(experiment, "forest", run).model_id for run in (parent, child)
+    ]
+    assert tracking.start_pipeline("run", parent_id=parent) == parent
+    status = {run: client().get_run(run).info.status for run in (parent, child, other)}
+    assert status == {parent: "RUNNING", child: "KILLED", other: "RUNNING"}
+    models = [client().get_logged_model(model).status.name for model in (*cut_off, whole)]
+    assert models == ["FAILED", "FAILED", "READY"]
+
+
+def test_two_projects_may_make_the_experiment_at_the_same_time(tmp_path, monkeypatch):
+    import mlflow
+
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    first = tracking._client()[1]
+    tracking._connect.cache_clear()
+    there = mlflow.MlflowClient.get_experiment_by_name
+    answers = iter([lambda *_: None])  # as it was when we asked
+    monkeypatch.setattr(
+        mlflow.MlflowClient,
+        "get_experiment_by_name",
+        lambda self, name: next(answers, there)(self, name),
+    )
+    assert tracking._client()[1] == first
+
+
+def test_reasons_are_cut_to_what_a_database_takes(home, tmp_path):
+    tracking.register(candidate(tmp_path / "c"), NAME, ["because " * 1000])
+    assert len(client().get_model_version(NAME, "1").description) == descriptions.LIMIT
 
 
 def test_the_registry_may_be_another_store(home, empty, tmp_path, monkeypatch):

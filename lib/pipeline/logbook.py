@@ -30,7 +30,7 @@ def champion_version(name: str) -> str | None:
     except mlflow_store.TrackingError:  # no SQLite store: ask MLflow, whose import takes seconds
         from lib.registry import tracking
     try:
-        champion = tracking.champion(name)
+        champion = tracking.serving(name)  # no files: its version will do
     except mlflow_store.TrackingError:
         return "unknown"
     return champion.version if champion else None

@@ -34,7 +34,9 @@ PATHS = (  # columns in which MLflow keeps absolute paths
 )
 
 
-QUIET = {
+SETTINGS = {
+    # about a minute: a server that is started again is waited for. MLflow's own 7 take four minutes
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "5",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -223,11 +225,11 @@ def unreachable(uri: str, error: Exception) -> str:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Let MLflow keep log lines, links and telemetry to itself.
+    """Let MLflow keep log lines, links and telemetry to itself, and not be patient for ever.
 
     It leaves no URI in the environment of our children either.
     """
-    for variable, value in QUIET.items():
+    for variable, value in SETTINGS.items():
         os.environ.setdefault(variable, value)
     named = os.environ.get("MLFLOW_TRACKING_URI")
     try:

@@ -123,7 +123,7 @@ def now(name: str, bundle_dir: Path) -> Now:
     bundle, damage = exported(bundle_dir)
     # a tracking server that does not answer must not hide what the folder holds
     try:
-        withdrawn = mlflow_store.withdrawn(name)
+        withdrawn = _withdrawn(name)
     except TrackingError:
         withdrawn = {}
     as_of = datetime.now(UTC).isoformat(timespec="seconds")
@@ -143,6 +143,14 @@ def _champion(name: str) -> tuple[Model | None, str]:
     if found is None:
         return None, ""
     return Model(name, found.version, found.model, found.threshold, found.since), ""
+
+
+def _withdrawn(name: str) -> dict[str, str]:
+    if mlflow_store.database(mlflow_store.registry_uri()) is not None:
+        return mlflow_store.withdrawn(name)
+    from lib.registry import tracking
+
+    return tracking.withdrawn_versions(name)
 
 
 def stated_name(bundle_dir: Path) -> str:

@@ -28,10 +28,12 @@ from lib.errors import BundleError, TrackingError
 from lib.files import read_json
 from lib.registry import descriptions, mlflow_store
 from lib.registry.mlflow_store import Champion, Version, flatten, in_a_sentence
+from lib.registry.turns import turn
 
 # variable in which the pipeline tells its notebooks the parent run's id
 PARENT = "PIPELINE_MLFLOW_RUN"
 CHAMPION, PREVIOUS = "champion", "previous"
+ANY = "any"  # champion whatsoever
 # MLflow's pages then begin with the table of runs
 KIND = {"mlflow.experimentKind": "custom_model_development"}
 FILES = (
@@ -47,13 +49,13 @@ FILES = (
 def _client():
     """(MLflow's client, experiment id) of the store that `tracking_uri` names now."""
     mlflow_store.relocate()
+    mlflow_store.check()
     with mlflow_store.quiet():
         return _connect(mlflow_store.tracking_uri(), mlflow_store.registry_uri())
 
 
 @functools.lru_cache(maxsize=1)  # one at a time: MLflow's registry asks the URI that was set last
 def _connect(uri, registry_uri):
-    mlflow_store.check()
     import mlflow
 
     try:
@@ -66,7 +68,13 @@ def _connect(uri, registry_uri):
         path = mlflow_store.database(uri)
         # a tracking server decides itself where artifacts lie
         place = mlflow_store.artifacts(path) if path else None
-        return client, client.create_experiment(mlflow_store.EXPERIMENT, place, KIND)
+        try:
+            return client, client.create_experiment(mlflow_store.EXPERIMENT, place, KIND)
+        except mlflow.exceptions.MlflowException as error:
+            # another project on the same new store was faster
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        experiment = client.get_experiment_by_name(mlflow_store.EXPERIMENT)
     # somebody deleted it on MLflow's pages: its name is taken all the same
     if experiment.lifecycle_stage == "deleted":
         client.restore_experiment(experiment.experiment_id)
@@ -127,9 +135,29 @@ def start_pipeline(
     client, experiment = _client()
     # by search: asking for a run that is gone is an error, and people do delete runs
     if parent_id and client.search_runs([experiment], f"attributes.run_id = '{parent_id}'"):
+        _end_interrupted(client, experiment, parent_id)
         client.update_run(parent_id, status="RUNNING")
         return parent_id
     return _start(run_name, tags, description)
+
+
+def _end_interrupted(client, experiment, parent_id):
+    """End what was being logged when an earlier process, or the server, died.
+
+    Those stages are logged anew. Nothing is deleted: a copy of the project's folder may be at work
+    on the same run.
+    """
+    from mlflow.entities import LoggedModelStatus
+
+    children = f"tags.`mlflow.parentRunId` = '{parent_id}' AND attributes.status = 'RUNNING'"
+    interrupted = [run.info.run_id for run in client.search_runs([experiment], children)]
+    for run_id in [parent_id, *interrupted]:
+        of_run = f"source_run_id = '{run_id}'"
+        for model in client.search_logged_models([experiment], of_run):
+            if model.status == LoggedModelStatus.PENDING:
+                client.finalize_logged_model(model.model_id, LoggedModelStatus.FAILED)
+    for run_id in interrupted:
+        client.set_terminated(run_id, "KILLED")
 
 
 @in_a_sentence
@@ -268,30 +296,54 @@ def register(
     name: str,
     reasons: Iterable[str] = (),
     description: str = "",
+    *,
+    instead_of: str | None = ANY,
 ) -> str:
     """Make a candidate's folder the champion of `name`; return its version.
 
-    The champion so far becomes `previous`.
+    The champion so far becomes `previous`. One process does this at a time.
 
     A model that the registry has already, by its bundle hash and with its files whole, makes no new
     version: the alias goes to that one, and a mark of withdrawal is taken off it.
 
     reasons : sentences of the gate; description : Markdown of the version, the reasons by default
+    instead_of : version of the champion that the candidate was compared with, None where there was
+        none
     The model is logged to the pipeline's run where there is one (variable PIPELINE_MLFLOW_RUN),
     else to its own.
+
+    Raises
+    ------
+    TrackingError
+        Another model than `instead_of` is the champion by now; nothing has changed.
     """
     client, _ = _client()
     manifest = read_json(Path(folder) / "manifest.json")
-    said = description or descriptions.version(manifest, reasons)
+    said = (description or descriptions.version(manifest, reasons))[: descriptions.LIMIT]
     own = bundle.bundle_hash(folder)
-    version = _whole_version(client, name, own)
-    if version is None:
-        version = _new_version(client, Path(folder), name, said)
-    elif said:
-        client.update_model_version(name, version, said)
-    _crown(client, name, version)
-    client.update_registered_model(name, descriptions.registered(manifest, folder))
+    with turn(client, name):
+        version = _whole_version(client, name, own)
+        _check_champion(client, name, instead_of, version)
+        if version is None:
+            version = _new_version(client, Path(folder), name, said)
+        elif said:
+            client.update_model_version(name, version, said)
+        _crown(client, name, version)
+        client.update_registered_model(name, descriptions.registered(manifest, folder))
     return version
+
+
+def _check_champion(client, name, expected, own):
+    """Refuse a decision that was taken before the champion changed; `own` would be no change."""
+    present = (_aliases(client, name) or {}).get(CHAMPION)
+    if expected == ANY or present == expected or (present and present == own):
+        return
+    before = f"version {expected}" if expected else "no champion"
+    now = f"version {present} is the champion" if present else "there is none"
+    raise TrackingError(
+        f"{name}: the candidates were compared with {before}, and {now} by now. Nothing was "
+        "registered; the same command compares them again."
+    )
 
 
 def _new_version(client, folder, name, description):
@@ -377,6 +429,16 @@ def withdrawn(name: str) -> dict[str, str]:
     client, _ = _client()
     marked = [version for version in _versions(client, name) if version.withdrawn]
     return {_hash(client, v): f"version {v.version} was withdrawn: {v.withdrawn}" for v in marked}
+
+
+@in_a_sentence
+def withdrawn_versions(name: str) -> dict[str, str]:
+    """Return why versions were rolled back from: {version: reason}.
+
+    Of a SQLite store `lib.registry.mlflow_store.withdrawn` says the same without MLflow's import.
+    """
+    client, _ = _client()
+    return {v.version: v.withdrawn for v in _versions(client, name) if v.withdrawn}
 
 
 @in_a_sentence
@@ -476,6 +538,11 @@ def rollback(name: str, why: str = "") -> str:
         There is no previous version, or its files are gone; nothing has changed.
     """
     client, _ = _client()
+    with turn(client, name):
+        return _go_back(client, name, why)
+
+
+def _go_back(client, name, why):
     aliases = _aliases(client, name) or {}
     if PREVIOUS not in aliases:
         raise TrackingError(f"{name} has no previous champion to go back to.")
