@@ -66,22 +66,26 @@ class Histogram:
             data.weight * money * is_fraud,
             is_fraud & has_weight,
         )
-        mass = np.empty((len(bins), MASSES))
-        for column, values in enumerate(of_rows):
-            mass[:, column] = np.bincount(place, values, minlength=len(bins))
+        mass = _added_up(place, np.stack(of_rows, axis=1), len(bins))
         is_used = mass.any(axis=1)
         return cls(bins[is_used], mass[is_used])
 
     def __add__(self, other: Histogram) -> Histogram:
         bins, place = np.unique(np.concatenate([self.bins, other.bins]), return_inverse=True)
-        mass = np.zeros((len(bins), MASSES))
-        np.add.at(mass, place, np.concatenate([self.mass, other.mass]))
-        return Histogram(bins, mass)
+        return Histogram(bins, _added_up(place, np.concatenate([self.mass, other.mass]), len(bins)))
 
     def ranking(self) -> Ranking:
         """Return the masses from the highest bin down."""
         genuine, fraud, money, n_frauds = self.mass[::-1].T
         return Ranking(genuine, fraud, money, n_frauds)
+
+
+def _added_up(place: np.ndarray, mass: np.ndarray, n_bins: int) -> np.ndarray:
+    """Return the sums (n_bins, MASSES) of mass (n, MASSES) at the same place (n,)."""
+    added = np.empty((n_bins, MASSES))
+    for column in range(MASSES):
+        added[:, column] = np.bincount(place, mass[:, column], minlength=n_bins)
+    return added
 
 
 def bin_of(raw: np.ndarray) -> np.ndarray:
