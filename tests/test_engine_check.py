@@ -101,7 +101,6 @@ def test_tables_and_scores_in_an_object_store(dataset, table, served, cluster, b
     with executors.opened(cluster.address) as pool:
         record = thin.thin(there, pool)
     assert storage.exists(bucket("thin.thin.json"))
-    assert not storage.exists(bucket("thin.parquet.model"))
     assert record["of"] == N
     assert "endpoint" not in record["source"]
 

@@ -120,8 +120,10 @@ def _bring_code(client: Any) -> None:
 
         if (platform.node(), os.getpid()) == driver:
             return False
-        for path in [path for path in sys.path if "lib-" in path and path.endswith(".zip")]:
-            sys.path.remove(path)
+        for path in list(sys.path):
+            file = os.path.basename(path)
+            if file.startswith("lib-") and file.endswith(".zip"):
+                sys.path.remove(path)
         there = sys.modules.get("lib")
         if there is not None and name not in (there.__file__ or ""):
             for module in list(sys.modules):

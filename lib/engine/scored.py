@@ -119,11 +119,9 @@ def packed_model(manifest: dict[str, Any], graph: bytes) -> bytes:
     return archive.getvalue()
 
 
-@lru_cache(maxsize=2)
-def open_model(address: str, model_hash: str) -> Bundle:
-    """Return the bundle of a job, opened once in each process."""
-    where = storage.shown(address)
-    with zipfile.ZipFile(io.BytesIO(storage.read(address))) as zipped:
+def unpacked_model(content: bytes, model_hash: str, where: str) -> Bundle:
+    """Return what `packed_model` has packed; DataError if it is another bundle."""
+    with zipfile.ZipFile(io.BytesIO(content)) as zipped:
         manifest = json.loads(zipped.read("manifest.json"))
         graph = zipped.read(MODEL)
     is_whole = hashlib.sha256(graph).hexdigest() == manifest["files"][MODEL]
@@ -131,6 +129,12 @@ def open_model(address: str, model_hash: str) -> Bundle:
     if not is_whole or model.hash != model_hash:
         raise DataError(f"{where}: is another bundle than the one that this run began with")
     return model
+
+
+@lru_cache(maxsize=2)
+def _open_model(address: str, model_hash: str) -> Bundle:
+    """Return the bundle of a job, opened once in each process."""
+    return unpacked_model(storage.read(address), model_hash, storage.shown(address))
 
 
 def score_part(task: Task) -> Found:
@@ -154,7 +158,7 @@ def _scored(task: Task, key: str) -> tuple[pa.Buffer, Found]:
     """Return a part's file and what was found; the file is in memory until it is whole."""
     job = task.job
     dataset = Dataset.from_dict(job.dataset)
-    model = open_model(job.model, job.model_hash)
+    model = _open_model(job.model, job.model_hash)
     sums = _Sums()
     stream = pa.BufferOutputStream()
     writer = None

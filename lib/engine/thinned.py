@@ -7,7 +7,8 @@ row's position: the rows that are kept do not depend on parts or workers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -111,14 +112,35 @@ class Paces:
 
 
 @dataclass(frozen=True)
+class Model:
+    """A bundle as it travels with a task, see `scored.packed_model`; its hash tells which it is."""
+
+    model_hash: str
+    content: bytes = field(compare=False, repr=False)
+
+
+@lru_cache(maxsize=1)
+def _opened(model: Model) -> Bundle:
+    """Return a bundle, opened once in each process."""
+    return scored.unpacked_model(model.content, model.model_hash, "the bundle")
+
+
+@dataclass(frozen=True)
 class KeepJob:
-    """What is the same for all parts; `model` is a file, see `scored.packed_model`, or empty."""
+    """What is the same for all parts.
+
+    Parameters
+    ----------
+    dataset : description of the table, as `Dataset.to_dict` has it
+    paces : how many rows are kept
+    seed : of the lots
+    model : by whose score rows are drawn; None: evenly
+    """
 
     dataset: dict[str, Any]
     paces: Paces
     seed: int
-    model: str = ""
-    model_hash: str = ""
+    model: Model | None = None
 
 
 @dataclass(frozen=True)
@@ -156,7 +178,7 @@ def keep_part(task: KeepTask) -> Kept:
     """Check every cell of a part and keep some of its rows."""
     job = task.job
     dataset = Dataset.from_dict(job.dataset)
-    model = scored.open_model(job.model, job.model_hash) if job.model else None
+    model = None if job.model is None else _opened(job.model)
     batches = []
     columns = []
     n = 0

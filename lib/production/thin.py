@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,13 @@ from lib.data import checks, datasets, thin_record
 from lib.data.datasets import Dataset
 from lib.engine import executors, parts, scored, storage, thinned
 from lib.engine.meter import Meter
-from lib.engine.thinned import CountTask, KeepJob, KeepTask, Kept, Paces
+from lib.engine.thinned import CountTask, KeepJob, KeepTask, Kept, Model, Paces
 from lib.engine.time_histogram import CLASSES, PERIODS, TimeHistogram
 from lib.errors import BundleError, DataError
 
 ROWS = 300_000
 FRAUD_SHARE = 1 / 3  # of the rows: frauds beyond are thinned, too
+MODELS_BYTES = 256 << 20  # that a scheduler holds at a time
 DIGITS = 12  # of totals; the order in which parts are added up changes the last bits of floats
 GENUINE, FRAUD, UNLABELLED = range(3)  # places in CLASSES
 
@@ -67,12 +68,6 @@ class Run:
         head, mark, query = self.out.partition("?")
         return f"{head.removesuffix('.parquet')}.thin.json{mark}{query}"
 
-    @property
-    def model(self) -> str:
-        """The file by which workers get the model."""
-        head, mark, query = self.out.partition("?")
-        return f"{head}.model{mark}{query}"
-
 
 def thin(run: Run, pool: Executor) -> dict[str, Any]:
     """Write a thinned table and return the record of it, also kept as `thin.json`.
@@ -94,7 +89,8 @@ def thin(run: Run, pool: Executor) -> dict[str, Any]:
     cuts = histogram.cuts()
     rows, weight = histogram.totals(cuts)
     weight = _rounded(weight)
-    job = KeepJob(run.dataset.to_dict(), _paces(run, cuts, rows, weight), run.seed)
+    model = None if run.bundle is None else _model(run)
+    job = KeepJob(run.dataset.to_dict(), _paces(run, cuts, rows, weight), run.seed, model)
     kept = _keep(run, pool, table, job)
     found = _Sample.of(kept, weight)
     record = {
@@ -105,7 +101,7 @@ def thin(run: Run, pool: Executor) -> dict[str, Any]:
         "cuts_s": {"validation": cuts[0], "untouched": cuts[1]},
         "cut_width_s": 2.0**histogram.power,
         "totals": found.totals(rows, weight),
-        "drawn_by": _model_hash(run),
+        "drawn_by": None if model is None else model.model_hash,
         "seconds": time.perf_counter() - start,
     }
     _write(run, found, record)
@@ -211,12 +207,8 @@ def _by_score(share_kept: float) -> tuple[float, float]:
     return high, high
 
 
-def _model_hash(run: Run) -> str | None:
-    return None if run.bundle is None else _bundle(run)[0].hash
-
-
-def _bundle(run: Run) -> tuple[Bundle, bytes]:
-    """Return the model by whose score rows are drawn, and its graph; refuse another table's."""
+def _model(run: Run) -> Model:
+    """Return the model by whose score rows are drawn; refuse one of another table."""
     manifest, graphs = read_bundle(run.bundle)
     model = Bundle(manifest, graphs, where=str(run.bundle))
     if model.calibration is None:
@@ -225,26 +217,23 @@ def _bundle(run: Run) -> tuple[Bundle, bytes]:
         raise DataError(
             f"the bundle in {run.bundle} has other features than {run.dataset.name}; name --dataset"
         )
-    return model, scored.packed_model(manifest, graphs[scored.MODEL])
+    return Model(model.hash, scored.packed_model(manifest, graphs[scored.MODEL]))
 
 
 def _keep(run: Run, pool: Executor, table: parts.Table, job: KeepJob) -> list[Kept]:
     """Have every cell of all parts checked; return the rows that are kept, in the table's order."""
-    if run.bundle is not None:
-        model, content = _bundle(run)
-        job = replace(job, model=run.model, model_hash=model.hash)
-        storage.write(run.model, content)
+    ahead = executors.AHEAD
+    if job.model is not None:  # it travels with every task: the file that is made is not shared
+        ahead = int(np.clip(MODELS_BYTES / len(job.model.content), 16, ahead))
     meter = Meter("thinned", len(table.parts), table.rows)
     kept = []
     tasks = (KeepTask(job, part) for part in table.parts)
     try:
-        for part in executors.completed(pool, thinned.keep_part, tasks):
+        for part in executors.completed(pool, thinned.keep_part, tasks, ahead):
             meter.add(part.n)
             kept.append(part)
     finally:
         meter.close()
-        if run.bundle is not None:
-            storage.delete(run.model)
     return sorted(kept, key=lambda part: part.number)
 
 
