@@ -32,9 +32,9 @@ def write_table(folder):
     (folder / "_notes").mkdir()
     (folder / "_notes" / "x.parquet").write_bytes(b"of another program")
     for name, start, stop, rows in (
-        ("a.parquet", 0, 2_000, 300),
+        ("a.parquet", 0, 2_000, 301),
         ("b.parquet", 2_000, 2_001, 10),
-        ("inner/c.parquet", 2_001, N, 1_000),
+        ("inner/c.parquet", 2_001, N, 997),
     ):
         frame[start:stop].to_parquet(folder / name, row_group_size=rows)
     return folder

@@ -2,6 +2,9 @@
 
 import os
 import signal
+import socket
+import subprocess
+import sys
 import time
 import uuid
 
@@ -26,6 +29,7 @@ from server import free_port
 
 from lib import bundle
 from lib.engine import executors, scored, storage
+from lib.errors import DataError
 from lib.production import scoring, scoring_by_parts, thin
 
 pytestmark = [pytest.mark.check, pytest.mark.xdist_group("engine")]
@@ -54,12 +58,26 @@ def cluster(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def bucket():
-    """A function that gives the address of a name in an empty bucket of a store on this machine."""
-    server_of = pytest.importorskip("moto.server")
+def bucket(tmp_path_factory):
+    """A function that gives the address of a name in an empty bucket of a store on this machine.
+
+    The store is moto's, in an environment of its own that uv makes: it needs other versions of
+    packages than ours.
+    """
     port = free_port()
-    server = server_of.ThreadedMotoServer(ip_address="127.0.0.1", port=port)
-    server.start()
+    command = ["tool", "run", "--from", "moto[server]", "moto_server", "-H", "127.0.0.1"]
+    log = tmp_path_factory.mktemp("store") / "log"
+    with log.open("w") as output:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "uv", *command, "-p", str(port)],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    for _ in range(600):
+        if answers(port):
+            break
+        assert server.poll() is None, log.read_text()
+        time.sleep(0.2)
     name = f"b{uuid.uuid4().hex[:12]}"
     query = f"?endpoint_override=127.0.0.1:{port}&scheme=http&region=us-east-1"
     before = {key: os.environ.get(key) for key in CREDENTIALS}
@@ -67,12 +85,21 @@ def bucket():
     filesystem, _ = fs.FileSystem.from_uri(f"s3://{name}/x{query}&allow_bucket_creation=true")
     filesystem.create_dir(name)
     yield lambda inside: f"s3://{name}/{inside}{query}"
-    server.stop()
+    for process in psutil.Process(server.pid).children(recursive=True):
+        process.terminate()
+    server.terminate()
+    server.wait(30)
     for key, value in before.items():
         if value is None:
             del os.environ[key]
         else:
             os.environ[key] = value
+
+
+def answers(port):
+    """Whether somebody listens on a port of this machine."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_tables_and_scores_in_an_object_store(dataset, table, served, cluster, bucket, tmp_path):
@@ -103,6 +130,24 @@ def test_tables_and_scores_in_an_object_store(dataset, table, served, cluster, b
     assert storage.exists(bucket("thin.thin.json"))
     assert record["of"] == N
     assert "endpoint" not in record["source"]
+
+
+def test_a_scheduler_that_is_lost(dataset, table, served, tmp_path, tmp_path_factory, monkeypatch):
+    """The run ends with a sentence, and the same command goes on with what is finished."""
+    own = Cluster(tmp_path_factory.mktemp("lost"))
+    at_part(4, own.processes[0].kill, monkeypatch)
+    monkeypatch.setattr(scored, "score_part", logged(str(tmp_path / "log")))
+    run = run_of(dataset, table, served, tmp_path / "out", part_rows=100)
+    with (
+        pytest.raises(DataError, match="scheduler is gone"),
+        executors.opened(own.address) as pool,
+    ):
+        scoring_by_parts.score(run, pool)
+    own.close()
+    monkeypatch.undo()
+    report = scoring_by_parts.score(run, executors.Inline())
+    assert report["parts_of_an_earlier_run"] >= 4
+    assert len(scores_in(tmp_path / "out")) == N
 
 
 def test_a_machine_that_is_lost(dataset, table, served, cluster, tmp_path, monkeypatch):

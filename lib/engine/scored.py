@@ -30,11 +30,12 @@ from lib.engine import parts, samples, storage
 from lib.engine.parts import Part, Rows
 from lib.engine.samples import Drawn
 from lib.engine.score_histogram import Histogram
-from lib.errors import DataError
+from lib.errors import BundleError, DataError
 
 COLUMNS = ("position", "anomaly_score", "alert")  # ours in a table of scores
 LAYOUT = 1  # of what a footer holds; files of another layout are written anew
 MODEL = "model.onnx"
+ALIGNED = 64  # bytes that a processor adds up at once, at the most; after as many rows one begins
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,38 @@ class Scored:
     alert: np.ndarray
 
 
+def raw_score(model: Bundle, X: np.ndarray, first: int) -> np.ndarray:
+    """Return the raw scores (n,) of rows X (n, d), the same to the bit however a table is cut.
+
+    Sums over a row are taken in an order that depends on where in a block of `ALIGNED` bytes the
+    row begins, so that the last bits of a score depend on the rows before it. Here a row lies where
+    it would lie in the whole table: as many rows are put before X as it takes.
+
+    Parameters
+    ----------
+    first : rows of the table before them
+    """
+    n_before = first % ALIGNED
+    if n_before:
+        X = np.concatenate([np.repeat(X[:1], n_before, axis=0), X])
+    return model.raw_score(X)[n_before:]
+
+
+def score(model: Bundle, X: np.ndarray, first: int) -> Scored:
+    """Return what a model says of rows X (n, d); BundleError without calibration or threshold.
+
+    Parameters
+    ----------
+    first : rows of the table before them
+    """
+    if model.threshold is None:
+        raise BundleError(f"{model.where} has no threshold yet; 09_comparison adds it.")
+    raw = raw_score(model, X, first)
+    anomaly_score = model.anomaly_score(raw=raw)
+    alert = (anomaly_score >= model.threshold).astype(np.int8)
+    return Scored(raw, anomaly_score, alert)
+
+
 def packed_model(manifest: dict[str, Any], graph: bytes) -> bytes:
     """Return what a worker needs of a bundle, manifest and graph, in an archive."""
     archive = io.BytesIO()
@@ -165,13 +198,15 @@ def _scored(task: Task, key: str) -> tuple[pa.Buffer, Found]:
     for rows in parts.rows_of(dataset, task.part, job.labelled):
         frame = derived(dataset, rows.frame, model)
         data = dataset.arrays(frame)
-        raw = model.raw_score(data.X)
-        score = model.anomaly_score(raw=raw)
-        alert = (score >= model.threshold).astype(np.int8)
-        scored = Scored(raw, score, alert)
-        scores = table(dataset, frame, rows.first, score, alert)
+        scored = score(model, data.X, rows.first)
+        scores = table(dataset, frame, rows.first, scored)
         if writer is None:
-            writer = pq.ParquetWriter(stream, scores.schema, write_page_checksum=True)
+            writer = pq.ParquetWriter(
+                stream,
+                scores.schema,
+                write_page_checksum=True,
+                use_dictionary=_repeating(scores.schema),
+            )
         writer.write_table(scores)
         sums.add(job, rows, data, scored)
         sums.look_at_time(dataset, rows)
@@ -181,15 +216,19 @@ def _scored(task: Task, key: str) -> tuple[pa.Buffer, Found]:
     return stream.getvalue(), found
 
 
+def _repeating(schema: pa.Schema) -> list[str]:
+    """Return the columns whose values may repeat; to look for repeats in others costs time."""
+    is_unique = (pa.types.is_floating, pa.types.is_temporal, pa.types.is_int64)
+    return [field.name for field in schema if not any(is_(field.type) for is_ in is_unique)]
+
+
 def derived(dataset: Dataset, frame: pd.DataFrame, model: Bundle) -> pd.DataFrame:
     """Return checked rows with the features that each row tells by itself."""
     encoders = model.manifest.get("recipe", {}).get("encoders", {})
     return features.encode(dataset, features.derive(dataset, frame), encoders)
 
 
-def table(
-    dataset: Dataset, frame: pd.DataFrame, first: int, score: np.ndarray, alert: np.ndarray
-) -> pa.Table:
+def table(dataset: Dataset, frame: pd.DataFrame, first: int, scored: Scored) -> pa.Table:
     """Return the scores of rows from position `first` on, as they are written.
 
     Our columns are first and last, the user's in between under their own names, unless one of ours
@@ -204,8 +243,8 @@ def table(
     }
     for column in dataset.kept:
         columns[ids[column]] = frame[column]
-    columns["anomaly_score"] = score
-    columns["alert"] = alert
+    columns["anomaly_score"] = scored.score
+    columns["alert"] = scored.alert
     return pa.table({name: pa.array(values) for name, values in columns.items()})
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import re
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -100,18 +102,27 @@ def _first_line(error: Exception) -> str:
     return lines[0][:200] if lines else type(error).__name__
 
 
+@contextmanager
+def explained(address: str) -> Iterator[None]:
+    """Turn what goes wrong with files of the driver into a DataError that names the address."""
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(
+            f"{shown(address)}: cannot be read or written ({_first_line(error)})"
+        ) from error
+
+
 def files(address: str) -> list[File]:
     """Return the file at an address, or all files below it sorted by name; DataError for none."""
     filesystem, path = _located(address)
-    try:
+    with explained(address):
         there = filesystem.get_file_info(path)
         if there.type is fs.FileType.File:
             return [File(address, there.base_name, there.size, there.mtime_ns or 0)]
         if there.type is fs.FileType.NotFound:
             raise DataError(f"{shown(address)}: there is no such file or folder")
         found = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
-    except OSError as error:
-        raise DataError(f"{shown(address)}: cannot be listed ({_first_line(error)})") from error
     listed = []
     for info in found:
         if info.type is fs.FileType.File:

@@ -206,9 +206,10 @@ def _kept(
     if model is not None:
         score = np.zeros(len(y))
         is_later = job.paces.by_score[period] > 0  # of reference nothing is drawn by score
-        frame = scored.derived(dataset, rows.frame[is_later], model)
-        if len(frame):
-            score[is_later] = model.anomaly_score(dataset.arrays(frame).X)
+        if is_later.any():
+            frame = scored.derived(dataset, rows.frame, model)
+            raw = scored.raw_score(model, dataset.arrays(frame).X, rows.first)
+            score = model.anomaly_score(raw=raw)
     chance = job.paces.chance(period, kind, weight, score)
     chosen = np.flatnonzero(samples.lots(job.seed, rows.first, len(chance)) < chance)
     table = pa.Table.from_batches([rows.stored]).take(pa.array(chosen))

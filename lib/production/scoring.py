@@ -84,15 +84,15 @@ def score_table(
         try:
             for frame in _derived(dataset, Path(path), model):
                 data = dataset.arrays(frame)
-                alert, score = model.predict(data.X)
-                table = scored.table(dataset, frame, sums.n, score, alert)
+                found = scored.score(model, data.X, sums.n)
+                table = scored.table(dataset, frame, sums.n, found)
                 if writer is None:
                     writer = pq.ParquetWriter(partial, table.schema)
                 writer.write_table(table)
-                sample.add(data, score)
+                sample.add(data, found.score)
                 sums.n += len(frame)
                 sums.weight += data.weight.sum()
-                sums.alerts += data.weight @ alert
+                sums.alerts += data.weight @ found.alert
         finally:
             if writer is not None:
                 writer.close()

@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from lib.bundle.bundle import Bundle
 from lib.bundle.manifest import read as read_bundle
 from lib.data import checks
@@ -108,11 +106,13 @@ def score(run: Run, pool: Executor, reference: Arrays | None = None) -> dict[str
         seed=run.seed,
         limit=samples.limit(SAMPLE_ROWS, table.rows),
     )
-    _begin(job, scored.packed_model(manifest, graphs[scored.MODEL]))
+    with storage.explained(run.out):
+        _begin(job, scored.packed_model(manifest, graphs[scored.MODEL]))
     found = _gathered(pool, job, table)
     report = _report(run, model, found, reference)
     report["seconds"] = time.perf_counter() - start
-    _commit(run, table, report)
+    with storage.explained(run.out):
+        _commit(run, table, report)
     return report
 
 
@@ -134,12 +134,8 @@ def _refuse(run: Run) -> None:
 
 def _begin(job: Job, model: bytes) -> None:
     """Make the folder one that is not finished, and put the model there for the workers."""
-    try:
-        storage.delete(storage.join(job.out, SUCCESS))
-        storage.write(job.model, model)
-    except (OSError, pa.ArrowException) as error:
-        where = storage.shown(job.out)
-        raise DataError(f"{where}: cannot be written ({error})") from error
+    storage.delete(storage.join(job.out, SUCCESS))
+    storage.write(job.model, model)
 
 
 class _Gathered:

@@ -83,7 +83,8 @@ def thin(run: Run, pool: Executor) -> dict[str, Any]:
         that cannot be thinned; nothing is written then.
     """
     start = time.perf_counter()
-    _refuse(run)
+    with storage.explained(run.out):
+        _refuse(run)
     table = parts.of_table(run.address, run.part_rows)
     histogram = _count(run, pool, table)
     cuts = histogram.cuts()
@@ -102,9 +103,11 @@ def thin(run: Run, pool: Executor) -> dict[str, Any]:
         "cut_width_s": 2.0**histogram.power,
         "totals": found.totals(rows, weight),
         "drawn_by": None if model is None else model.model_hash,
-        "seconds": time.perf_counter() - start,
     }
-    _write(run, found, record)
+    table = found.with_record(run.dataset.weight, record)
+    record["seconds"] = time.perf_counter() - start
+    with storage.explained(run.out):
+        _write(run, table, record)
     return record
 
 
@@ -261,6 +264,15 @@ class _Sample:
             factor = np.where(sums > 0, weight.ravel() / sums, 1.0)
         return cls(thinned.one_table(tables), own * factor[cell], period, kind)
 
+    def with_record(self, column: str, record: dict[str, Any]) -> pa.Table:
+        """Return the rows with their weight in `column`, and the record for the footer.
+
+        The same draw gives the same bytes. What pandas once said of an index does not hold any
+        more, and goes.
+        """
+        table = self.table.combine_chunks().append_column(column, pa.array(self.weight))
+        return table.replace_schema_metadata({thin_record.KEY: json.dumps(record).encode()})
+
     def totals(self, rows: np.ndarray, weight: np.ndarray) -> dict[str, Any]:
         """Return rows and weight of periods and classes, and how many rows were kept."""
         cell = self.period * len(CLASSES) + self.kind
@@ -278,15 +290,12 @@ class _Sample:
         return found
 
 
-def _write(run: Run, found: _Sample, record: dict[str, Any]) -> None:
-    """Write the table, with the record in its footer, and the record beside it."""
-    text = json.dumps(record, indent=1, allow_nan=False) + "\n"
-    table = found.table.append_column(run.dataset.weight, pa.array(found.weight))
-    # what pandas once said of an index is not true of these rows
-    table = table.replace_schema_metadata({thin_record.KEY: json.dumps(record).encode()})
+def _write(run: Run, table: pa.Table, record: dict[str, Any]) -> None:
+    """Write the table and, beside it, the record."""
     stream = pa.BufferOutputStream()
     pq.write_table(table, stream, write_page_checksum=True)
     storage.write(run.out, stream.getvalue())
+    text = json.dumps(record, indent=1, allow_nan=False) + "\n"
     storage.write(run.record, text.encode())
 
 
