@@ -33,7 +33,7 @@ from lib.engine.time_histogram import TimeHistogram
 from lib.errors import DataError
 from lib.evaluation import metrics
 from lib.production import scoring, scoring_by_parts, thin
-from lib.reporting import cards
+from lib.reporting import cards, pages
 
 pytestmark = pytest.mark.xdist_group("engine")  # one cluster for all of them
 
@@ -487,6 +487,13 @@ def test_notebooks_split_a_thinned_table_and_say_what_it_is(dataset, table, tmp_
     assert f"{record['rows']:,} of {N:,}" in cards.data(split)
     weights = [split.manifest["periods"][name]["weight"] for name in ("reference", "validation")]
     assert weights == pytest.approx([0.5 * N, 0.2 * N], rel=0.01)
+
+
+def test_a_report_says_how_many_transactions_there_were():
+    period = {"n": 100_000, "n_frauds": 10}
+    run = {"dataset": "shop", "source": "custom", "seed": 0, "champion": None}
+    run |= {"thinned_from": 2_000_000_000, "splits": dict.fromkeys(pages.PERIODS, period)}
+    assert pages._facts(run, [])["transactions"] == "300,000 of 2,000,000,000"
 
 
 def test_a_table_that_is_small_enough_is_kept_whole(dataset, table, tmp_path):
