@@ -19,6 +19,7 @@ ELSEWHERE = {
     "06_nearest_neighbours.ipynb",
     "07_robust_covariance.ipynb",
     "08_empirical_tails.ipynb",
+    "09_comparison.ipynb",
     "11_production.ipynb",
 }
 

@@ -176,7 +176,7 @@ def test_pipeline_takes_raw_transactions_from_a_table_to_a_server(project):
     (folder / "raw.yaml").write_text(yaml.safe_dump(plain))
     parameters = ["-p", "train_on", "all", "-p", "n_resamples", "20", "-p", "label_delay_s", "4"]
     # no label of a request's own transactions may be needed within it
-    parameters += ["-p", "rows_per_request", "2"]
+    parameters += ["-p", "rows_per_request", "2", "-p", "policies", "frozen"]
     done = run(project, "--dataset", "raw.yaml", *parameters)
     assert done.returncode == 0, done.stdout + done.stderr
     latest = folder / "reports" / "latest"

@@ -76,6 +76,7 @@ def test_a_notebook_runs_twice_in_one_kernel_and_imports_what_it_is_known_to(
     assert unknown_imports(folder, sources, loaded) == set()
 
 
+@pytest.mark.check
 def test_stability_ranks_models_over_tables(project, simulated, tmp_path):
     folder, environment = project
     simulated[:4_000].to_csv(tmp_path / "cards.csv", index=False)

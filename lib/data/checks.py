@@ -6,16 +6,18 @@ A refusal is a `DataError`: one sentence with file, row, column and value.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from lib.bundle.raw import MIDNIGHT
-from lib.data import fingerprints, formats, reading
+from lib.data import fingerprints, formats, reading, thin_record
 from lib.data.cells import Column
 from lib.data.kinds import kind
 from lib.data.remarks import remarks
@@ -38,7 +40,8 @@ def read_transactions(dataset: Dataset, path: str | Path, labelled: bool = True)
     DataFrame of `dataset.columns` under their names: numbers float64, label int8 (-1 = not known),
     ids text, and `dataset.time_column`, float64 seconds or UTC datetime. A declared weight column
     that is absent becomes 1.0. Remarks are in `frame.attrs["remarks"]`; what identifies the rows
-    (`lib.data.fingerprints.of_rows`) is in `frame.attrs["fingerprint"]`.
+    (`lib.data.fingerprints.of_rows`) is in `frame.attrs["fingerprint"]`, the record of a table that
+    was thinned in `frame.attrs["thinned"]`, else None.
 
     Raises
     ------
@@ -55,8 +58,12 @@ def read_transactions(dataset: Dataset, path: str | Path, labelled: bool = True)
     pa.default_memory_pool().release_unused()
     identity = fingerprints.of_rows(dataset, frame) if labelled else None
     said = remarks(dataset, frame, columns_there)
+    thinned = thin_record.of_table(Path(path))
+    if thinned is not None:
+        said.append(f"thinned: {thin_record.sentence(thinned)}, with weights for the others")
     frame = in_time_order(dataset, frame, said)
     frame.attrs["fingerprint"] = identity
+    frame.attrs["thinned"] = thinned
     return frame
 
 
@@ -107,11 +114,10 @@ def cleaned_parts(
             present = reading.columns_of(part, dataset.format)
             wanted = _usable_columns(dataset, part, labelled)
             for frame in _frames(dataset, part, wanted, rows):
+                cleaned = clean(dataset, frame, part, labelled, first=first + n_rows)
                 n_rows += len(frame)
-                cleaned = clean(dataset, frame, part, labelled, first=first)
-                is_number = pd.api.types.is_numeric_dtype(cleaned[dataset.time_column])
-                time_is.setdefault(is_number, part)
-                _refuse_two_times(dataset, time_is)
+                time_is.setdefault(time_is_number(dataset, cleaned), part)
+                refuse_two_times(dataset, time_is)
                 yield cleaned, present
         except UNREADABLE as error:
             raise _explained(dataset, part, labelled, error) from error
@@ -120,8 +126,60 @@ def cleaned_parts(
         first += n_rows
 
 
-def _refuse_two_times(dataset: Dataset, time_is: dict[bool, Path]) -> None:
-    """Refuse a table whose time is a number in one file and a date in another."""
+@dataclass(frozen=True)
+class Stretch:
+    """Some row groups, one behind the other, of an open Parquet file.
+
+    Parameters
+    ----------
+    where : the file's name in messages
+    groups : numbers of the row groups
+    row : rows of the file before them
+    first : rows of the table before them
+    """
+
+    file: pq.ParquetFile
+    where: str
+    groups: range
+    row: int
+    first: int
+
+
+def checked_batches(
+    dataset: Dataset, stretch: Stretch, rows: int, labelled: bool
+) -> Iterator[tuple[pa.RecordBatch, pd.DataFrame]]:
+    """Yield rows as they are stored, at most `rows` at a time, and as a checked frame.
+
+    What a whole file is refused for is refused here, in the same words.
+    """
+    schema = stretch.file.schema_arrow
+    present = reading.columns_in(schema)
+    wanted = _wanted(dataset, present, labelled)
+    found = Unusable(stretch.where, present)
+    found.look_at_header(wanted, reading.nested_in(schema))
+    found.refuse()
+    text = set(dataset.texts) | _read_as_text(dataset)
+    batches = reading.stored_batches(stretch.file, wanted, rows, stretch.groups, stretch.row)
+    n_rows = 0
+    for batch in batches:
+        frame = reading.as_frame(batch, text, stretch.row + n_rows)
+        first = stretch.first + n_rows
+        yield batch, clean(dataset, frame, stretch.where, labelled, first=first)
+        n_rows += batch.num_rows
+
+
+def time_is_number(dataset: Dataset, cleaned: pd.DataFrame) -> bool:
+    """Return whether the time of a checked frame is a number; else it is a date."""
+    return pd.api.types.is_numeric_dtype(cleaned[dataset.time_column])
+
+
+def refuse_two_times(dataset: Dataset, time_is: Mapping[bool, str | Path]) -> None:
+    """Refuse a table whose time is a number in one file and a date in another.
+
+    Parameters
+    ----------
+    time_is : {whether it is a number: a file where that is so}
+    """
     if len(time_is) > 1:
         kinds = f"a number in {time_is[True]} and a date in {time_is[False]}"
         raise DataError(f"{dataset.time!r} is {kinds}")
@@ -284,7 +342,7 @@ def clean(
     ----------
     frame : its index is the 0-based row to name in messages; for a CSV file the line is looked up
         too
-    first : rows of the table before this file, for a table without a time
+    first : rows of the table before this frame, for a table without a time
     """
     frame = frame.set_axis(frame.columns.astype(str), axis="columns")
     wanted = columns_to_read(dataset, list(frame.columns), where, labelled)

@@ -73,17 +73,25 @@ def line_of(path: Path, row: int, given: Format = FOUND_OUT) -> int | None:
 def columns_of(path: Path, given: Format = FOUND_OUT) -> list[str]:
     """Return the names of a file's columns, in its order, without blanks around them."""
     if kind(path) == "parquet":
-        schema = pq.read_schema(path)
-        stored = [name.strip() for name in schema.names]
-        return [*stored, *_ranges(schema)]
+        return columns_in(pq.read_schema(path))
     return list(dialect(path, given).header)
+
+
+def columns_in(schema: pa.Schema) -> list[str]:
+    """Return the names of a Parquet file's columns, as `columns_of`."""
+    stored = [name.strip() for name in schema.names]
+    return [*stored, *_ranges(schema)]
 
 
 def nested(path: Path) -> dict[str, str]:
     """Return the columns whose cells are lists or records: {name: its type}."""
     if kind(path) != "parquet":
         return {}
-    schema = pq.read_schema(path)
+    return nested_in(pq.read_schema(path))
+
+
+def nested_in(schema: pa.Schema) -> dict[str, str]:
+    """Return the columns of a Parquet file whose cells are lists or records: {name: its type}."""
     found = [field for field in schema if pa.types.is_nested(field.type)]
     return {field.name.strip(): str(field.type) for field in found}
 
@@ -111,20 +119,51 @@ def _parquet_batches(
     path: Path, columns: list[str], text: set[str], rows: int | None
 ) -> Iterator[pd.DataFrame]:
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
-        schema = file.schema_arrow
-        names = {name.strip(): name for name in schema.names}
-        all_ranges = _ranges(schema)
-        stored = {}
-        ranges = {}
-        for column in columns:
-            if column in names:
-                stored[names[column]] = column
-            else:
-                ranges[column] = all_ranges[column]
-        text = text | _stored_as_bytes(schema, stored)
-        found = file.iter_batches(rows or PARQUET_ROWS, columns=list(stored))
-        renamed = (_renamed(batch, stored) for batch in found)
-        yield from _frames(_with_ranges(renamed, ranges), text, rows)
+        first = 0
+        for batch in stored_batches(file, columns, rows or PARQUET_ROWS):
+            yield as_frame(batch, text, first)
+            first += batch.num_rows
+
+
+def stored_batches(
+    file: pq.ParquetFile,
+    columns: list[str],
+    rows: int,
+    groups: range | None = None,
+    first: int = 0,
+) -> Iterator[pa.RecordBatch]:
+    """Yield `columns` of an open Parquet file as they are stored, at most `rows` rows at a time.
+
+    Parameters
+    ----------
+    groups : numbers of the row groups to read; None: all
+    first : rows of the file before those
+    """
+    schema = file.schema_arrow
+    names = {name.strip(): name for name in schema.names}
+    all_ranges = _ranges(schema)
+    stored = {}
+    ranges = {}
+    for column in columns:
+        if column in names:
+            stored[names[column]] = column
+        else:
+            ranges[column] = all_ranges[column]
+    found = file.iter_batches(rows, row_groups=groups, columns=list(stored))
+    renamed = (_renamed(batch, stored) for batch in found)
+    filled = (batch for batch in renamed if batch.num_rows)
+    yield from _with_ranges(filled, ranges, first)
+
+
+def as_frame(batch: pa.RecordBatch, text: Iterable[str], first: int) -> pd.DataFrame:
+    """Return stored rows as a frame whose index begins at `first`.
+
+    The columns in `text` and those of bytes and UUIDs become text.
+    """
+    coded = {field.name for field in batch.schema if _is_coded(field.type)}
+    (frame,) = _frames([batch], {*text, *coded}, None)
+    frame.index = pd.RangeIndex(first, first + len(frame))
+    return frame
 
 
 def _renamed(batch: pa.RecordBatch, names: dict[str, str]) -> pa.RecordBatch:
@@ -186,10 +225,9 @@ def _ranges(schema: pa.Schema) -> dict[str, range]:
 
 
 def _with_ranges(
-    record_batches: Iterable[pa.RecordBatch], ranges: dict[str, range]
+    record_batches: Iterable[pa.RecordBatch], ranges: dict[str, range], first: int
 ) -> Iterator[pa.RecordBatch]:
-    """Yield the batches with the columns that were stored as ranges."""
-    first = 0
+    """Yield the batches with the columns that were stored as ranges; `first`: rows before them."""
     for batch in record_batches:
         end = first + batch.num_rows
         for name, values in ranges.items():
@@ -197,12 +235,6 @@ def _with_ranges(
             batch = batch.append_column(name, part)
         first = end
         yield batch
-
-
-def _stored_as_bytes(schema: pa.Schema, stored: dict[str, str]) -> set[str]:
-    """Return which columns hold bytes or UUIDs, which become text."""
-    types = {column: schema.field(name).type for name, column in stored.items()}
-    return {column for column, type_ in types.items() if _is_coded(type_)}
 
 
 def _is_coded(type_: pa.DataType) -> bool:

@@ -288,6 +288,8 @@ def make(  # noqa: PLR0913 - the shares of a split, by name
         *features.remarks(dataset, frame),
         *cuts.remarks(manifest["periods"]),
     ]
+    if frame.attrs.get("thinned"):
+        manifest["thinned"] = frame.attrs["thinned"]
     if dataset.recipe is not None:
         manifest["recipe"] = dataset.recipe.meanings
         manifest["encoders"] = encoders

@@ -285,6 +285,7 @@ def run_metrics(
         "run": run,
         "dataset": split.dataset.name,
         "source": split.source,
+        "thinned_from": split.manifest.get("thinned", {}).get("of"),
         "seed": seed,
         "versions": versions,
         "splits": periods,

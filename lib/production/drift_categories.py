@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lib.bundle import Bundle
 from lib.bundle.categories import MISSING, rarity
 from lib.data.columns import free_name, one_line
 from lib.data.splits import Split
@@ -80,6 +81,12 @@ class Shift:
 def of_split(split: Split) -> dict[str, Values]:
     """Return {feature: what its numbers stand for} of the categories in a split; empty without."""
     encoders = split.manifest.get("encoders") or {}
+    return {name: of_encoder(encoder) for name, encoder in encoders.items()}
+
+
+def of_bundle(model: Bundle) -> dict[str, Values]:
+    """Return {feature: what its numbers stand for} of the categories of a bundle."""
+    encoders = model.manifest.get("recipe", {}).get("encoders", {})
     return {name: of_encoder(encoder) for name, encoder in encoders.items()}
 
 

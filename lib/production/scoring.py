@@ -3,6 +3,8 @@
 `python -m lib.production.scoring FILE` writes `scores.parquet` and `drift.json`, chunk by chunk in
 flat memory; no labels are needed. Where features are histories, the whole table is looked at behind
 the transactions that the bundle brings along, and labels are read where a feature counts frauds.
+With `--engine` several processes or machines score the parts of a table of any size, see
+`lib.production.scoring_by_parts`.
 """
 
 from __future__ import annotations
@@ -18,23 +20,23 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lib import bundle
 from lib.bundle import Bundle, recent
 from lib.bundle.by_row import MICROSECONDS
 from lib.data import datasets, features, raw_rows, reading, splits, times
-from lib.data.columns import beside
 from lib.data.datasets import ROOT, Arrays, Dataset
+from lib.engine import executors, scored, storage
+from lib.engine.samples import Sample
 from lib.errors import BundleError, DataError
 from lib.evaluation import intervals
 from lib.files import whole, write_json
-from lib.production import drift, drift_categories
+from lib.production import scoring_by_parts
+from lib.production.scoring_by_parts import drift_report
 
 CHUNK_ROWS = 100_000
-COLUMNS = ("position", "anomaly_score", "alert")  # ours in scores.parquet
-SAMPLE_ROWS = 100_000  # that the drift report looks at, drawn evenly from all
+SAMPLE_ROWS = scoring_by_parts.SAMPLE_ROWS
 GAP = 100  # mean distances between transactions, which nobody would call a gap
 N_NAMED = 12  # columns that the command's last lines name
 
@@ -85,15 +87,15 @@ def score_table(
         try:
             for frame in _derived(dataset, Path(path), model):
                 data = dataset.arrays(frame)
-                alert, score = model.predict(data.X)
-                table = _table(dataset, frame, sums.n, score, alert)
+                found = scored.score(model, data.X, sums.n)
+                table = scored.table(dataset, frame, sums.n, found)
                 if writer is None:
                     writer = pq.ParquetWriter(partial, table.schema)
                 writer.write_table(table)
-                sample.add(data, score)
+                sample.add(data, found.score)
                 sums.n += len(frame)
                 sums.weight += data.weight.sum()
-                sums.alerts += data.weight @ alert
+                sums.alerts += data.weight @ found.alert
         finally:
             if writer is not None:
                 writer.close()
@@ -107,7 +109,8 @@ def score_table(
         "seconds": time.perf_counter() - start,
     }
     if reference is not None:
-        report["drift"] = _drift(dataset, sample, model, reference)
+        data, score = sample.rows()
+        report["drift"] = drift_report(dataset, model, reference, data, score)
     write_json(folder / "drift.json", report)
     return report
 
@@ -183,113 +186,6 @@ def _chunks(dataset: Dataset, path: Path) -> Iterator[pd.DataFrame]:
             frame = waiting.result()
 
 
-def _table(
-    dataset: Dataset,
-    frame: pd.DataFrame,
-    first: int,
-    score: np.ndarray,
-    alert: np.ndarray,
-) -> pa.Table:
-    """Return the scores of one chunk: our columns first and last, the user's in between.
-
-    Theirs have their own names, unless one of ours is called like that.
-    """
-    named = beside(COLUMNS, (dataset.time_column, *dataset.kept), "time.")
-    time_name = named[dataset.time_column]
-    ids = beside(COLUMNS, (*dataset.kept, time_name))
-    columns = {
-        "position": np.arange(first, first + len(frame)),
-        time_name: frame[dataset.time_column],
-    }
-    for column in dataset.kept:
-        columns[ids[column]] = frame[column]
-    columns["anomaly_score"] = score
-    columns["alert"] = alert
-    return pa.table({name: pa.array(values) for name, values in columns.items()})
-
-
-def _drift(
-    dataset: Dataset,
-    sample: Sample,
-    model: Bundle,
-    reference: Arrays,
-) -> dict[str, Any]:
-    """Return the verdict on the sample, as JSON has it."""
-    options = drift.MonitorOptions(
-        block_s=intervals.block_length(reference.time_s),
-        clock=dataset.time is not None,
-        categories=_categories(model),
-    )
-    known_score = model.anomaly_score(reference.X)
-    known = drift.Reference(dataset.features, reference, known_score, options)
-    data, score = sample.rows()
-    known.compare(data.X, data.weight, data.time_s, score)
-    return known.verdict.to_dict()
-
-
-def _categories(model: Bundle) -> dict[str, drift_categories.Values]:
-    """Return what the numbers of a bundle's categories stand for."""
-    encoders = model.manifest.get("recipe", {}).get("encoders", {})
-    return {name: drift_categories.of_encoder(encoder) for name, encoder in encoders.items()}
-
-
-@dataclass(frozen=True)
-class _Part:
-    """Rows of a sample: lot (n,) of [0, 1), data and score (n,)."""
-
-    lot: np.ndarray
-    data: Arrays
-    score: np.ndarray
-
-    def take(self, rows: np.ndarray) -> _Part:
-        return _Part(self.lot[rows], self.data.take(rows), self.score[rows])
-
-
-class Sample:
-    """At most `size` of all rows that come by, each with the same chance, in their order.
-
-    Each row draws a lot; those with the smallest lots are the sample.
-    """
-
-    def __init__(self, size: int, seed: int = 0) -> None:
-        self.size = size
-        self.rng = np.random.default_rng(seed)
-        self.parts: list[_Part] = []
-        self.limit = 1.0  # lots from here on have lost already
-
-    def add(self, data: Arrays, score: np.ndarray) -> None:
-        """Look at a chunk: Arrays and its scores (n,)."""
-        lot = self.rng.random(len(score))
-        part = _Part(lot, data, score)
-        self.parts.append(part.take(np.flatnonzero(lot < self.limit)))
-        # to draw takes a copy of all: not for every chunk
-        if sum(len(part.lot) for part in self.parts) > 2 * self.size:
-            self._draw()
-
-    def _draw(self) -> None:
-        """Keep the rows with the smallest lots; only smaller ones can join them later."""
-        joined = _join(self.parts)
-        if len(joined.lot) > self.size:
-            self.limit = np.partition(joined.lot, self.size)[self.size]
-        self.parts = [joined.take(joined.lot < self.limit)]
-
-    def rows(self) -> tuple[Arrays, np.ndarray]:
-        """Return the sample: Arrays and scores (n,)."""
-        self._draw()
-        return self.parts[0].data, self.parts[0].score
-
-
-def _join(parts: Sequence[_Part]) -> _Part:
-    fields = []
-    for values in zip(*(part.data for part in parts), strict=True):
-        fields.append(None if values[0] is None else np.concatenate(values))
-    return _Part(
-        lot=np.concatenate([part.lot for part in parts]),
-        data=Arrays(*fields),
-        score=np.concatenate([part.score for part in parts]),
-    )
-
-
 def known_window(dataset: Dataset, model: Bundle) -> Arrays | None:
     """Return the reference period that the model was fitted on; None if its split is gone."""
     for manifest in sorted((ROOT / "data" / dataset.name).glob("*/splits.json")):
@@ -304,7 +200,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m lib.production.scoring", description=__doc__.partition("\n")[0]
     )
-    parser.add_argument("file", help="CSV, CSV.gz, Parquet, or a folder of such files")
+    parser.add_argument(
+        "file",
+        help="CSV, CSV.gz, Parquet, or a folder of such files; with --engine also s3://, gs://, "
+        "abfs:// or hdfs://",
+    )
     parser.add_argument(
         "--bundle",
         default=ROOT / "serve" / "model",
@@ -315,6 +215,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--out", default=ROOT / "reports" / "current", help="folder (default: reports/current)"
+    )
+    parser.add_argument(
+        "--engine",
+        default="",
+        help="score part by part: local:4 for four processes, tcp://host:8786 or tls://host:8786 "
+        "for a Dask scheduler",
+    )
+    parser.add_argument(
+        "--labels",
+        action="store_true",
+        help="read labels, too, and say how good the scores are (with --engine)",
     )
     return parser
 
@@ -339,9 +250,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code: 0, or 2 where the table or the bundle is at fault."""
     args = _parser().parse_args(argv)
     try:
+        _refuse_options(args)
         model = bundle.load(args.bundle)
         dataset = _description(model, args)
-        report = score_table(dataset, args.file, model, args.out, known_window(dataset, model))
+        reference = known_window(dataset, model)
+        if args.engine:
+            report = _by_parts(dataset, args, reference)
+        else:
+            report = score_table(dataset, args.file, model, args.out, reference)
     except (DataError, BundleError) as error:
         print(error, file=sys.stderr)
         return 2
@@ -351,9 +267,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     if dataset.recipe is not None and dataset.recipe.histories and model.history is None:
         print("The bundle brings no history along: windows begin with the first row of the file.")
+    for line in scoring_by_parts.lines(report):
+        print(line)
     _tell_drift(report["drift"])
-    print(f"{args.out}: scores.parquet, drift.json")
+    written = "scores/, drift.json" if args.engine else "scores.parquet, drift.json"
+    print(f"{args.out}: {written}")
     return 0
+
+
+def _refuse_options(args: argparse.Namespace) -> None:
+    """Raise DataError for options that only an engine knows."""
+    if args.engine:
+        return
+    if args.labels:
+        raise DataError("--labels cannot be used without --engine, such as --engine local:2")
+    for place in (args.file, str(args.out)):
+        if storage.is_remote(place):
+            raise DataError(f"{storage.shown(place)}: needs --engine, such as --engine local:2")
+
+
+def _by_parts(
+    dataset: Dataset, args: argparse.Namespace, reference: Arrays | None
+) -> dict[str, Any]:
+    """Score with an engine; return the report."""
+    run = scoring_by_parts.Run(
+        dataset=dataset,
+        address=args.file,
+        bundle=Path(args.bundle),
+        out=str(args.out),
+        labelled=args.labels,
+    )
+    with executors.opened(args.engine) as pool:
+        return scoring_by_parts.score(run, pool, reference)
 
 
 def _tell_drift(found: dict[str, Any] | None) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from lib.bundle.manifest import MODEL_CARD  # noqa: F401 - named beside the data card
-from lib.data import cuts
+from lib.data import cuts, thin_record
 from lib.data.columns import one_line
 from lib.evaluation.figures import cell
 from lib.files import write_text
@@ -133,6 +133,8 @@ def data(split: Split) -> str:
         if raw.url
         else ""
     )
+    if "thinned" in manifest:
+        made += f"; {thin_record.sentence(manifest['thinned'])}, drawn with weights"
     columns = {
         "time": f"{_time(dataset)}: orders the rows, no feature",
         "label": _label(dataset),

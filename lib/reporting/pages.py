@@ -446,10 +446,13 @@ def _facts(
     main = [splits[name] for name in PERIODS]
     n_transactions = sum(period["n"] for period in main)
     source = metrics.get("source")
+    transactions = f"{n_transactions:,}"
+    if metrics.get("thinned_from"):
+        transactions = f"{n_transactions:,} of {metrics['thinned_from']:,}"
     facts = {
         "data": metrics["dataset"],
         "source": names.SOURCES.get(source, "unknown"),
-        "transactions": f"{n_transactions:,}",
+        "transactions": transactions,
         **_known(main),
         "seed": str(metrics["seed"]),
     }

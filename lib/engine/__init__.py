@@ -1,0 +1,1 @@
+"""Tables of any size: storage by address, their parts, pure functions of a part, where they run."""

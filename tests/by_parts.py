@@ -1,0 +1,127 @@
+"""Tables in several files for tests of engines, and what happens to their workers."""
+
+import os
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+from server import free_port
+
+from lib.data import simulation
+from lib.data.datasets import Dataset, load_description
+from lib.engine import meter
+from lib.production.scoring_by_parts import Run
+
+N = 6_000
+CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
+
+
+def description() -> Dataset:
+    """Card data with an identifier."""
+    described = load_description("creditcard").to_dict() | {"raw": {}, "ids": ["nr"]}
+    return Dataset.from_dict(described)
+
+
+def write_table(folder):
+    """Files of different lengths and row groups, times in no order; return the folder."""
+    frame = simulation.simulate(N, seed=0)
+    frame["nr"] = [f"T{i}" for i in range(N)]
+    frame = frame.sample(frac=1, random_state=0).reset_index(drop=True)
+    (folder / "inner").mkdir()
+    (folder / "_notes").mkdir()
+    (folder / "_notes" / "x.parquet").write_bytes(b"of another program")
+    for name, start, stop, rows in (
+        ("a.parquet", 0, 2_000, 301),
+        ("b.parquet", 2_000, 2_001, 10),
+        ("inner/c.parquet", 2_001, N, 997),
+    ):
+        frame[start:stop].to_parquet(folder / name, row_group_size=rows)
+    return folder
+
+
+def run_of(dataset, table, served, out, **options):
+    """Small parts, so that there are several."""
+    return Run(dataset, str(table), served, str(out), **({"part_rows": 700} | options))
+
+
+def scores_in(folder):
+    """All scores of a finished run, after a look whether every position is there once."""
+    assert (folder / "scores" / "_SUCCESS").is_file()
+    found = pd.read_parquet(folder / "scores").sort_values("position", ignore_index=True)
+    assert found["position"].tolist() == list(range(len(found)))
+    return found
+
+
+def logged(log, pause_s=0.05):
+    """A function of a part that notes each time that it runs. It travels as code, being local."""
+
+    def score_and_note(task):
+        import os
+        import time
+
+        from lib.engine import scored
+
+        time.sleep(pause_s)
+        with open(log, "a") as file:
+            file.write(f"{task.part.number} {os.getpid()}\n")
+        return scored.score_part(task)
+
+    return score_and_note
+
+
+def executions(log):
+    """[number of the part, process] of each time that `logged` ran."""
+    return [tuple(map(int, line.split())) for line in log.read_text().splitlines()]
+
+
+def at_part(n, act, monkeypatch):
+    """Do something in the driver when the n-th part is done."""
+    add = meter.Meter.add
+
+    def counted(self, *args, **options):
+        add(self, *args, **options)
+        if self.done == n:
+            act()
+
+    monkeypatch.setattr(meter.Meter, "add", counted)
+
+
+class Cluster:
+    """A scheduler and two workers, each with its nanny, in a folder without `lib`."""
+
+    def __init__(self, folder):
+        pytest.importorskip("distributed")
+        port = free_port()
+        self.address = f"tcp://127.0.0.1:{port}"
+        self.folder = folder
+        environment = os.environ | CREDENTIALS
+        environment.pop("PYTHONPATH", None)
+        dask = [sys.executable, "-m", "dask"]
+        host = ["--host", "127.0.0.1", "--no-dashboard"]
+        worker = [self.address, "--nthreads", "1", "--local-directory", str(folder), *host]
+        commands = [
+            [*dask, "scheduler", "--port", str(port), *host],
+            [*dask, "worker", *worker],
+            [*dask, "worker", *worker],
+        ]
+        self.processes = []
+        for command in commands:
+            with (folder / f"{len(self.processes)}.log").open("w") as log:
+                self.processes.append(
+                    subprocess.Popen(
+                        command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT
+                    )
+                )
+        self._wait()
+
+    def _wait(self):
+        from distributed import Client
+
+        with Client(self.address, timeout=60, set_as_default=False) as client:
+            client.wait_for_workers(2, timeout=60)
+
+    def close(self):
+        for process in reversed(self.processes):
+            process.terminate()
+            process.wait(30)

@@ -1,0 +1,176 @@
+"""An engine as it is deployed: a scheduler and workers of their own, tables in an object store."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+
+import bundles
+import pandas as pd
+import psutil
+import pytest
+from by_parts import (
+    CREDENTIALS,
+    Cluster,
+    N,
+    at_part,
+    description,
+    executions,
+    logged,
+    run_of,
+    scores_in,
+    write_table,
+)
+from pyarrow import fs
+from server import free_port
+
+from lib import bundle
+from lib.engine import executors, scored, storage
+from lib.errors import DataError
+from lib.production import scoring, scoring_by_parts, thin
+
+pytestmark = [pytest.mark.check, pytest.mark.xdist_group("engine")]
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return description()
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    return write_table(tmp_path_factory.mktemp("table"))
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory, dataset):
+    return bundles.write(tmp_path_factory.mktemp("model"), "mixture", features=dataset.features)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    started = Cluster(tmp_path_factory.mktemp("cluster"))
+    yield started
+    started.close()
+
+
+@pytest.fixture(scope="module")
+def bucket(tmp_path_factory):
+    """A function that gives the address of a name in an empty bucket of a store on this machine.
+
+    The store is moto's, in an environment of its own that uv makes: it needs other versions of
+    packages than ours.
+    """
+    port = free_port()
+    command = ["tool", "run", "--from", "moto[server]", "moto_server", "-H", "127.0.0.1"]
+    log = tmp_path_factory.mktemp("store") / "log"
+    with log.open("w") as output:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "uv", *command, "-p", str(port)],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    for _ in range(600):
+        if answers(port):
+            break
+        assert server.poll() is None, log.read_text()
+        time.sleep(0.2)
+    name = f"b{uuid.uuid4().hex[:12]}"
+    query = f"?endpoint_override=127.0.0.1:{port}&scheme=http&region=us-east-1"
+    before = {key: os.environ.get(key) for key in CREDENTIALS}
+    os.environ.update(CREDENTIALS)
+    filesystem, _ = fs.FileSystem.from_uri(f"s3://{name}/x{query}&allow_bucket_creation=true")
+    filesystem.create_dir(name)
+    yield lambda inside: f"s3://{name}/{inside}{query}"
+    for process in psutil.Process(server.pid).children(recursive=True):
+        process.terminate()
+    server.terminate()
+    server.wait(30)
+    for key, value in before.items():
+        if value is None:
+            del os.environ[key]
+        else:
+            os.environ[key] = value
+
+
+def answers(port):
+    """Whether somebody listens on a port of this machine."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_tables_and_scores_in_an_object_store(dataset, table, served, cluster, bucket, tmp_path):
+    for file in table.rglob("*.parquet"):
+        name = file.relative_to(table).as_posix()
+        storage.write(bucket(f"history/{name}"), file.read_bytes())
+    scoring.score_table(dataset, table, bundle.load(served), tmp_path)
+    expected = pd.read_parquet(tmp_path / "scores.parquet")
+    run = run_of(dataset, bucket("history"), served, bucket("scored"))
+    with executors.opened(cluster.address) as pool:
+        scoring_by_parts.score(run, pool)
+        again = scoring_by_parts.score(run, pool)
+    assert again["parts_of_an_earlier_run"] == again["parts"]
+    written = [file for file in storage.files(bucket("scored/scores")) if file.name != "_SUCCESS"]
+    assert len(written) == again["parts"]
+    tables = []
+    for file in written:
+        with storage.parquet(file.address) as opened:
+            tables.append(opened.read().to_pandas())
+    found = pd.concat(tables, ignore_index=True)
+    pd.testing.assert_frame_equal(found, expected, check_exact=True)
+
+    here = thin.Run(dataset, str(table), str(tmp_path / "thin.parquet"), rows=900, part_rows=700)
+    there = thin.Run(dataset, bucket("history"), bucket("thin.parquet"), rows=900, bundle=served)
+    thin.thin(here, executors.Inline())
+    with executors.opened(cluster.address) as pool:
+        record = thin.thin(there, pool)
+    assert storage.exists(bucket("thin.thin.json"))
+    assert record["of"] == N
+    assert "endpoint" not in record["source"]
+
+
+def test_a_scheduler_that_is_lost(dataset, table, served, tmp_path, tmp_path_factory, monkeypatch):
+    """The run ends with a sentence, and the same command goes on with what is finished."""
+    own = Cluster(tmp_path_factory.mktemp("lost"))
+    at_part(4, own.processes[0].kill, monkeypatch)
+    monkeypatch.setattr(scored, "score_part", logged(str(tmp_path / "log")))
+    run = run_of(dataset, table, served, tmp_path / "out", part_rows=100)
+    with (
+        pytest.raises(DataError, match="scheduler is gone"),
+        executors.opened(own.address) as pool,
+    ):
+        scoring_by_parts.score(run, pool)
+    own.close()
+    monkeypatch.undo()
+    report = scoring_by_parts.score(run, executors.Inline())
+    assert report["parts_of_an_earlier_run"] >= 4
+    assert len(scores_in(tmp_path / "out")) == N
+
+
+def test_a_machine_that_is_lost(dataset, table, served, cluster, tmp_path, monkeypatch):
+    """Last: the worker and its nanny do not come back."""
+    log = tmp_path / "log"
+    killed = []
+
+    def kill():
+        worker = psutil.Process(executions(log)[0][1])
+        nanny = next(p for p in worker.parents() if "worker" in p.cmdline())
+        for process in (nanny, worker):
+            process.send_signal(signal.SIGKILL)
+            killed.append(process.pid)
+
+    at_part(6, kill, monkeypatch)
+    monkeypatch.setattr(scored, "score_part", logged(str(log)))
+    run = run_of(dataset, table, served, tmp_path / "out", part_rows=100)
+    start = time.monotonic()
+    with executors.opened(cluster.address) as pool:
+        report = scoring_by_parts.score(run, pool)
+    assert len(killed) == 2
+    assert time.monotonic() - start < 60
+    assert len(scores_in(tmp_path / "out")) == N
+    numbers = [number for number, _ in executions(log)]
+    assert set(numbers) == set(range(report["parts"]))
+    assert len(numbers) <= report["parts"] + 2
