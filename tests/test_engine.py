@@ -9,6 +9,7 @@ import textwrap
 
 import bundles
 import numpy as np
+import online
 import pandas as pd
 import pytest
 from by_parts import (
@@ -379,6 +380,24 @@ def test_histories_are_refused(dataset, table, served, tmp_path):
     run = run_of(Dataset.from_dict(described), table, served, tmp_path)
     with pytest.raises(DataError, match="histories"):
         scoring_by_parts.score(run, executors.Inline())
+
+
+def test_features_that_a_row_tells_by_itself_are_derived_part_by_part(tmp_path):
+    recipe = [
+        {"category": "kind"},
+        {"time": "hour_of_day"},
+        {"distance_km": ["lat", "long", "to_lat", "to_long"]},
+        {"ratio": ["eur", "lat"]},
+    ]
+    prepared = online.Prepared(online.shop(recipe), online.table())
+    folder = prepared.write(tmp_path / "served", 0)
+    later = tmp_path / "later.parquet"
+    online.table(seed=5).to_parquet(later, row_group_size=30)
+    scoring.score_table(prepared.dataset, later, bundle.load(folder), tmp_path)
+    run = run_of(prepared.dataset, later, folder, tmp_path / "out", part_rows=50)
+    scoring_by_parts.score(run, executors.Inline())
+    expected = pd.read_parquet(tmp_path / "scores.parquet")
+    pd.testing.assert_frame_equal(scores_in(tmp_path / "out"), expected, check_exact=True)
 
 
 def test_workers_with_other_packages_are_refused(cluster, monkeypatch, request):
