@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 
 from lib.data import columns as data_columns
 from lib.data.datasets import Arrays, Dataset
-from lib.production import drift, monitoring, replay, scoring
+from lib.engine import scored
+from lib.production import drift, monitoring, replay
 from lib.reporting import dashboard, eda_plots, names, plots, tables
 from serve.rows import Rows as ServedRows
 
 OURS = [
     *monitoring.LOGGED,
-    *scoring.COLUMNS,
+    *scored.COLUMNS,
     "weight",
     "features",
     "batch",
@@ -111,7 +112,9 @@ def test_a_table_of_scores_keeps_ours_and_theirs_apart(columns):
     time, *ids = columns
     dataset = Dataset(name="t", time=time, features=("f",), ids=tuple(ids))
     frame = pd.DataFrame({time: [1.0, 2.0], **{name: ["x", "y"] for name in ids}})
-    table = scoring._table(dataset, frame, 5, np.array([0.25, 0.75]), np.array([0, 1]))
+    score = np.array([0.25, 0.75])
+    found = scored.Scored(raw=score, score=score, alert=np.array([0, 1]))
+    table = scored.table(dataset, frame, 5, found)
     assert table["position"].to_pylist() == [5, 6]
     assert table["anomaly_score"].to_pylist() == [0.25, 0.75]
     assert table["alert"].to_pylist() == [0, 1]
