@@ -65,8 +65,8 @@ def main() -> int:
 def one(settings: Settings, opened: list[socket.socket]) -> int:
     """Serve in this process on open sockets, and return the exit status."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the application listens to it
-    # uvicorn raises the signal again when all is drained
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    # there is nothing to drain yet, and an exception would end up in whatever is being imported
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     # late: a typo in the settings is told at once, and the parent of workers stays small
     import uvicorn
 
@@ -83,6 +83,8 @@ def one(settings: Settings, opened: list[socket.socket]) -> int:
         timeout_graceful_shutdown=settings.drain_s,
     )
     config.load_app()
+    # uvicorn raises the signal again when all is drained
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     server = uvicorn.Server(config)
     with contextlib.suppress(KeyboardInterrupt):
         server.run(sockets=opened)

@@ -518,11 +518,18 @@ def test_a_file_is_scored_where_its_rows_tell_all(tmp_path):
     table([0, 7200], eur=[5.0, 7.0]).to_csv(tmp_path / "new.csv", index=False)
     seen = []
 
-    def predict(X):
-        seen.extend(X.tolist())
-        return np.zeros(len(X), bool), np.zeros(len(X))
+    def raw_score(X):
+        seen.extend(X[:2].tolist())  # others fill a batch up
+        return np.zeros(len(X))
 
-    model = SimpleNamespace(predict=predict, manifest={"model": "m"}, version="1")
+    model = SimpleNamespace(
+        raw_score=raw_score,
+        anomaly_score=lambda raw: np.zeros(len(raw)),
+        threshold=0.9,
+        manifest={"model": "m"},
+        version="1",
+        features=dataset.features,
+    )
     report = score_table(dataset, tmp_path / "new.csv", model, tmp_path / "out")
     assert (report["n"], seen) == (2, [[5, 0, -5], [7, 2, -5]])
     written = pd.read_parquet(tmp_path / "out" / "scores.parquet")
