@@ -268,7 +268,7 @@ def _transactions(raw: RawTable, max_rows: int) -> dict:
         columns[raw.time[0]]["format"] = "date-time"
     required = list(raw.columns)
     if raw.id is not None:
-        columns[raw.id] = {"type": "string", "minLength": 1}
+        columns[raw.id] = {"type": ["string", "integer"], "minLength": 1}
         required = [raw.id, *required]
     item = {"type": "object", "properties": columns, "required": required}
     return {
@@ -285,7 +285,7 @@ def _labels(max_rows: int) -> dict:
     item = {
         "type": "object",
         "properties": {
-            "transaction": {"type": "string", "minLength": 1, "description": "its id"},
+            "transaction": {"type": ["string", "integer"], "minLength": 1, "description": "its id"},
             "fraud": {
                 "enum": [1, 0, True, False, None],
                 "description": "1 = fraud, 0 = genuine, null = not known; or the table's own words",
