@@ -40,6 +40,11 @@ class Stage:
         """`autoencoder` for `04_autoencoder`."""
         return self.name.partition("_")[2]
 
+    @property
+    def runs_anywhere(self) -> bool:
+        """Whether a worker can execute it: it needs the split alone, and writes into the run."""
+        return self.reads == ("splits",) and all(within(key, "run") for key in self.writes)
+
 
 def _fits(name: str, usual_s: float) -> Stage:
     """Return the stage of a notebook that fits the detector it is named after."""
