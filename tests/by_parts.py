@@ -1,10 +1,15 @@
-"""Tables in several files for tests of engines, and what happens to their workers."""
+"""Tables in several files for tests of engines, their workers, and what happens to them.
+
+A plugin: test modules name it in `pytest_plugins`.
+"""
 
 import os
 import subprocess
 import sys
 
+import bundles
 import pandas as pd
+import psutil
 import pytest
 from server import free_port
 
@@ -122,6 +127,34 @@ class Cluster:
             client.wait_for_workers(2, timeout=60)
 
     def close(self):
-        for process in reversed(self.processes):
-            process.terminate()
+        for process in self.processes:
+            for child in psutil.Process(process.pid).children(recursive=True):
+                child.kill()
+            process.kill()
             process.wait(30)
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory):
+    """One for all tests that leave it as it was; they are in the group `engine`."""
+    started = Cluster(tmp_path_factory.mktemp("cluster"))
+    yield started
+    started.close()
+
+
+@pytest.fixture(scope="session")
+def dataset():
+    """Card data with an identifier."""
+    return description()
+
+
+@pytest.fixture(scope="session")
+def table(tmp_path_factory):
+    """Several files of it."""
+    return write_table(tmp_path_factory.mktemp("table"))
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory, dataset):
+    """A model that scores it."""
+    return bundles.write(tmp_path_factory.mktemp("model"), "mixture", features=dataset.features)

@@ -8,22 +8,10 @@ import sys
 import time
 import uuid
 
-import bundles
 import pandas as pd
 import psutil
 import pytest
-from by_parts import (
-    CREDENTIALS,
-    Cluster,
-    N,
-    at_part,
-    description,
-    executions,
-    logged,
-    run_of,
-    scores_in,
-    write_table,
-)
+from by_parts import CREDENTIALS, Cluster, N, at_part, executions, logged, run_of, scores_in
 from pyarrow import fs
 from server import free_port
 
@@ -32,29 +20,8 @@ from lib.engine import executors, scored, storage
 from lib.errors import DataError
 from lib.production import scoring, scoring_by_parts, thin
 
+pytest_plugins = ["by_parts"]
 pytestmark = [pytest.mark.check, pytest.mark.xdist_group("engine")]
-
-
-@pytest.fixture(scope="module")
-def dataset():
-    return description()
-
-
-@pytest.fixture(scope="module")
-def table(tmp_path_factory):
-    return write_table(tmp_path_factory.mktemp("table"))
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory, dataset):
-    return bundles.write(tmp_path_factory.mktemp("model"), "mixture", features=dataset.features)
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
-    started = Cluster(tmp_path_factory.mktemp("cluster"))
-    yield started
-    started.close()
 
 
 @pytest.fixture(scope="module")
@@ -150,8 +117,8 @@ def test_a_scheduler_that_is_lost(dataset, table, served, tmp_path, tmp_path_fac
     assert len(scores_in(tmp_path / "out")) == N
 
 
-def test_a_machine_that_is_lost(dataset, table, served, cluster, tmp_path, monkeypatch):
-    """Last: the worker and its nanny do not come back."""
+def test_a_machine_that_is_lost(dataset, table, served, tmp_path, tmp_path_factory, monkeypatch):
+    own = Cluster(tmp_path_factory.mktemp("machine"))
     log = tmp_path / "log"
     killed = []
 
@@ -166,7 +133,7 @@ def test_a_machine_that_is_lost(dataset, table, served, cluster, tmp_path, monke
     monkeypatch.setattr(scored, "score_part", logged(str(log)))
     run = run_of(dataset, table, served, tmp_path / "out", part_rows=100)
     start = time.monotonic()
-    with executors.opened(cluster.address) as pool:
+    with executors.opened(own.address) as pool:
         report = scoring_by_parts.score(run, pool)
     assert len(killed) == 2
     assert time.monotonic() - start < 60
@@ -174,3 +141,4 @@ def test_a_machine_that_is_lost(dataset, table, served, cluster, tmp_path, monke
     numbers = [number for number, _ in executions(log)]
     assert set(numbers) == set(range(report["parts"]))
     assert len(numbers) <= report["parts"] + 2
+    own.close()

@@ -33,8 +33,8 @@ LOCK = "requirements-engine.txt"  # what a worker has to have
 PULSE_S = 0.5
 LOOK_S = 0.2
 PATIENCE_S = 30.0  # longer than a network file system shows what is no longer so
-SETTLE_S = 3.0  # until the kernel of a worker that is lost has ended
-STOP_S = 10.0  # for a worker to say that its kernel has ended
+SETTLE_S = 2.0  # until the kernel of a worker that is lost has ended
+STOP_S = 20.0  # for a worker to say that its kernel has ended
 
 
 @dataclass(frozen=True)
