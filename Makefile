@@ -91,6 +91,8 @@ lock: $(READY)  ## write the locks and environment.yml anew from pyproject.toml;
 	@$(LOCK) pyproject.toml --constraint requirements.txt --output-file requirements-serve.txt
 	@$(LOCK) $(if $(UPGRADE),--upgrade) --group mlflow-server --constraint requirements.txt \
 		--output-file requirements-mlflow.txt
+	@$(LOCK) pyproject.toml --extra pipeline --extra cluster --extra torch --constraint requirements.txt \
+		--output-file requirements-engine.txt
 	@$(PY) .ci/environment.py > environment.yml.part && mv environment.yml.part environment.yml
 	@$(MAKE) setup
 

@@ -66,7 +66,7 @@ class Project:
     root : the project's folder
     desk : in it
     sources : {file in it: SHA-256} of `lib`
-    versions : {package: version}, see `lib.engine.executors.installed`
+    versions : {package: version} of what the driver has of the workers' lock, and of torch
     """
 
     root: Path
@@ -79,7 +79,9 @@ class Project:
         """Return what this process has."""
         lock = root / LOCK
         pinned = re.findall(r"^([\w.-]+)==", lock.read_text() if lock.is_file() else "", re.M)
-        return cls(root, desk, _hashes(root), executors.installed([*pinned, "torch"]))
+        found = executors.installed([*pinned, "torch"])
+        versions = {name: version for name, version in found.items() if version != "missing"}
+        return cls(root, desk, _hashes(root), versions)
 
     def refusal(self) -> str:
         """Return why notebooks cannot run in this process, the end of a sentence; else empty."""
