@@ -6,6 +6,7 @@ A plugin: test modules name it in `pytest_plugins`.
 import os
 import subprocess
 import sys
+import textwrap
 
 import bundles
 import pandas as pd
@@ -93,20 +94,25 @@ def at_part(n, act, monkeypatch):
 
 
 class Cluster:
-    """A scheduler and two workers, each with its nanny, in a folder without `lib`."""
+    """A scheduler and two workers, each with its nanny, in a folder without `lib`.
 
-    def __init__(self, folder):
+    Parameters
+    ----------
+    settings : variables that make it speak `protocol`
+    """
+
+    def __init__(self, folder, protocol="tcp", settings=None):
         pytest.importorskip("distributed")
         port = free_port()
-        self.address = f"tcp://127.0.0.1:{port}"
+        self.address = f"{protocol}://127.0.0.1:{port}"
         self.folder = folder
-        environment = os.environ | CREDENTIALS
+        environment = os.environ | CREDENTIALS | (settings or {})
         environment.pop("PYTHONPATH", None)
         dask = [sys.executable, "-m", "dask"]
         host = ["--host", "127.0.0.1", "--no-dashboard"]
         worker = [self.address, "--nthreads", "1", "--local-directory", str(folder), *host]
         commands = [
-            [*dask, "scheduler", "--port", str(port), *host],
+            [*dask, "scheduler", "--protocol", protocol, "--port", str(port), *host],
             [*dask, "worker", *worker],
             [*dask, "worker", *worker],
         ]
@@ -118,13 +124,16 @@ class Cluster:
                         command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT
                     )
                 )
-        self._wait()
+        self._wait(environment)
 
-    def _wait(self):
-        from distributed import Client
-
-        with Client(self.address, timeout=60, set_as_default=False) as client:
-            client.wait_for_workers(2, timeout=60)
+    def _wait(self, environment):
+        code = f"""
+            from distributed import Client
+            with Client({self.address!r}, timeout=120, set_as_default=False) as client:
+                client.wait_for_workers(2, timeout=120)
+        """
+        python = [sys.executable, "-c", textwrap.dedent(code)]
+        subprocess.run(python, env=environment, cwd=self.folder, check=True)
 
     def close(self):
         for process in self.processes:

@@ -1,6 +1,7 @@
 """An engine as it is deployed: a scheduler and workers of their own, tables in an object store."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -11,7 +12,19 @@ import uuid
 import pandas as pd
 import psutil
 import pytest
-from by_parts import CREDENTIALS, Cluster, N, at_part, executions, logged, run_of, scores_in
+import yaml
+from by_parts import (
+    CREDENTIALS,
+    Cluster,
+    N,
+    at_part,
+    description,
+    executions,
+    logged,
+    run_of,
+    scores_in,
+)
+from conftest import ROOT
 from pyarrow import fs
 from server import free_port
 
@@ -142,3 +155,44 @@ def test_a_machine_that_is_lost(dataset, table, served, tmp_path, tmp_path_facto
     assert set(numbers) == set(range(report["parts"]))
     assert len(numbers) <= report["parts"] + 2
     own.close()
+
+
+def certificates(folder):
+    """An authority, and a certificate that it has signed -> the variables of docs/scale.md."""
+    for name in ("ca", "cert"):
+        command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+        command += ["-subj", f"/CN={name}", "-keyout", f"{name}-key.pem", "-out", f"{name}.pem"]
+        if name == "cert":
+            command += ["-CA", "ca.pem", "-CAkey", "ca-key.pem"]
+        subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    start = "DASK_DISTRIBUTED__COMM__"
+    settings = {
+        f"{start}REQUIRE_ENCRYPTION": "True",
+        f"{start}TLS__CA_FILE": str(folder / "ca.pem"),
+    }
+    for role in ("SCHEDULER", "WORKER", "CLIENT"):
+        settings[f"{start}TLS__{role}__CERT"] = str(folder / "cert.pem")
+        settings[f"{start}TLS__{role}__KEY"] = str(folder / "cert-key.pem")
+    return settings
+
+
+def test_over_tls_only_who_has_a_certificate_is_answered(table, tmp_path):
+    settings = certificates(tmp_path)
+    scale = (ROOT / "docs" / "scale.md").read_text()
+    for name in settings:
+        assert re.sub("SCHEDULER|WORKER|CLIENT", "${role}", name) in scale
+    (tmp_path / "cluster").mkdir()
+    own = Cluster(tmp_path / "cluster", "tls", settings)
+    described = tmp_path / "cards.yaml"
+    described.write_text(yaml.safe_dump(description().to_dict()))
+    command = [sys.executable, "-m", "lib.production.thin", str(table), "--dataset", described]
+    command += ["--rows", "900", "--out", tmp_path / "thin.parquet", "--engine", own.address]
+    bare = os.environ | {"PYTHONPATH": str(ROOT)}
+    refused = subprocess.run(command, env=bare, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2, refused.stderr
+    assert "needs a certificate" in refused.stderr
+    assert not (tmp_path / "thin.parquet").exists()
+    done = subprocess.run(command, env=bare | settings, capture_output=True, text=True, check=False)
+    own.close()
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "thin.parquet").is_file()

@@ -272,6 +272,11 @@ def test_a_scheduler_that_is_gone_has_no_capacity_to_ask_for():
     assert workers.Workers(Gone(), None).capacity() == 1
 
 
+def test_tls_without_a_certificate_is_refused(here):
+    _, err = here.run(*SMALL, "--engine", "tls://127.0.0.1:9", code=2)
+    assert "needs a certificate: set DASK_DISTRIBUTED__COMM__TLS__CA_FILE" in err
+
+
 def test_no_scheduler_no_run(here, monkeypatch):
     monkeypatch.setattr(executors, "CONNECT_S", 0.2)
     assert "no Dask scheduler" in here.run(*SMALL, "--engine", "tcp://127.0.0.1:9", code=2)[1]

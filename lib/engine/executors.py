@@ -28,7 +28,8 @@ from typing import Any
 from lib.errors import DataError
 
 LOCAL = "local:"
-CLUSTER = ("tcp://", "tls://")
+TLS = "tls://"
+CLUSTER = ("tcp://", TLS)
 PACKAGES = ("numpy", "pandas", "pyarrow", "onnxruntime")  # that scores and files depend on
 SOURCES = (".py", ".j2")
 AHEAD = 1000  # parts with the engine at a time
@@ -95,10 +96,16 @@ def connected(address: str) -> Iterator[Any]:
     """
     try:
         from distributed import Client
+        from distributed.security import Security
     except ImportError as error:
         raise DataError(
             f"--engine {address} needs Dask, which is not installed: pip install '.[cluster]'"
         ) from error
+    if address.startswith(TLS) and Security().get_connection_args("client")["ssl_context"] is None:
+        raise DataError(
+            f"--engine {address} needs a certificate: set DASK_DISTRIBUTED__COMM__TLS__CA_FILE, "
+            "…__TLS__CLIENT__CERT and …__TLS__CLIENT__KEY, see docs/scale.md"
+        )
     try:
         client = Client(address, timeout=CONNECT_S, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
