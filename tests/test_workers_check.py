@@ -76,7 +76,9 @@ def lose(worker):
 def figures(project):
     """What a run came to, without what differs between two runs of the same."""
     metrics = json.loads((project.runs[-1] / "metrics.json").read_text())
-    return {name: metrics[name] for name in ("models", "champion", "splits", "verdict")}
+    for model in metrics["models"].values():
+        model.pop("score_us", None)  # was measured
+    return {name: metrics[name] for name in ("models", "splits", "intervals", "reviews", "seed")}
 
 
 def test_the_figures_are_those_of_one_machine_though_a_worker_is_lost(tmp_path, cluster):
@@ -110,7 +112,7 @@ def worker_of(place):
     raise AssertionError(f"nobody listens at {place}")
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_the_kernels_of_a_driver_that_is_gone_end_by_themselves(tmp_path, cluster, number):
     project = Project.create(tmp_path / "project")
     project.put("03_isolation_forest", "sleeps")
