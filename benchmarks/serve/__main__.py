@@ -51,8 +51,10 @@ def arguments():
     parser.add_argument("--connections", type=int, default=16)
     parser.add_argument(
         "--only",
-        default="",
-        help="part of the names of the servers to measure beside the reference",
+        nargs="*",
+        default=[""],
+        metavar="PART",
+        help="parts of the names of the servers to measure beside the reference",
     )
     parser.add_argument(
         "--mlserver",
@@ -242,7 +244,7 @@ def main():
             models = options.models
             rows = contestants.fit(folder, models)
         for each in contestants.everyone(folder, models, mlserver_python(options.mlserver)):
-            if each.name == REFERENCE or options.only in each.name:
+            if each.name == REFERENCE or any(part in each.name for part in options.only):
                 started.append(each.start(folder, rows))
         result = throughput(started, rows, options, folder)
     finally:
