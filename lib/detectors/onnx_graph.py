@@ -17,6 +17,7 @@ from lib.detectors.scaling import CLIP, Scaler
 FEATURES = "features"
 OPSETS = (("", 17), ("ai.onnx.ml", 3))
 IR_VERSION = 9
+FINITE = 1e30  # of a size that no transaction has, far from where float32 overflows
 
 
 class Graph:
@@ -125,19 +126,31 @@ class Graph:
         shifted = self.add("Sub", x, scaler.shift_)
         t = self.add("Mul", shifted, 1 / scaler.unit_)
         if scaler.logged_.any():
-            t = self._log_some(t, scaler.logged_)
-        centred = self.add("Sub", t, scaler.centre_)
-        z = self.add("Mul", centred, 1 / scaler.scale_)
+            z = self._log_some(t, scaler)
+        else:
+            centred = self.add("Sub", t, scaler.centre_)
+            z = self.add("Mul", centred, 1 / scaler.scale_)
         return self.add("Clip", z, -CLIP, CLIP)
 
-    def _log_some(self, t, logged):
-        """Apply `lib.detectors.scaling.signed_log` to the columns marked in `logged` (d,) bool."""
-        size = self.add("Abs", t)
+    def _log_some(self, t, scaler):
+        """Apply `lib.detectors.scaling.signed_log` to the columns that are logged; standardise all.
+
+        Most tables have few such columns, and a logarithm costs as much as ten products: they are
+        gathered, and put back in their places by a product with one entry a column, which is exact.
+        """
+        t = self.add("Clip", t, -FINITE, FINITE)  # infinity times 0 would be NaN
+        factor = 1 / scaler.scale_
+        places = np.flatnonzero(scaler.logged_)
+        logged = self.add("Gather", t, self.constant(places, np.int64), axis=1)
+        size = self.add("Abs", logged)
         size = self.add("Add", size, 1.0)
         size = self.add("Log", size)
-        sign = self.add("Sign", t)
+        sign = self.add("Sign", logged)
         signed = self.add("Mul", sign, size)
-        return self.add("Where", self.constant(logged, bool), signed, t)
+        spread = np.diag(factor)[places]  # (k, d)
+        put_back = self.add("Gemm", signed, spread, -scaler.centre_ * factor)
+        kept = np.where(scaler.logged_, 0.0, factor)
+        return self.add("Gemm", t, np.diag(kept), put_back)
 
     def surprise(self, raw: str, calibration: Calibration) -> str:
         """Compute the surprise of raw scores [n], float64 [n].
