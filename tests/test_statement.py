@@ -13,10 +13,10 @@ import yaml
 from warehouse import SHOP, assert_same, by_id, by_the_pipeline, shop, simulated_payments
 
 from lib.bundle.recipe import KINDS, PARTS
-from lib.data import dialects, features, histories, statement
+from lib.data import dialects, features, histories, shares, statement, statement_command
 from lib.data.cuts import Instants
 from lib.data.datasets import Dataset, load_description, prepare, read_transactions
-from lib.data.statement import Rarity
+from lib.data.shares import Rarity
 from lib.data.times import ticks
 from lib.errors import DataError
 
@@ -32,7 +32,7 @@ def run(sql, **tables):
 
 def printed(capsys, *arguments):
     """(exit code, output, errors) of the command."""
-    code = statement.main([*map(str, arguments)])
+    code = statement_command.main([*map(str, arguments)])
     found = capsys.readouterr()
     return code, found.out, found.err
 
@@ -204,7 +204,7 @@ def test_shares_of_a_split_of_a_bundle_and_of_a_given_time(described, tmp_path, 
 
 
 def test_only_the_most_frequent_values_are_known(monkeypatch):
-    for module in (features, statement):
+    for module in (features, shares):
         monkeypatch.setattr(module, "MAX_VALUES", 3)
     dataset, frame = shop()
     found = run(statement.statement(dataset, "shop"), shop=frame)

@@ -233,6 +233,6 @@ def encode(
 
 
 if __name__ == "__main__":
-    from lib.data import statement  # it imports this module
+    from lib.data import statement_command  # it imports this module
 
-    sys.exit(statement.main())
+    sys.exit(statement_command.main())
