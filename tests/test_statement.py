@@ -10,6 +10,7 @@ import duckdb
 import pandas as pd
 import pytest
 import yaml
+from conftest import ROOT
 from warehouse import SHOP, assert_same, by_id, by_the_pipeline, shop, simulated_payments
 
 from lib.bundle.recipe import KINDS, PARTS
@@ -230,6 +231,17 @@ def test_the_resulting_table_is_described(described, tmp_path, capsys):
     assert statement.description(Dataset.from_dict(mapping))["weight"] == "weight"
 
 
+def test_the_documented_description_is_the_one_that_is_written():
+    described = re.findall(
+        r"^```yaml\n(.*?)^```", (ROOT / "docs/own-table.md").read_text(), re.M | re.S
+    )
+    dataset = Dataset.from_dict(yaml.safe_load(described[0]))
+    (block,) = re.findall(r"^```yaml\n(.*?)^```", (ROOT / "docs/scale.md").read_text(), re.M | re.S)
+    shown = Dataset.from_dict(yaml.safe_load(block))
+    written = Dataset.from_dict(statement.description(dataset))
+    assert shown == written
+
+
 @pytest.mark.parametrize("dialect", ["spark", "databricks", "snowflake", "bigquery", "tsql"])
 def test_dialects_are_printed_and_those_that_nobody_ran_say_so(dialect, described, capsys):
     pytest.importorskip("sqlglot")
@@ -265,6 +277,8 @@ def test_a_statement_that_a_dialect_cannot_have_is_refused_in_a_sentence(monkeyp
         (["--dialect", "Spark"], ["'Spark'", "did you mean 'spark'"]),
         (["--encoders", "nowhere"], ["nowhere", "split", "bundle"]),
         (["--reference-until", "noon"], ["'noon'", "2024-03-31"]),
+        (["--reference-until", "nan"], ["'nan'", "not a time"]),
+        (["--yaml", "/dev/null/x.yaml"], ["/dev/null", "cannot be written"]),
     ],
 )
 def test_what_cannot_be_printed_is_refused_in_a_sentence(arguments, words, described, capsys):

@@ -74,11 +74,12 @@ def _until(dataset: Dataset, text: str) -> int:
             raise DataError(f"{where}: is too far away")
         return round(seconds * MICROSECONDS)
     try:
-        time = pd.Timestamp(text)
-        utc = time.tz_localize("UTC") if time.tz is None else time.tz_convert("UTC")
-    except (ValueError, AttributeError) as error:
+        time = pd.to_datetime(pd.Series([text]), utc=True)
+    except ValueError as error:
         raise DataError(f"{where}: expected a time such as 2024-03-31 12:00:00") from error
-    return int(instants(dataset, pd.Series([utc.tz_localize(None)]))[0])
+    if time.isna().any():
+        raise DataError(f"{where}: is not a time")
+    return int(instants(dataset, time.dt.tz_localize(None))[0])
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -132,10 +133,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DataError as error:
         print(error, file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"{given.yaml}: cannot be written ({error.strerror})", file=sys.stderr)
+        return 2
     remark = dialects.remark(given.dialect)
     for line in [*header(dataset, table, rarity), *([remark] if remark else [])]:
         print(f"-- {one_line(line)}")
-    print(said)
+    print(said, end="")
     if remark:
         print(remark, file=sys.stderr)
     return 0
