@@ -52,7 +52,7 @@ SHOP = {
 }
 
 
-def shop(n=1_500, seed=0):
+def shop(n=900, seed=0):
     """A table with all that a warehouse may hold: ties in time, clocks that change, missing and
     infinite values, blanks, labels in words, weights, columns with blanks and quotes in their names
     -> (description, rows as they came).
