@@ -160,13 +160,6 @@ def test_a_run_is_described_by_what_it_decided():
     text = run_descriptions.pipeline("20260101-000000-x", json.loads(json.dumps(metrics)))
     assert "largest |z| was promoted to champion, fraud-detector version 2." in text
     assert "| largest \\|z\\| | none | 0.500 [0.400, 0.600] | – |" in text
-    assert run_descriptions.figures(
-        metrics | {"models": {"max_abs_z": {**figures, "train_on": "all"}}}
-    ) == {
-        "max_abs_z": figures,
-        "champion": figures,
-    }
-    assert run_descriptions.figures({}) == {}
     assert run_descriptions.pipeline("20260101-000000-x", {}).startswith(
         "Everything is in `reports/20260101-000000-x`"
     )

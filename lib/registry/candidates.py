@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 REGIMES = {"genuine": ("genuine",), "all": ("all",), "both": ("genuine", "all")}
 N_PARITY = 10_000  # rows kept for the proof that an export scores as its estimator did
-# apart from the parameters in a manifest: they are named beside them
-OUTSIDE_PARAMETERS = {"seed", "threads"}
 
 
 @dataclass(frozen=True)
@@ -205,10 +203,6 @@ def _manifest(name: str, fitted: Fit, split: Split) -> dict[str, Any]:
     training = fitted.training
     dataset = split.dataset
     period = split.manifest["periods"]["reference"]
-    parameters = {}
-    for key, value in detector.get_params().items():
-        if key not in OUTSIDE_PARAMETERS:
-            parameters[key] = value
     low, median, high = _ranges(training)
     manifest = {
         "model": name,
@@ -228,7 +222,7 @@ def _manifest(name: str, fitted: Fit, split: Split) -> dict[str, Any]:
             "split": split.fingerprint,
             "seed": detector.seed,
             "threads": detector.threads,
-            "parameters": parameters,
+            "parameters": detector.described(),
         },
         "reference": {"low": low, "median": median, "high": high},
     }

@@ -103,31 +103,3 @@ def _candidates(models: Mapping[str, Any]) -> str:
         inner = " | ".join(cells)
         lines.append(f"| {inner} |")
     return "\n".join(lines)
-
-
-def figures(metrics: Mapping[str, Any]) -> dict[str, dict]:
-    """Return what is worth comparing runs by: {model: {period: {metric: figure}}}.
-
-    The headline figures of every model and, under `champion`, of the champion.
-    """
-    found: dict[str, dict] = {}
-    models = metrics.get("models", {})
-    for model, entry in models.items():
-        periods = {}
-        for period in PERIODS:
-            # before `untouched` is read, it has no entry
-            if period in entry:
-                periods[period] = _headline_only(entry[period])
-        found[model] = periods
-    champion = names.champion_entry(metrics)
-    if champion in found:
-        found["champion"] = found[champion]
-    return found
-
-
-def _headline_only(figures: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {}
-    for metric in names.HEADLINE:
-        if metric in figures:
-            kept[metric] = figures[metric]
-    return kept
