@@ -236,7 +236,7 @@ def _ecod_score(ecod, inputs):
     """
     fitted = np.sort(ecod.X_train, axis=0)
     n = len(fitted)
-    signs = np.sign(skew(ecod.X_train, axis=0))
+    signs = _signs(fitted)
     total = np.zeros(len(inputs))
     for x, column, sign in zip(inputs.T, fitted.T, signs, strict=True):
         at_most = np.searchsorted(column, x, side="right")
@@ -248,6 +248,14 @@ def _ecod_score(ecod, inputs):
     return total
 
 
+def _signs(rows):
+    """Return the sign of each column's skewness (d,), 0 of a constant column as in PyOD."""
+    varies = np.ptp(rows, axis=0) > 0
+    signs = np.zeros(rows.shape[1])
+    signs[varies] = np.sign(skew(rows[:, varies], axis=0))
+    return signs
+
+
 def _ecod(graph, ecod, inputs):
     fitted = np.sort(np.asarray(ecod.X_train, dtype=np.float64), axis=0)
     n = len(fitted)
@@ -257,7 +265,7 @@ def _ecod(graph, ecod, inputs):
     below = graph.count_below(z, list(fitted.T))
     right = graph.add("Gather", tail, graph.add("Sub", graph.constant(n, np.int64), below))
     farther = graph.add("Max", left, right)
-    signs = np.sign(skew(ecod.X_train, axis=0))
+    signs = _signs(fitted)
     is_symmetric = graph.constant(signs[None, :] == 0, bool)
     chosen = graph.add("Where", is_symmetric, graph.add("Add", left, right), farther)
     return graph.single(graph.sum_columns(chosen))

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+from lib.files import read_json
 from lib.pipeline.runs import Run
-from lib.pipeline.stages import read_cells, within
+from lib.pipeline.stages import header, read_cells, within
 from lib.registry import mlflow_store
 from lib.registry.serving import Now
 from lib.reporting import names, run_descriptions
@@ -108,7 +109,11 @@ class Logbook:
             tags["reused_from"] = task.record["run"]
         # the comparison may add to the others by now
         folders = [task.state.kept(key).parent for key in models]
-        stage = task.job.stage.name
+        labels = {}
+        for folder in folders:
+            names.introduce({folder.name: read_json(folder / "manifest.json", {})})
+            labels[folder] = names.label(folder.name)
+        stage = task.job.stage
         run_id = tracking.log_stage(
             self._parent.result(),
             task.name,
@@ -117,9 +122,11 @@ class Logbook:
             figures=[places.path(key) for key in figures if key.endswith(".png")],
             notebooks=places.files(f"run/notebooks/{task.name}.*").values(),
             cards=[places.path(key) for key in cards if key.count("/") == 1],
-            candidates={folder: names.label(folder.name) for folder in folders},
+            candidates=labels,
             tags=tags,
-            description=run_descriptions.stage(stage, read_cells(task.job.notebook), task.why),
+            description=run_descriptions.stage(
+                stage.name, header(read_cells(task.job.notebook)), task.why
+            ),
             status="FINISHED" if task.is_whole else "FAILED",
             seconds=task.record.get("seconds", 0.0),
             is_new=not reused,

@@ -73,6 +73,7 @@ def view(parent_id: str) -> str:
         "columnOrder": [*widths, *others],
         "columnWidths": widths,
         "runsHiddenMode": "SHOW_ALL",
+        "hideEmptyCharts": False,
         "compareRunCharts": [
             _chart("PARALLEL", "all", selectedMetrics=AXES, selectedParams=[], showAllRuns=True),
             *(_chart("BAR", "each", metricKey=name, runsCountToCompare=20) for name in COLUMNS),
