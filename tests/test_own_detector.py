@@ -9,8 +9,8 @@ import pytest
 from server import Server
 
 pytestmark = pytest.mark.check
-KEPT = ("02_split", "03_isolation_forest", "09_comparison", "10_export")
-QUICK = ("rows 8000", "n_resamples 50", "n_trees 20", "svm.max_rows 1000")
+KEPT = ("02_split", "09_comparison", "10_export")
+QUICK = ("rows 8000", "n_resamples 50", "svm.max_rows 1000")
 CHANGES = {  # in the cells that are the user's to change
     "from sklearn.neighbors import LocalOutlierFactor": "from sklearn.svm import OneClassSVM",
     "estimator = LocalOutlierFactor(n_neighbors=n_neighbors, novelty=True)": (

@@ -74,6 +74,7 @@ def view(parent_id: str) -> str:
         "columnWidths": widths,
         "runsHiddenMode": "SHOW_ALL",
         "hideEmptyCharts": False,
+        "isAccordionReordered": True,  # else sections are in the order of their names
         "compareRunCharts": [
             _chart("PARALLEL", "all", selectedMetrics=AXES, selectedParams=[], showAllRuns=True),
             *(_chart("BAR", "each", metricKey=name, runsCountToCompare=20) for name in COLUMNS),
