@@ -14,7 +14,7 @@ METRICS = {  # a metric of ours: its name in MLflow, short enough for the headin
     "amount_recall_at_budget": "money_caught",
 }
 COSTS = ("score_us", "bytes")
-COLUMNS = (*(f"{period}/{name}" for period in PERIODS for name in METRICS.values()), *COSTS)
+COLUMNS = (*(f"{period}/{name}" for name in METRICS.values() for period in PERIODS), *COSTS)
 # MLflow's name for a view that its pages open by a link; they read it from a tag of the experiment
 VIEW = "comparison"
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
