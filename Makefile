@@ -7,6 +7,7 @@ JOBS  ?= 2
 IMAGE ?= anomaly-detection:v1
 BUILD ?=
 RAW   ?=
+PORT  ?= 5000
 TORCH_INDEX ?=
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -50,10 +51,8 @@ lab: $(READY)  ## JupyterLab on the notebooks
 serve: $(READY)  ## the prediction API on port 8000, with the bundle in serve/model; settings by environment
 	@$(PY) -m serve $(ARGS)
 
-mlflow: $(READY)  ## MLflow's pages on mlflow.db, port 5000
-	@MLFLOW_TRACKING_URI= $(PY) -c "from lib.registry import mlflow_store as store; store.relocate()"
-	@echo "The runs: http://localhost:5000/#/experiments"
-	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(PY) -m mlflow ui --backend-store-uri sqlite:///mlflow.db --workers 1 --port 5000 $(ARGS)
+mlflow: $(READY)  ## MLflow's pages on mlflow.db, and where candidates are compared; PORT=5000
+	@$(PY) -m lib.registry.mlflow_pages --port $(PORT) $(ARGS)
 
 report: $(READY)  ## open the newest run's page and print where it is
 	@page=$$(ls -t reports/2*/index.html 2>/dev/null | head -n 1); \

@@ -5,11 +5,13 @@ import bundles
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.svm import OneClassSVM
 
 from lib import bundle
 from lib.data import simulation, splits
 from lib.data.datasets import Arrays, load_description, prepare
 from lib.detectors.isolation_forest import IsolationForest
+from lib.detectors.wrapped import Wrapped
 from lib.errors import DataError
 from lib.evaluation import metrics
 from lib.evaluation.gate import Verdict
@@ -187,6 +189,25 @@ def test_a_retrained_model_is_the_one_that_its_notebook_would_make(history, tmp_
     assert bundle.bundle_hash(made.folder) == bundle.bundle_hash(expected)
     other = challenger.retrain(champion, history, periods, tmp_path / "other", seed=4)
     assert bundle.bundle_hash(other.folder) != bundle.bundle_hash(expected)
+
+
+def test_a_detector_of_another_library_is_retrained_from_what_its_manifest_says(history, tmp_path):
+    detector = Wrapped(OneClassSVM(nu=0.1), max_rows=200)
+    described = json.loads(json.dumps(detector.described()))
+    shown = {"label": "One-class SVM", "colour": "#123456", "about": "A score."}
+    champion = {
+        "model": "svm@train_on=all",
+        "fit": {"train_on": "all", "parameters": described},
+        "shown": shown,
+    }
+    periods = history.window(history.slices["batch_06"].stop)
+    made = challenger.retrain(champion, history, periods, tmp_path, seed=3)
+    manifest = bundle.verify(made.folder)
+    assert (manifest["model"], manifest["shown"]) == ("svm@train_on=all", shown)
+    assert manifest["fit"]["parameters"] == described
+    described["estimator"] = "sklearn.svm.Gone"
+    with pytest.raises(DataError, match=r"svm cannot be retrained: sklearn.svm.Gone .* frozen"):
+        challenger.retrain(champion, history, periods, tmp_path / "gone")
 
 
 def test_a_model_that_cannot_be_retrained_is_named(history, tmp_path):

@@ -16,6 +16,7 @@ from lib.reporting.names import (
     NOT_EXPORTED,
     champion_entry,
     headline,
+    introduce,
     label,
     plain,
     served,
@@ -214,6 +215,7 @@ def summary(
     remarks : sentences that must not be overlooked
     """
     metrics = read_json(run.folder / "metrics.json", {})
+    introduce(metrics.get("models", {}))
     withheld = _withheld(run, tasks)
     is_exported = status != "done" or not withheld
     reasons = metrics.get("verdict", {}).get("reasons") or [""]

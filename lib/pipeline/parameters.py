@@ -21,6 +21,7 @@ PIPELINE_OWNED = {  # parameters that the pipeline sets, and what they follow fr
     "track": "the pipeline, which logs every notebook itself",
     "candidate": "--sweep",
     "engine": "--engine",
+    "stage": "the notebook's file name",
 }
 
 

@@ -229,6 +229,7 @@ class PipelineExecution:
             "track": False,
             "candidate": job.candidate,
             "engine": self.engine,
+            "stage": job.stage.name,
         }
         unless_given = {
             "registered_name": self.data.registered_name,

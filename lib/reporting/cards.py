@@ -15,7 +15,7 @@ from lib.data import cuts, thin_record
 from lib.data.columns import one_line
 from lib.evaluation.figures import cell
 from lib.files import write_text
-from lib.reporting.names import HEADLINE, SHARES, SIMULATED, SOURCES, code, label
+from lib.reporting.names import HEADLINE, SHARES, SIMULATED, SOURCES, code, introduce, label
 from lib.reporting.tables import markdown
 
 if TYPE_CHECKING:
@@ -62,8 +62,10 @@ def model(manifest: Mapping[str, Any], untouched: Figures | None = None) -> str:
     manifest : with the sha256 of the graphs in `files`
     untouched : {metric: {"value", "low", "high"}} on the last period, where it has been read
     """
+    introduce({manifest["model"]: manifest})
     # a variant is described by its family
     family = manifest["model"].partition("@")[0]
+    about = manifest.get("shown", {}).get("about") or ABOUT.get(family, "")
     fit = manifest["fit"]
     threshold = manifest.get("threshold", {})
     dataset, budget = manifest["dataset"], threshold.get("alert_budget", 0.0)
@@ -82,7 +84,7 @@ def model(manifest: Mapping[str, Any], untouched: Figures | None = None) -> str:
     lines = [
         f"# {label(manifest['model'])}, a detector of fraud in `{dataset['name']}`",
         *([f"> **{SIMULATED}**"] if dataset["source"] == "simulated" else []),
-        f"{ABOUT.get(family, '')} It learns what is ordinary and ranks what is not.".strip(),
+        f"{about} It learns what is ordinary and ranks what is not.".strip(),
         "## Intended use",
         "It ranks transactions, so that people review the strangest first. It must not block a "
         "payment, refuse a "

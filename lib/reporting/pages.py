@@ -246,7 +246,10 @@ def _breakable(text: str) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return read_json(path, {})
+    """Return a JSON file's content, {} without one; models of the user's own get their names."""
+    content = read_json(path, {})
+    names.introduce(content.get("models", {}))
+    return content
 
 
 def _when(name: str) -> str:

@@ -15,7 +15,7 @@ from lib.data.datasets import UNLABELLED
 from lib.evaluation.figures import Figure as Interval
 from lib.evaluation.figures import number as number_of
 from lib.files import whole
-from lib.reporting.names import label
+from lib.reporting.names import label, own_colour
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,7 +99,7 @@ def colour(model: str) -> str:
 
     Variants such as `autoencoder@latent=4` share their family's.
     """
-    return MODEL_COLOURS.get(model.split("@")[0], INK)
+    return own_colour(model) or MODEL_COLOURS.get(model.split("@")[0], INK)
 
 
 def _line(model: str) -> dict[str, Any]:
