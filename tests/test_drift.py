@@ -130,8 +130,8 @@ def test_no_shift_is_not_found_at_the_promised_rate(block_sd, weighted):
             weight = np.random.default_rng(seed).choice([1.0, 4.0, 7.0], len(X))
         monitor, batches = watch(X, weight, time_s, fdr=0.05)
         verdicts = [monitor.check(X[b], weight[b], time_s[b]) for b in batches]
-        assert all(v.hour_matched and not v.note for v in verdicts)
-        alarms += [v.level != drift.QUIET for v in verdicts]
+        assert all(v.matched_by == "hour" for v in verdicts)
+        alarms += [bool(v.significant) for v in verdicts]
     assert np.sum(alarms) <= stats.binom.isf(1e-3, len(alarms), 0.05)
 
 
@@ -141,7 +141,7 @@ def test_rows_taken_for_independent_that_are_not_raise_false_alarms():
     for block_s in (600.0, 1e-3):
         monitor, batches = watch(X, weight, time_s, block_s=block_s)
         alarms[block_s] = sum(
-            monitor.check(X[b], weight[b], time_s[b]).level != drift.QUIET for b in batches
+            bool(monitor.check(X[b], weight[b], time_s[b]).significant) for b in batches
         )
     assert alarms[600.0] == 0 < 5 < alarms[1e-3]
 
@@ -192,7 +192,7 @@ def test_hours_that_the_reference_lacks_are_not_matched_and_the_verdict_says_so(
     night, morning = time_s < 6 * 3600, (time_s > 9 * 3600) & (time_s < 10 * 3600)
     monitor = drift.Monitor(X[night], weight[night], time_s[night], "abcd")
     verdict = monitor.check(X[morning], weight[morning], time_s[morning])
-    assert not verdict.hour_matched
+    assert not verdict.matched_by
     assert verdict.flagged == tuple("abcd")
     assert "hours of the day" in verdict.note
 
@@ -201,11 +201,10 @@ def test_matching_takes_the_rhythm_of_the_day_out():
     X, weight, time_s = table(rhythm=1.0)
     monitor, batches = watch(X, weight, time_s)
     assert [monitor.check(X[b], weight[b], time_s[b]).level for b in batches] == [drift.QUIET] * 10
-    matched, possible = monitor.match(np.array([3, 3, 3, 4]), np.ones(4))
-    assert possible
-    assert np.bincount(monitor.reference.hour, matched, minlength=24)[[3, 4, 5]] == pytest.approx(
-        [0.75, 0.25, 0]
-    )
+    matched, by = monitor.match(3_600.0 * np.array([3, 3, 3, 4]), np.ones(4))
+    assert by == "hour"
+    hour = (monitor.reference.time_s // 3_600 % 24).astype(int)
+    assert np.bincount(hour, matched, minlength=24)[[3, 4, 5]] == pytest.approx([0.75, 0.25, 0])
 
 
 def test_missing_and_unheard_of_values_are_found():
