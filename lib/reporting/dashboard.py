@@ -250,11 +250,11 @@ def drift(
         of_column = table[table["name"] == name].set_index("batch").loc[batches]
         for column, (_, found) in enumerate(of_column.iterrows(), 1):
             ratio = found["moved"] / found["usual"] if pd.notna(found["moved"]) else 0.0
-            shade = HEAT(np.clip(ratio / HOTTEST, 0, 1))
+            shade = HEAT(np.clip((ratio / HOTTEST) ** 1.5, 0, 1))
             corner = (column - 0.46, row - 0.44)
             ax.add_patch(Rectangle(corner, 0.92, 0.88, facecolor=shade, linewidth=0))
             # flagged by something else than what has moved: the cell is pale
-            ink = "white" if ratio > HOTTEST / 2 else plots.INK
+            ink = "white" if ratio > 0.75 * HOTTEST else plots.INK
             if found["flagged"]:
                 size = 5.5 if found["loud"] else 3.5
                 ax.plot(column, row, "o", color=ink, markersize=size, markeredgewidth=0)

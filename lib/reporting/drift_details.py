@@ -42,7 +42,7 @@ def _details(name: str, flags: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
     shown = batch.replace("batch_0", "batch ").replace("batch_", "batch ")
     lines = [
         f"<details><summary>{escape(one_line(name))}: {escape(which)}</summary>",
-        f"<p>{escape(shown)}: {said}.</p>",
+        f"<p>{escape(shown[:1].upper() + shown[1:])}: {said}.</p>",
         _drawn(largest.get("profile"), shown),
         "</details>",
     ]
@@ -77,8 +77,9 @@ def _drawn(profile: Mapping[str, Any] | None, batch: str) -> str:
     drawn = _numbers if profile["edges"] is not None else _values
     height, marks = drawn(profile)
     legend = (
-        f'<text x="0" y="12" fill="currentColor" opacity="0.75">grey: reference window</text>'
-        f'<text x="{WIDTH}" y="12" text-anchor="end" fill="{BATCH_COLOUR}">{escape(batch)}</text>'
+        f'<text x="0" y="12" fill="currentColor">grey: reference window</text>'
+        f'<text x="{WIDTH}" y="12" text-anchor="end" fill="currentColor">coloured: '
+        f"{escape(batch)}</text>"
     )
     return (
         f'<svg viewBox="0 0 {WIDTH} {height}" style="max-width:{WIDTH}px;width:100%;height:auto" '
