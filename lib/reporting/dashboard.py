@@ -29,6 +29,7 @@ Result = Mapping[str, Any]  # of one policy: deployment.Deployment.to_dict()
 Results = Mapping[str, Result]  # {policy: result}
 POLICY_COLOURS = {
     "frozen": "#4D4D4D",
+    "refit": "#CC79A7",
     "threshold": "#0072B2",
     "retrain_every": "#009E73",
     "retrain_on_drift": "#D55E00",
@@ -48,6 +49,7 @@ def label(policy: str) -> str:
         "retrain_on_drift": "retrain on drift",
         "threshold": "threshold re-set",
         "frozen": "frozen",
+        "refit": "refit, then frozen",
     }[policy]
 
 
