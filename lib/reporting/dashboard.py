@@ -442,3 +442,21 @@ def by_policy(results: Results) -> pd.DataFrame:
             "time spent fitting": f"{t['fit_s']:.0f} s",
         }
     return pd.DataFrame(rows).T.rename_axis("policy")
+
+
+def drilled(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a drill found (`lib.production.drill`), with words for its keys."""
+    words = {
+        "n_lines": "lines in the log",
+        "n_lost": "transactions without a line",
+        "n_duplicated": "transactions with more than one line",
+        "n_refused": "transactions that were refused",
+        "n_retries": "requests that were sent again",
+        "n_wrong": "scores that are not those of the version named beside them",
+        "n_reloads": "times that the server took up another version",
+        "n_kills": "times that the server was killed",
+        "versions": "versions in the order in which they answered",
+    }
+    shown = {words.get(key, key): value for key, value in found.items()}
+    shown[words["versions"]] = ", ".join(found["versions"])
+    return shown
