@@ -35,7 +35,7 @@ POLICY_COLOURS = {
     "retrain_on_drift": "#D55E00",
 }
 DAY_S = 86_400
-HOTTEST = 2.0  # multiple of the usual difference that has the last colour of the drift panel
+DOUBLINGS = 4  # of half the usual difference, up to the last colour of the drift panel
 N_SHOWN = 12  # rows of the drift panel at most
 HEAT = LinearSegmentedColormap.from_list(
     "heat", ["#F4F6F8", "#DCE6EE", "#F2C9A5", "#E08A4F", "#B5432B"]
@@ -244,19 +244,22 @@ def drift(
 ) -> Axes:
     """Return the axes with the share that has moved as a multiple of what is usual.
 
-    A row a column of the data; a dot where drift is called, a bar where a difference is significant
-    and no larger than usual.
+    The darker, the larger. A row a column of the data; a dot where drift is called, a bar where a
+    difference is significant and no larger than usual.
     """
     batches = list(dict.fromkeys(table["batch"]))
     for row, name in enumerate(names):
         of_column = table[table["name"] == name].set_index("batch").loc[batches]
         for column, (_, found) in enumerate(of_column.iterrows(), 1):
-            ratio = found["moved"] / found["usual"] if pd.notna(found["moved"]) else 0.0
-            shade = HEAT(np.clip((ratio / HOTTEST) ** 1.5, 0, 1))
+            # what chance may explain stays pale, however small the batch
+            has_moved = found["significant"] and pd.notna(found["moved"])
+            ratio = found["moved"] / found["usual"] if has_moved else 0.0
+            heat = np.clip((np.log2(max(ratio, 0.5)) + 1) / DOUBLINGS, 0, 1)
+            shade = HEAT(heat)
             corner = (column - 0.46, row - 0.44)
             ax.add_patch(Rectangle(corner, 0.92, 0.88, facecolor=shade, linewidth=0))
             # flagged by something else than what has moved: the cell is pale
-            ink = "white" if ratio > 0.75 * HOTTEST else plots.INK
+            ink = "white" if heat > 0.6 else plots.INK
             if found["flagged"]:
                 size = 5.5 if found["loud"] else 3.5
                 ax.plot(column, row, "o", color=ink, markersize=size, markeredgewidth=0)
@@ -280,9 +283,7 @@ def drift(
             )
     ax.set_yticks(range(len(names)), [plots.plain(name) for name in names], fontsize=8.5)
     ax.set(ylim=(len(names) - 0.4, -0.6), title="Drift against the reference window")
-    said = (
-        "darker: more has moved   ·   dot: drift, large if again   ·   bar: significant, as usual"
-    )
+    said = "dot: drift, large if again   ·   bar: significant only"
     if injected:
         said += "   ·   frame: injected"
     _hint(ax, said)

@@ -50,13 +50,13 @@ def _details(name: str, flags: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
 
 
 def in_words(flag: Mapping[str, Any]) -> str:
-    """Return what differs in a column, `23 % of transactions lie elsewhere (usual: up to 9 %)`."""
+    """Return what differs in a column, `23 % of … lie elsewhere …; up to 9 % is usual`."""
     said = []
     if flag["moved"] is not None:
         usual = percent(flag["usual"])
         said.append(
             f"{percent(flag['moved'])} of the transactions lie elsewhere than in the reference "
-            f"window, whose own parts differ by up to {usual}"
+            f"window; up to {usual} is usual"
         )
     if flag["missing"] or flag["missing_before"]:
         said.append(
