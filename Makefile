@@ -20,6 +20,8 @@ SLOW  := rfc3987-syntax  # jsonschema does without; importing it takes seconds i
 LOCK   = $(PY) -m uv pip compile --universal --python-version 3.11 --fork-strategy fewest \
 	--generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-emit-package torch --quiet
 
+LOCKED := sed -n 's/^\([A-Za-z0-9._-]*==[^ ;]*\).*/\1/p' requirements.txt
+
 MAKEFLAGS += --no-print-directory
 unexport PYTHONDONTWRITEBYTECODE  # imports of the big packages take twice as long without compiled files
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
@@ -45,8 +47,8 @@ check: test  ## make test, then what needs chromium, Docker or many minutes
 	@echo "Now the checks that need chromium, Docker, PostgreSQL or many minutes"
 	@$(PY) -m pytest -m check $(ARGS) || test $$? -eq 5  # 5: there are none
 
-lab: $(READY)  ## JupyterLab on the notebooks
-	@$(PY) -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS) notebooks/01_eda.ipynb
+lab: $(READY)  ## JupyterLab on the project's folder, with the first notebook open
+	@$(PY) -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) --ServerApp.root_dir="$(CURDIR)" $(ARGS) notebooks/01_eda.ipynb
 
 serve: $(READY)  ## the prediction API on port 8000, with the bundle in serve/model; settings by environment
 	@$(PY) -m serve $(ARGS)
@@ -98,8 +100,9 @@ lock: $(READY)  ## write the locks and environment.yml anew from pyproject.toml;
 # A set-up that was interrupted left no file `ready`: it starts over. With a new lock only what differs is installed.
 $(READY): requirements.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it, or name it by PYTHON=…"; exit 1; }
-	@echo "Setting up .venv, once: a few minutes"
-	@test -e $@ || $(PYTHON) -m venv --clear .venv
+	@test -e $@ || { echo "Setting up .venv, once: a few minutes"; $(PYTHON) -m venv --clear .venv; }
+	@test ! -e $@ || { echo "requirements.txt has changed since .venv was set up; what differs is installed:"; \
+		$(LOCKED) | diff .venv/locked - 2>/dev/null | sed -n 's/^</  until now/p; s/^>/  from now on/p'; }
 	@rm -f $@
 	@$(PY) -m pip install --quiet $(UV) || echo "uv is not to be had here: pip alone takes longer"
 	@$(PY) -m uv pip install --quiet --python $(PY) --compile-bytecode --require-hashes -r requirements.txt \
@@ -108,4 +111,5 @@ $(READY): requirements.txt
 	@echo "  … and $(TORCH)"
 	@$(PY) -m pip install --quiet $(TORCH) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 	@$(PY) -c 'import sysconfig, pathlib; pathlib.Path(sysconfig.get_path("purelib"), "project.pth").write_text("../../../..\n")'
+	@$(LOCKED) > .venv/locked
 	@touch $@

@@ -286,6 +286,35 @@ def test_a_challenger_is_shadowed_promoted_and_watched(history, split, monkeypat
     assert dashboard.by_batch(result).shape[0] == 10
 
 
+def test_the_policy_refit_begins_with_a_model_that_knows_validation(
+    history, split, monkeypatch, tmp_path
+):
+    promoted = []
+    monkeypatch.setattr(
+        deployment.Deployment, "_promote", lambda _, model, reasons: promoted.append(model)
+    )
+    start = sandbox.start_bundle(split, "", tmp_path / "start", seed=2)
+    options = deployment.Options(n_resamples=0)
+    deployment.Deployment("refit", history, start, tmp_path / "policy", options)
+    [first] = promoted
+    assert bundle.verify(first.folder)["refit"]["periods"] == "reference and validation"
+    assert first.fitted_on == slice(0, history.n_past)
+    assert first.validated_on == history.slices["validation"]
+    assert dashboard.label("refit")
+    assert set(dashboard.POLICY_COLOURS) == set(deployment.POLICIES)
+    odd = bundles.write(tmp_path / "odd", "forest", features=split.dataset.features)
+    with pytest.raises(DataError, match=r"exported as it was compared.* Leave the policy refit"):
+        deployment.Deployment("refit", history, odd, tmp_path / "odd-policy", deployment.Options())
+
+
+def test_a_drill_is_told_in_words():
+    found = {"n_lines": 9, "n_wrong": 0, "n_kills": 1, "versions": ["1", "2"]}
+    said = dashboard.drilled(found)
+    assert not any(key.startswith("n_") for key in said)
+    assert said["lines in the log"] == 9
+    assert "1, 2" in said.values()
+
+
 def test_a_stream_without_labels_is_watched_without_recall_and_money(split, tmp_path):
     history = History(split)
     history.data = history.data._replace(y=np.full(len(history.data.y), -1, np.int8))

@@ -5,7 +5,7 @@ import shutil
 import pytest
 from conftest import ROOT
 
-from lib.errors import Refused
+from lib.errors import Refused, unknown
 from lib.pipeline.parameters import Parameter, convert, read_parameters
 from lib.pipeline.settings import Settings, jobs
 from lib.pipeline.stages import STAGES, choose, find, present, upstream
@@ -50,7 +50,7 @@ def test_stages_wait_for_what_they_read():
         "07_robust_covariance": ["02"],
         "08_empirical_tails": ["02"],
         "09_comparison": ["02", "03", "04", "05", "06", "07", "08"],
-        "10_export": ["03", "04", "05", "06", "07", "08", "09"],
+        "10_export": ["02", "03", "04", "05", "06", "07", "08", "09"],
         "11_production": ["02", "10"],
         "12_stability": [],
         "13_few_labels": ["02"],
@@ -211,6 +211,14 @@ def test_the_particular_overrides_the_general(root):
 def test_misspelt_and_mistyped_parameters_are_refused(root, parameters, message):
     with pytest.raises(Refused, match=message):
         planned(root, parameters)
+
+
+def test_of_many_names_the_three_nearest_are_said():
+    known = [f"parameter_{i}" for i in range(40)] + ["trees", "members"]
+    said = unknown("parameter", "n_estimators", known)
+    assert "none of 42 is like it" in said
+    assert len(said.split(" are ")[1].split(", ")) == 3
+    assert "did you mean 'trees'?" in unknown("parameter", "tree", known)
 
 
 def test_a_parameter_that_only_other_notebooks_have_is_refused(root):

@@ -70,7 +70,11 @@ STAGES = (
         reads=("splits", "run/models", "registry"),
         writes=("run/models", "run/metrics.json", "run/model_card.md", "registry"),
     ),
-    Stage("10_export", reads=("run/models", "registry"), writes=("serve/model", "run/bundle")),
+    Stage(
+        "10_export",
+        reads=("splits", "run/models", "registry"),
+        writes=("serve/model", "run/bundle", "run/refit"),
+    ),
     Stage(
         "11_production",
         reads=("splits", "serve/model", "run/bundle"),

@@ -76,6 +76,13 @@ def model(manifest: Mapping[str, Any], untouched: Figures | None = None) -> str:
         "whatever comes\n"
         for name in manifest.get("empty_features", ())
     )
+    refit = manifest.get("refit", {})
+    anew = ""
+    if refit:
+        anew = (
+            "- A refit of the configuration that was compared; threshold and figures on validation "
+            "are of models that were fitted on reference and the other half of validation\n"
+        )
     missing = (
         "are refused"
         if manifest["missing"] == "refuse"
@@ -97,8 +104,9 @@ def model(manifest: Mapping[str, Any], untouched: Figures | None = None) -> str:
         f"- {_alert(threshold)}",
         "## Data and labels",
         f"- `{dataset['name']}`: {SOURCES[dataset['source']]}; see the data card of the run\n"
-        f"{empty}- Fitted on {fit['n']:,} transactions of reference (weight "
-        f"{fit['weight']:,.0f}), from {_span(fit)}\n"
+        f"{empty}- Fitted on {fit['n']:,} transactions of {refit.get('periods', 'reference')} "
+        f"(weight {fit['weight']:,.0f}), from {_span(fit)}\n"
+        f"{anew}"
         f"- Regime `{fit['train_on']}`; labels of fraud seen: {fit['labels_seen']}",
         "## Figures",
         "In brackets 95 % intervals, from resampled blocks of time. A budget is the share of "

@@ -17,7 +17,7 @@ from lib.data import labels_seen
 from lib.evaluation import comparison
 from lib.evaluation.figures import Figure, interval, number
 from lib.files import read_json, write_text
-from lib.reporting import differences, names, tables
+from lib.reporting import differences, drift_details, names, tables
 from lib.reporting.names import HEADLINE, NOT_EXPORTED, SHARES, Now, label
 from lib.reporting.plots import colour
 
@@ -112,6 +112,7 @@ def _content(
         "reviews": _reviews(metrics, now),
         "figures": _present(figures),
         "production": _figure(run_dir, *TIMELINE),
+        "drift": _drift(run_dir),
         "since": differences.since_previous(run_dir, metrics),
         "stages": [_stage(run_dir, stage) for stage in stages],
         # a request for a model that is not being served would be refused
@@ -119,6 +120,14 @@ def _content(
         "cards": _present([_card(run_dir, name) for name in CARDS]),
         "files": [name for name in FILES if (run_dir / name).is_file()],
     }
+
+
+def _drift(run_dir: Path) -> str:
+    """Return HTML of what the simulated production called drift; empty where it called none."""
+    policies = _read(run_dir / "stages" / TIMELINE[0].partition("-")[0] / "metrics.json")
+    for result in policies.get("policies", {}).values():
+        return drift_details.html(result["steps"])
+    return ""
 
 
 def _present(found: Sequence[dict[str, Any] | None]) -> list[dict[str, Any]]:

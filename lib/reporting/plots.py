@@ -87,10 +87,13 @@ def save(fig: Figure, folder: Path | str, name: str) -> Path:
 def plain(name: str, width: int = 32) -> str:
     """Return a user's name as it can stand in a figure.
 
-    On one line, shortened, no formula between its dollar signs.
+    On one line, shortened in the middle (the windows of a recipe differ at their end), no formula
+    between its dollar signs.
     """
     text = one_line(name)
-    text = text if len(text) <= width else f"{text[: width - 1]}…"
+    if len(text) > width:
+        n_last = (width - 1) // 2
+        text = f"{text[: width - 1 - n_last]}…{text[-n_last:]}"
     return text.replace("$", r"\$")
 
 
