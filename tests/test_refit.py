@@ -8,7 +8,7 @@ from lib.bundle.calibration import Calibration, threshold_for_budget
 from lib.data import splits
 from lib.data.datasets import load_description, prepare
 from lib.detectors import registry
-from lib.registry import candidates, challengers, export, refit, serving
+from lib.registry import candidates, challengers, refit, serving
 from lib.reporting import cards
 
 BUDGET = 0.01
