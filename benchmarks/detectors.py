@@ -160,7 +160,7 @@ def contest(split, regime, run_dir, options):
     plain = fit_baselines(reference.training(regime), options.threads)
     scores = {name: scorer(validation.X) for name, scorer in (scorers | plain).items()}
     naive = baselines.naive_scores(validation, reference)
-    asked = metrics.Options(split.dataset.alert_budgets, split.dataset.alert_budget)
+    asked = metrics.Options(split.dataset.alert_budgets, split.budget().share)
     compared = metrics.compare(validation, scores | naive, asked)
     champion = choose(folders, naive, compared, split)
     figures = compared.metrics
@@ -201,7 +201,7 @@ def choose(folders, naive, compared, split):
         replace(compared, metrics=ours),
         validation,
         costs=costs.measure(folders, validation.X),
-        terms=gate.Terms(METRIC, alert_budget=split.dataset.alert_budget),
+        terms=gate.Terms(METRIC, alert_budget=split.budget().share),
     )
     return verdict.chosen
 

@@ -13,7 +13,7 @@ from lib.data import labels_seen
 from lib.data.datasets import ROOT
 from lib.evaluation.figures import cell, number
 from lib.files import read_json, write_text
-from lib.reporting.plots import label
+from lib.reporting.names import budget_of, label
 
 RESULTS = ROOT / "docs" / "results.md"
 FIGURES = ("09_comparison-precision-recall", "09_comparison-money", "11_production-timeline")
@@ -30,7 +30,7 @@ def results(metrics, shown=METRICS):
 
     shown : the figures on untouched, {metric: name}
     """
-    models, budget = metrics["models"], metrics["alert_budget"]
+    models, budget = metrics["models"], budget_of(metrics)
     period = "untouched" if any("untouched" in m for m in models.values()) else "validation"
     rows = {name: m for name, m in models.items() if period in m}
     order = sorted(rows, key=lambda name: -_precision(rows[name]))
@@ -56,7 +56,7 @@ def results(metrics, shown=METRICS):
         for n in ("reference", "validation", "untouched")
     )
     note = (
-        f"{chosen}Recall, precision and money at an alert budget of {budget:g}; in brackets 95 % "
+        f"{chosen}Recall, precision and money where people review {budget}; in brackets 95 % "
         f"intervals. {counts}; seed {metrics['seed']}."
     )
     return "\n".join([*lines, "", note])

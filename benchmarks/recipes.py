@@ -87,7 +87,7 @@ def figures(split, options, seed, folder):
         )
         made = candidates.write(folder, f"{name}-{regime}", fitted, split)
         scores[f"{name} {regime}"] = bundle.load(made).raw_score(validation.X)
-    asked = metrics.Options(split.dataset.alert_budgets, split.dataset.alert_budget)
+    asked = metrics.Options(split.dataset.alert_budgets, split.budget().share)
     compared = metrics.compare(validation, scores, asked)
     for key, of_model in compared.metrics.items():
         name, regime = key.split(" ")

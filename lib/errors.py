@@ -58,3 +58,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def unknown(what: str, name: str, known: Iterable[str]) -> str:
     """Return the sentence that refuses a name: `Unknown stage 'exprot': did you mean …?`."""
     return f"Unknown {what} {name!r}: {did_you_mean(name, known)}"
+
+
+def listed(words: Iterable[str]) -> str:
+    """Return words as a sentence lists them: `a`, `a and b`, `a, b and c`."""
+    *before, last = words
+    if not before:
+        return last
+    return f"{', '.join(before)} and {last}"

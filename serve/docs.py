@@ -101,7 +101,9 @@ def _threshold(threshold):
     alert = f"alert if the anomaly score is at least {threshold['anomaly_score']:.6g}"
     budget = threshold.get("alert_budget")
     if threshold.get("rule") == "alert_budget" and isinstance(budget, float):
-        return f"{alert}, which about {budget:.4g} of all transactions reach (alert budget)"
+        per_day = threshold.get("transactions_per_day")
+        a_day = f", {budget * per_day:,.0f} a day" if isinstance(per_day, float) else ""
+        return f"{alert}, which about {budget:.4g} of all transactions reach{a_day} (alert budget)"
     return f"{alert} (rule {threshold['rule']})" if "rule" in threshold else alert
 
 

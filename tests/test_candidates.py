@@ -16,6 +16,7 @@ from sklearn.svm import OneClassSVM
 from lib import bundle
 from lib.bundle.calibration import Calibration
 from lib.data import splits
+from lib.data.budgets import Budget
 from lib.data.datasets import load_description, prepare
 from lib.detectors import baselines, registry
 from lib.detectors.few_labels import known_labels
@@ -325,7 +326,7 @@ def test_the_cost_of_a_candidate_is_measured_and_kept(split, folder):
     assert bundle.bundle_hash(folder) == before
     figures = {"isolation_forest": {"average_precision": {"value": 0.5, "low": 0.4, "high": 0.6}}}
     results = comparison.Results(figures, costs=measured)
-    decision = comparison.Decision(None, gate.Verdict(None, [], "none"), 0.002)
+    decision = comparison.Decision(None, gate.Verdict(None, [], "none"), Budget(0.002))
     folders = {"isolation_forest": folder}
     kept = comparison.run_metrics("run", split, 0, folders, results, decision)
     entry = kept["models"]["isolation_forest"]

@@ -56,7 +56,7 @@ def test_model_card_says_what_the_model_is_for_and_how_good(folder):
     assert "must not block a payment" in text
     assert names.SIMULATED in text
     assert "labels of fraud seen: known frauds of reference removed from the fit" in text
-    assert "| recall at 0.01 | 0.812 [0.700, 0.900] |" in text
+    assert "| recall at 1 % | 0.812 [0.700, 0.900] |" in text
     assert "### On untouched" not in text
     assert bundle.verify(folder)["files"]["model.onnx"] in text
     assert len(text) < descriptions.LIMIT

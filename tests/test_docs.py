@@ -199,7 +199,11 @@ def test_notebook_has_one_cell_of_parameters_each_with_type_default_and_meaning(
 
 
 def test_notebook_has_short_cells_without_magic_classes_or_silenced_warnings(notebook):
-    lengths = [len(cell.source.splitlines()) for cell in code(notebook)]
+    lengths = [
+        len(cell.source.splitlines())
+        for cell in code(notebook)
+        if "parameters" not in cell.metadata.get("tags", [])  # a line each, as many as there are
+    ]
     assert max(lengths) <= 25
     assert statistics.median(lengths) <= 10
     for cell in code(notebook):

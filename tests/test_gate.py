@@ -7,6 +7,7 @@ import pytest
 
 from lib.evaluation.costs import Cost
 from lib.evaluation.gate import (
+    Alerts,
     AtBudget,
     Candidate,
     Champion,
@@ -314,6 +315,31 @@ def test_decision(candidates, holder, options, promote, action, reason):
     )
 
 
+SAME = Alerts("graph", "alert_budget", 0.002)
+
+
+@pytest.mark.parametrize(
+    ("own", "asked", "promote"),
+    [
+        (SAME, replace(SAME, alert_budget=0.01), "forest"),
+        (SAME, replace(SAME, rule="max_f1"), "forest"),
+        (SAME, SAME, None),
+        (SAME, replace(SAME, graph="another", alert_budget=0.01), None),
+        (None, replace(SAME, alert_budget=0.01), None),
+    ],
+)
+def test_the_threshold_of_a_champion_that_stays_follows_the_budget(own, asked, promote):
+    tie = {"value": 0.0, "low": 0.0, "high": 0.0}
+    forest = Candidate("forest", figure(0.4), difference=tie, bundle_hash="f", alerts=asked)
+    verdict = verdict_of([forest], replace(champion(), alerts=own))
+    assert verdict.promote == promote
+    follows = "the model of version 3 stays, and its threshold follows"
+    assert (follows in verdict.reasons[-1]) == bool(promote)
+    withdrawn = {"f": "version 2 was withdrawn: too many alerts"}
+    kept = verdict_of([forest], replace(champion(), alerts=own), withdrawn=withdrawn)
+    assert kept.promote is None
+
+
 @pytest.mark.parametrize(("value", "promote"), [(-0.001, None), (0.0, None), (0.1, "forest")])
 def test_without_an_interval_the_difference_itself_decides(value, promote):
     between = {"value": value, "low": None, "high": None}
@@ -439,7 +465,7 @@ def test_a_withdrawn_model_does_not_return_without_accept():
 def test_a_budget_below_the_prevalence_is_a_remark():
     verdict = verdict_of([FOREST], None, replace(VALIDATION, prevalence=0.04))
     assert re.search(
-        r"budget 0.01 is below the prevalence 0.04.* 0.25 \(budget / prevalence\)",
+        r"budget, 1 % .* below the prevalence of validation, 4 %: .* more than 25% of its frauds",
         verdict.remarks[0],
     )
     assert verdict_of([FOREST], None, replace(VALIDATION, prevalence=0.01)).remarks == []

@@ -480,6 +480,7 @@ def test_lengths_of_time_are_written_as_people_do(seconds, said):
 def test_a_champion_that_nobody_judged_gets_one_line_and_no_dashes():
     nothing = {"value": None, "low": None, "high": None}
     champion = {"model": "fusion", "name": "fraud-detector-x", "version": "1"}
+    champion["period"] = ""  # no label judges it
     summary = {
         "stages": [],
         "status": "done",
@@ -487,6 +488,7 @@ def test_a_champion_that_nobody_judged_gets_one_line_and_no_dashes():
         "remarks": [],
         "verdict": "",
         "no_interval": "no label",
+        "budget": {},
     }
     summary["champion"] = champion | {"validation": dict.fromkeys(console.SHOWN, nothing)}
     now = Now("2026-01-02T03:04:05+00:00", "fraud-detector-x", champion=None, bundle=None)
@@ -510,7 +512,9 @@ def test_the_console_calls_models_and_figures_as_people_do():
     figure = {"value": 0.5, "low": 0.4, "high": 0.6}
     figures = dict.fromkeys(console.SHOWN, figure)
     champion = {"model": model, "name": "fraud-detector-x", "version": "1"}
+    champion["period"] = "validation"
     summary = {"stages": [], "status": "done", "run": "r", "remarks": [], "no_interval": ""}
+    summary["budget"] = {}
     summary |= {"headline": "", "not_exported": "", "verdict": ""}
     summary["champion"] = champion | {"validation": figures}
     now = Now("2026-01-02T03:04:05+00:00", "fraud-detector-x", champion=None, bundle=None)

@@ -57,6 +57,7 @@ SCROLLING = """() => {
   }
   return wrong;
 }"""
+REACHED = "a[href], summary, input, [tabindex]"
 OPEN = "found => found.forEach(each => each.open = true)"
 
 
@@ -181,7 +182,7 @@ def test_keyboard_reaches_every_link_and_table(reports, browser):
     visitor = Visitor(browser)
     page = visitor.page
     page.goto((max(reports.glob("2*")) / "index.html").as_uri())
-    wanted = page.evaluate("document.querySelectorAll('a[href], summary, [tabindex]').length")
+    wanted = page.evaluate(f"document.querySelectorAll('{REACHED}').length")
     reached = 0
     for _ in range(2 * wanted):
         page.keyboard.press("Tab")
@@ -196,8 +197,33 @@ def test_keyboard_reaches_every_link_and_table(reports, browser):
         assert outline == "solid", f"the focus on {tag} cannot be seen"
         reached += 1
     shown = page.evaluate(
-        "[...document.querySelectorAll('a[href], summary, [tabindex]')].filter(e => "
-        "e.checkVisibility()).length"
+        f"[...document.querySelectorAll('{REACHED}')].filter(e => e.checkVisibility()).length"
     )
     assert reached == shown
     visitor.close()
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_slider_says_another_budget_without_a_server(reports, browser, size):
+    visitor = Visitor(browser, size)
+    page = visitor.page
+    page.goto((max(reports.glob("2*")) / "index.html").as_uri())
+    said = page.locator(".said:visible b")
+    own = said.inner_text()
+    assert own == page.locator(".decides th").first.inner_text().split("this run")[0].strip()
+    page.focus("#budget")
+    page.keyboard.press("ArrowRight")
+    assert page.locator(".said:visible").count() == 1
+    assert said.inner_text() != own
+    assert page.get_attribute("#budget", "aria-valuetext") == said.inner_text()
+    assert visitor.errors == []
+    visitor.close()
+
+
+def test_a_page_can_be_read_without_scripts(reports, browser):
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto((max(reports.glob("2*")) / "index.html").as_uri())
+    assert page.locator("#budgets").is_hidden()
+    assert page.locator(".budgets:visible tbody tr").count() == 8
+    context.close()

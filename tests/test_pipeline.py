@@ -378,6 +378,18 @@ def test_a_part_of_a_run_goes_on_with_what_the_newest_one_has(done):
     assert thresholds[1] == pytest.approx(5 * thresholds[0])
 
 
+def test_another_budget_fits_nothing_again(done):
+    _, statuses = done.summary(*SMALL, "-p", "reviews_per_day", "100")
+    assert statuses["09"] == "done"
+    assert {statuses[stage] for stage in ("01", "02", "03", "04")} == {"up to date"}
+    _, statuses = done.summary("--from", "comparison", "-p", "alert_budget", "0.004")
+    assert statuses == dict.fromkeys(["01", "02", "03", "04"], "kept") | {
+        "09": "done",
+        "10": "done",
+    }
+    assert "reviews_per_day" not in done.runs[-1].joinpath("run.json").read_text()
+
+
 def test_what_was_fitted_on_other_data_is_not_kept(done):
     other = ("--dataset", "simulated", "-p", "rows", "4000")
     done.run(*other, "--until", "isolation_forest")

@@ -7,15 +7,24 @@ import re
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from conftest import ROOT
 
+from lib.data import simulation
+from lib.data.budgets import Budget
 from lib.evaluation import comparison
-from lib.reporting import cards, dashboard, names, pages, plots, run_descriptions, tables
+from lib.reporting import cards, dashboard, eda_plots, names, pages, plots, run_descriptions, tables
 
 
 def figure(value, low=None, high=None):
     return {"value": value, "low": low, "high": high}
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    plots.plt.close("all")
 
 
 METRICS = (
@@ -114,7 +123,7 @@ def test_a_champion_that_stays_shows_its_own_figures(run):
     verdict = text[text.rindex("remains champion") : text.index("Results on")]
     assert "0.37" in verdict
     assert "0.50" not in verdict
-    assert "0.9980, for a budget of 0.01" in text
+    assert "0.998000, for a budget of 1 % of the transactions" in text
 
 
 def test_the_champions_figures_are_found_by_what_the_gate_did():
@@ -130,7 +139,7 @@ def test_the_champions_figures_are_found_by_what_the_gate_did():
     def name(validation, action="keep"):
         verdict = SimpleNamespace(action=action, promote="autoencoder", reasons=[], remarks=[])
         results = comparison.Results(validation)
-        decision = comparison.Decision(champion, verdict, 0.002)
+        decision = comparison.Decision(champion, verdict, Budget(0.002))
         found = comparison.run_metrics("run", split, 0, {}, results, decision)
         return found["champion"]["figures"]
 
@@ -259,18 +268,20 @@ def test_cell_shows_interval_only_where_there_is_one():
 
 
 def test_results_put_the_best_first_below_the_perfect_ranking():
-    table = tables.results({"random": figures(0.1), "autoencoder": figures(0.6)}, 0.002)
+    table = tables.results(
+        {"random": figures(0.1), "autoencoder": figures(0.6)}, Budget(0.002, 10_000)
+    )
     assert list(table.index) == ["perfect ranking", "Autoencoder", "random"]
-    assert table.loc["perfect ranking", "recall at 0.002"] == "0.900"
+    assert table.loc["perfect ranking", "recall at 20 a day"] == "0.900"
     assert tables.markdown(table).splitlines()[3].startswith("| Autoencoder | 0.600 [0.500, 0.700]")
 
 
 def test_by_budget_has_every_share_at_every_budget():
-    table = tables.by_budget({"autoencoder": figures(0.6)}, (0.002, 0.01), 0.002)
+    table = tables.by_budget({"autoencoder": figures(0.6)}, (0.002, 0.01), Budget(0.002))
     shares = ("recall", "precision", "money caught")
     assert list(table.index) == [(s, m) for s in shares for m in ("perfect ranking", "Autoencoder")]
-    assert list(table.columns) == ["at 0.002", "at 0.01"]
-    assert table.loc[("recall", "Autoencoder"), "at 0.01"] == "0.600 [0.500, 0.700]"
+    assert list(table.columns) == ["at 0.2 %", "at 1 %"]
+    assert table.loc[("recall", "Autoencoder"), "at 1 %"] == "0.600 [0.500, 0.700]"
 
 
 def test_every_variant_keeps_its_familys_colour():
@@ -334,7 +345,7 @@ def test_page_shows_what_investigators_see(run):
     text = pages.write(run).read_text()
     assert "#reviews" in Links(text).links
     assert "reviews" in Links(text).ids
-    part = text[text.index('id="reviews"') : text.index('id="figures"')]
+    part = text[text.index('id="reviews"') : text.index('id="production"')]
     assert "look at the 40 values of “card &lt;1&gt;” or “merchant”" in part
     assert "card &lt;1&gt;: precision of reviews" in part
     rows = re.findall(r"<tr>\n<th.*?</tr>", part, re.DOTALL)
@@ -373,6 +384,11 @@ def test_page_says_above_all_figures_that_drift_was_simulated(run, on_purpose, s
         ({"clock": False}, "row", "1\n90,000"),
         ({"step_s": 3_600}, "hour of the day", "1\n01:00"),
         ({"step_s": 200_000}, "day", "1\n1"),
+        (
+            {"step_s": 3_600, "dates": True, "begin_s": 1_719_792_000},
+            "date and hour (UTC)",
+            "1\n01:00\n2 Jul",
+        ),
         ({"step_s": 200_000, "dates": True, "begin_s": 1_719_792_000}, "day", "1\n2 Jul"),
     ],
 )
@@ -414,3 +430,68 @@ def test_the_page_opens_what_is_called_drift(tmp_path):
     assert "travel 0.4 % → 2.1 %" in shown
     assert "&lt;i&gt;" in shown
     assert pages._drift(tmp_path / "nothing") == ""
+
+
+def test_curves_that_coincide_are_drawn_once_and_the_champion_is_bold():
+    x = np.linspace(0, 1, 9)
+    curves = {
+        "autoencoder": (x, 1 - x),
+        "robust_covariance": (x, 1 - x + 0.001),
+        "autoencoder@train_on=all": (x, 0.8 - 0.5 * x),
+        "random": (x, 0 * x),
+    }
+    _, ax = plots.figure()
+    plots.precision_recall(ax, curves, 0.01, "robust_covariance")
+    drawn = [line for line in ax.lines if line.get_drawstyle() == "steps-pre"]
+    assert len(drawn) == 3
+    widths = [line.get_linewidth() for line in drawn]
+    assert widths[0] > 2 * max(widths[1:])
+    # the champion's colour; a weaker variant has its family's
+    colours = [line.get_color() for line in drawn]
+    assert colours[:2] == [plots.colour("robust_covariance"), plots.colour("autoencoder")]
+    said = [text.get_text() for text in ax.texts]
+    assert "Robust covariance, Autoencoder, champion" in said
+    assert "Autoencoder (no labels)" not in said
+    assert any(text.startswith("prevalence 1.00%") for text in said)
+
+
+def test_the_budget_is_a_named_line_among_the_alerts():
+    step = {"alert_rate": 0.003, "alert_low": 0.001, "alert_high": 0.004, "promoted": False}
+    _, ax = plots.figure()
+    dashboard.alerts(ax, {"frozen": {"steps": [step] * 3}}, Budget(0.002, 10_000))
+    assert [line for line in ax.lines if set(line.get_ydata()) == {0.002}]
+    assert "budget 0.2 %\n20 a day" in [text.get_text() for text in ax.texts]
+
+
+def test_the_page_says_above_all_which_drift_was_injected(run):
+    drifts = dashboard.injected_words(simulation.DRIFTS)
+    assert drifts[0] == "From batch 3 on V15 and V22 shift by 0.45 standard deviations."
+    assert "60% of the frauds" in drifts[2]
+    folder = run / "stages" / "11_production"
+    folder.mkdir(parents=True)
+    (folder / "metrics.json").write_text(json.dumps({"injected": drifts}))
+    text = pages.write(run).read_text()
+    above = text[: text.index('id="verdict"')]
+    assert [drift for drift in drifts if f"<li>{drift}</li>" not in above] == []
+
+
+@pytest.mark.parametrize(
+    ("span_s", "first", "said"),
+    [
+        (5 * 3_600, "15 Jun\n16:00", "from 15 June 2025"),
+        (6 * 86_400, "16 Jun", "from 15 June 2025"),
+        (300 * 86_400, "15 Jun", "from 15 June 2025"),
+    ],
+)
+def test_dates_stand_below_a_time_that_is_a_date(span_s, first, said):
+    start_s = 1_750_000_000  # 2025-06-15 15:06:40
+    time_s = start_s + np.linspace(0, span_s, 200)
+    _, ax = plots.figure()
+    eda_plots.rhythm(ax, time_s, np.ones(200), None, "datetime")
+    low, high = ax.get_xlim()
+    ticks = [t.get_text() for t in ax.get_xticklabels() if low <= t.get_position()[0] <= high]
+    assert 3 <= len(ticks) <= 9
+    assert said in ax.get_xlabel()
+    assert first in ticks
+    eda_plots.rhythm(ax, time_s, np.ones(200), None, "seconds")
+    assert "hours since" in ax.get_xlabel()

@@ -12,7 +12,7 @@ import psutil
 import pytest
 from conftest import ROOT
 
-from lib.pipeline.notebook_execution import NotebookExecution
+from lib.pipeline.notebook_execution import NotebookExecution, archive
 
 FIXTURES = ROOT / "tests" / "fixtures"
 
@@ -227,3 +227,21 @@ def test_many_at_once_do_not_get_in_each_others_way(execute, tmp_path):
 
     with ThreadPoolExecutor(6) as pool:
         assert list(pool.map(one, range(6))) == [("", b"PNG" + bytes([seed])) for seed in range(6)]
+
+
+def test_a_notebooks_page_has_contents_and_leads_to_its_neighbours(tmp_path):
+    cells = [
+        {"cell_type": "markdown", "id": f"cell-{i}", "metadata": {}, "source": source}
+        for i, source in enumerate(("# All of it", "## First part", "## `code` & more"))
+    ]
+    notebook = {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": cells}
+    partial = tmp_path / "partial.ipynb"
+    partial.write_text(json.dumps(notebook))
+    archive(partial, tmp_path / "09_b", ("08_a", ""))
+    text = (tmp_path / "09_b.html").read_text()
+    assert re.search(r'<a href="08_a.html" rel="prev">', text)
+    assert 'rel="next"' not in text
+    contents = re.search(r'aria-label="Contents"[^>]*>(.*?)</nav>', text, re.DOTALL)[1]
+    links = re.findall(r'<a href="#([^"]+)">(.*?)</a>', contents)
+    assert [words for _, words in links] == ["First part", "code &amp; more"]
+    assert all(f'id="{anchor}"' in text for anchor, _ in links)

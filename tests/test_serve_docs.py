@@ -196,3 +196,10 @@ def test_examples_of_the_largest_numbers_are_still_numbers(tmp_path):
     for example in examples.find(bundle.load(folder)):
         assert np.isfinite(np.array(example.values, np.float32)).all()
         assert 0 <= example.score <= 1
+
+
+def test_docs_say_the_budget_in_both_units(tmp_path):
+    threshold = {"anomaly_score": 0.95, "rule": "alert_budget", "alert_budget": 0.05}
+    folder = bundles.write(tmp_path, threshold=threshold | {"transactions_per_day": 1_000.0})
+    with serving(folder) as client:
+        assert "0.05 of all transactions reach, 50 a day" in shown(client.get("/docs").text)

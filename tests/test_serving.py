@@ -149,6 +149,32 @@ def test_the_console_says_what_is_served(run):
     assert "make serve" not in told(summary(run, [], "done", now=empty), empty)
 
 
+def test_page_and_console_begin_with_what_is_served_in_the_same_words(run):
+    state = now()
+    facts = names.served_facts(state)
+    assert facts["version"] == "fraud-detector version 2"
+    text = told(summary(run, [], "done", now=state), state)
+    title = names.served_title(state)
+    assert text.startswith(f"{title}\n")
+    (run.folder / "run").mkdir()
+    page = pages.write(run.folder / "run", now=state).read_text()
+    runs = (run.folder / "index.html").read_text()
+    heading = f'<h2 id="serving">{title}</h2>'
+    assert heading in page
+    assert heading in runs
+    for name, said in facts.items():
+        assert f"<dt>{name}</dt><dd>{said}</dd>" in page
+        assert said in text
+    nothing = now(bundle=None)
+    assert names.served_title(nothing) == "Served now: nothing"
+    assert "serve/model is empty" in told(summary(run, [], "done", now=nothing), nothing)
+
+
+def test_times_are_written_for_people():
+    assert names.when("2026-11-27T01:15:41+01:00") == "27 November 2026, 00:15 UTC"
+    assert names.when("by hand") == "by hand"
+
+
 def test_an_export_that_was_held_back_is_a_normal_end_of_its_own(run):
     (run.folder / "stages" / EXPORT.name).mkdir(parents=True)
     said = {
@@ -179,7 +205,7 @@ def test_pages_say_what_is_served_and_what_became_of_a_champion(tmp_path):
     (folder / "metrics.json").write_text(json.dumps(metrics))
     (folder / "run.json").write_text(json.dumps({"status": "done", "dataset": "creditcard"}))
     pages.write(folder, now=now())
-    assert "Champion now: fraud-detector version 2" in (folder / "index.html").read_text()
+    assert "fraud-detector version 2" in (folder / "index.html").read_text()
     assert "champion now" in (tmp_path / "index.html").read_text()
     pages.write(folder, now=now(champion="1", withdrawn={"2": "too many alerts"}))
     for page in (folder / "index.html", tmp_path / "index.html"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,9 +22,12 @@ from lib.data.download import fetch
 from lib.data.fingerprints import of_rows as fingerprint
 from lib.data.formats import Format
 from lib.data.times import seconds
-from lib.errors import DataError, RawFileMissing, did_you_mean
+from lib.errors import DataError, RawFileMissing, did_you_mean, listed
 
-LATER_KEYS = ("time_format", "time_unit", "separator", "decimal", "encoding")
+LATER_KEYS = (
+    *("time_format", "time_unit", "separator", "decimal", "encoding"),
+    "reviews_per_day",
+)
 NUMBERS = {"amount", "feature", "coordinate"}  # roles that a column of numbers may have at once
 TEXTS = {"entity", "category"}
 NO_HOME = "there is no such home folder; write the path in full"
@@ -84,6 +88,7 @@ class Dataset:
     raw: Raw = field(default_factory=Raw)
     simulation: dict | None = None
     alert_budget: float | None = None
+    reviews_per_day: int | None = None
     label_words: LabelWords | None = None
     time_format: str | None = None
     time_unit: str | None = None
@@ -315,18 +320,16 @@ class Dataset:
                 if column is not None:
                     roles_of.setdefault(column, []).append(role)
         for column, roles in roles_of.items():
-            if len(roles) > 1 and not _go_together(roles):
-                listed = " and ".join(roles)
+            for role, times in Counter(roles).items():
+                if times > 1:
+                    raise DataError(
+                        f"{where}: column {column!r} is named {times} times as {role}; once is "
+                        "enough"
+                    )
+            if len(roles) > 1 and not (set(roles) <= NUMBERS or set(roles) <= TEXTS):
                 raise DataError(
-                    f"{where}: column {column!r} is {listed}; it can be one of them, once"
+                    f"{where}: column {column!r} is {listed(roles)}; it can be one of them only"
                 )
-
-
-def _go_together(roles: list[str]) -> bool:
-    """Return whether one column may have all these roles."""
-    different = set(roles)
-    is_once_each = len(different) == len(roles)
-    return is_once_each and (different <= NUMBERS or different <= TEXTS)
 
 
 def _at_home(path: str | Path) -> Path:

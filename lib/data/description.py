@@ -25,7 +25,7 @@ from pydantic import (
 
 from lib.bundle.raw import label_word
 from lib.bundle.recipe import parsed
-from lib.data import recipe
+from lib.data import budgets, recipe
 from lib.errors import DataError, did_you_mean
 from lib.files import write_text
 
@@ -242,6 +242,9 @@ class Description(Strict):
         description="share of transactions that people review; decides between models and sets the "
         "threshold; 0.002 if it is listed in alert_budgets, else the first of them",
     )
+    reviews_per_day: Annotated[int, Field(ge=1, strict=True)] | None = Field(
+        None, description="the same as transactions that people review a day, in its place"
+    )
     separator: Annotated[str, BeforeValidator(_separator)] | None = Field(
         None, description="between the cells of a CSV file; found out by default"
     )
@@ -264,6 +267,12 @@ class Description(Strict):
         if filled.get("raw", "") is None:
             del filled["raw"]
         return filled
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> Description:
+        """Refuse a budget that is given in both units."""
+        budgets.check_one(self.alert_budget, self.reviews_per_day)
+        return self
 
     @model_validator(mode="after")
     def _unit_of_numbers(self) -> Description:
@@ -353,6 +362,8 @@ def _expected(found: Any, keys: list[str]) -> str:
         return "it is made of letters, digits, '-' and '_'"
     if block in ("alert_budget", "alert_budgets"):
         return "expected shares between 0 and 1, such as 0.002"
+    if block == "reviews_per_day":
+        return "expected a whole number of transactions, such as 50"
     if block in ("features", "ids", "entities") and len(keys) == 1:
         return "expected a list of column names"
     if block in ("features", "ids", "entities", "time", "label", "amount", "weight"):

@@ -21,7 +21,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lib.data import cuts, datasets, features, fingerprints, labels_seen
+from lib.data import budgets, cuts, datasets, features, fingerprints, labels_seen
 from lib.data.checks import check_header, columns_to_read
 from lib.data.datasets import (
     Arrays,
@@ -70,6 +70,30 @@ class Split:
     def batches(self) -> list[str]:
         """Names of the untouched period's batches, in time order."""
         return [name for name in self.manifest["periods"] if name.startswith("batch_")]
+
+    def budget(self, alert_budget: float = 0.0, reviews_per_day: int = 0) -> budgets.Budget:
+        """What people can review: by these parameters, else as the description says.
+
+        Parameters
+        ----------
+        alert_budget : share of all transactions; 0: not given
+        reviews_per_day : transactions that people review a day (n); 0: not given
+
+        Raises
+        ------
+        DataError
+            Both are given, or the table cannot say how many transactions a day has.
+        """
+        try:
+            budgets.check_one(alert_budget, reviews_per_day)
+        except ValueError as error:
+            raise DataError(str(error)) from error
+        if not alert_budget:
+            reviews_per_day = reviews_per_day or self.dataset.reviews_per_day or 0
+        if reviews_per_day:
+            return budgets.from_reviews(reviews_per_day, self.manifest)
+        share = alert_budget or self.dataset.alert_budget
+        return budgets.Budget(share, budgets.transactions_per_day(self.manifest))
 
     def frame(self, period: str) -> pd.DataFrame:
         """The transactions of 'reference', 'validation', 'untouched' or a batch, in time order."""

@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+NAIVE = ("random", "amount", "max_abs_z")
 WITHOUT_FEATURES = ("random", "amount")  # rules that score by none of a table's features
 
 

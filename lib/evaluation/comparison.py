@@ -14,10 +14,11 @@ import numpy as np
 
 from lib import bundle
 from lib.data import labels_seen
+from lib.data.budgets import Budget
 from lib.data.datasets import Arrays
 from lib.data.splits import Split
 from lib.detectors import baselines
-from lib.errors import BundleError, DataError
+from lib.errors import BundleError, DataError, listed
 from lib.evaluation import gate
 from lib.evaluation.costs import Cost
 from lib.evaluation.entity_precision import EntityPrecision
@@ -93,7 +94,7 @@ def judge(  # noqa: PLR0913 - each is one thing that the decision rests on
         verdict = gate.decide(
             entrants,
             _champion(present, figures.get(PRESENT), terms.metric),
-            _validation(data, figures),
+            _validation(data, figures, _kind_of_time(folders)),
             naive=naive,
             withdrawn=withdrawn,
             terms=terms,
@@ -140,6 +141,7 @@ def _champion(present: Any, figures: dict | None, metric: str) -> gate.Champion 
     return gate.Champion(
         version=present.version,
         bundle_hash=bundle.bundle_hash(present.folder),
+        alerts=_alerts(present.manifest),
         fit_start_s=fit["start_s"],
         fit_end_s=fit["end_s"],
         figure=figures and figures[metric],
@@ -160,7 +162,17 @@ def _candidate(name: str, folder: Path, compared: Comparison, metric: str) -> ga
         difference=difference,
         at_budget=_at_budget(figures[name]),
         label_free=manifest["fit"]["train_on"] == "all",
+        alerts=_alerts(manifest),
     )
+
+
+def _alerts(manifest: Mapping[str, Any]) -> gate.Alerts | None:
+    """Return a model's graph and what its threshold was set for; None where it has none."""
+    threshold = manifest.get("threshold")
+    if not threshold:
+        return None
+    graph = manifest["files"]["model.onnx"]
+    return gate.Alerts(graph, threshold["rule"], threshold["alert_budget"])
 
 
 def _at_budget(figures: dict) -> gate.AtBudget:
@@ -170,7 +182,14 @@ def _at_budget(figures: dict) -> gate.AtBudget:
     )
 
 
-def _validation(data: Arrays, figures: Mapping[str, dict]) -> gate.Validation:
+def _kind_of_time(folders: Mapping[str, Path]) -> str:
+    """Return what the candidates' times are: seconds, datetime or rows."""
+    for folder in folders.values():
+        return bundle.verify(folder)["fit"].get("time", "seconds")
+    return "seconds"
+
+
+def _validation(data: Arrays, figures: Mapping[str, dict], time: str) -> gate.Validation:
     n_frauds = 0
     if data.y is not None:
         is_fraud = (data.y == 1) & (data.weight > 0)
@@ -182,6 +201,7 @@ def _validation(data: Arrays, figures: Mapping[str, dict]) -> gate.Validation:
         end_s=float(data.time_s[-1]),
         n_frauds=n_frauds,
         prevalence=prevalences[0] if prevalences else None,
+        time=time,
     )
 
 
@@ -227,6 +247,8 @@ class Results:
     basis : of the figures on validation: blocks of time, and why there are no intervals
     costs : {candidate: what it costs to score}
     reviews : what those who review entities find on validation; empty where there are none
+    by_budget : what the champion finds at several budgets, see `budget_table.as_json`; empty where
+        it could not be scored
     """
 
     validation: Mapping[str, dict]
@@ -234,6 +256,7 @@ class Results:
     basis: Basis | None = None
     costs: Mapping[str, Cost] = field(default_factory=dict)
     reviews: Mapping[str, Mapping[str, EntityPrecision]] = field(default_factory=dict)
+    by_budget: Sequence[dict] = ()
 
 
 @dataclass(frozen=True)
@@ -244,12 +267,12 @@ class Decision:
     ----------
     champion : of the registry, after the decision, see `champion_now`; None without one
     verdict : of the gate
-    alert_budget : share of the transactions that people review
+    budget : what people review
     """
 
     champion: dict | None
     verdict: gate.Verdict
-    alert_budget: float
+    budget: Budget
 
 
 def run_metrics(
@@ -271,8 +294,9 @@ def run_metrics(
     _note_labels_of_features(models, split)
     verdict = decision.verdict
     champion = decision.champion
+    own = leader(results.validation, verdict)
     if champion is not None:
-        champion = champion | {"figures": _champion_entry(models, results, verdict)}
+        champion = champion | {"figures": own}
     versions = {"python": platform.python_version()}
     for package in VERSIONS:
         versions[package] = version(package)
@@ -289,19 +313,22 @@ def run_metrics(
         "seed": seed,
         "versions": versions,
         "splits": periods,
-        "alert_budget": decision.alert_budget,
+        "alert_budget": decision.budget.share,
+        "reviews_per_day": decision.budget.reviews_per_day,
+        "transactions_per_day": decision.budget.transactions_per_day,
         "alert_budgets": list(split.dataset.alert_budgets),
         "drifts_on_purpose": split.drifts_on_purpose,
         "intervals": results.basis and results.basis.to_dict(),
         "models": models,
         "reviews": _reviews(results.reviews),
+        "by_budget": list(results.by_budget),
         "champion": champion,
         "verdict": {
             "action": verdict.action,
             "promote": verdict.promote,
             "reasons": verdict.reasons,
         },
-        "remarks": verdict.remarks,
+        "remarks": [*verdict.remarks, *beaten_later(results.untouched, own)],
     }
 
 
@@ -353,12 +380,43 @@ def _note_labels_of_features(models: dict, split: Split) -> None:
             entry["labels_in_features"] = known
 
 
-def _champion_entry(models: dict, results: Results, verdict: gate.Verdict) -> str | None:
-    """Return under which name the models hold the champion's figures; None if they do not."""
+def leader(figures: Mapping[str, dict], verdict: gate.Verdict) -> str | None:
+    """Return under which name the figures on validation hold the champion's, after the decision.
+
+    A candidate that is the champion stands for it; None where the champion could not be scored.
+    """
     if verdict.action == "promote":
         return verdict.promote
-    own = results.validation.get(PRESENT)
-    for name in models:
-        if results.validation[name] == own:
-            return name
-    return None
+    own = figures.get(PRESENT)
+    if own is None:
+        return None
+    # where no label judges anybody, all figures are alike and say nothing of who is who
+    if any(figure["value"] is not None for figure in own.values()):
+        for name in figures:
+            if figures[name] == own:
+                return name
+    return PRESENT
+
+
+def beaten_later(figures: Mapping[str, dict], champion: str | None) -> list[str]:
+    """Return a sentence where naive rules rank better than the champion after the decision.
+
+    Parameters
+    ----------
+    figures : {model: {metric: figure}} on untouched; empty where it was not read
+    champion : its name among them
+    """
+    own = figures.get(champion or "", {}).get("average_precision", {}).get("value")
+    if own is None:
+        return []
+    better = []
+    for rule in baselines.NAIVE:
+        value = figures.get(rule, {}).get("average_precision", {}).get("value")
+        if value is not None and value >= own:
+            better.append(f"{rule} ({value:.3f})")
+    if not better:
+        return []
+    return [
+        f"On untouched the champion loses to the naive rule {listed(better)}: its average "
+        f"precision is {own:.3f} there. What it beat on validation no longer holds."
+    ]

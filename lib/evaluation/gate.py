@@ -10,6 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from lib.data.budgets import percent
+from lib.data.cuts import instant
+from lib.errors import listed
 from lib.evaluation.costs import EQUAL, Cost
 from lib.evaluation.figures import cell, in_words, number
 
@@ -54,6 +57,25 @@ class Naive:
 
 
 @dataclass(frozen=True)
+class Alerts:
+    """A model and what its threshold was set for.
+
+    graph : sha256 of model.onnx; rule, alert_budget : as in `lib.evaluation.thresholds.Rule`.
+    """
+
+    graph: str
+    rule: str
+    alert_budget: float
+
+    @property
+    def asked(self) -> str:
+        """What the threshold was set for, in words."""
+        if self.rule == "alert_budget":
+            return f"an alert budget of {percent(self.alert_budget)} of the transactions"
+        return f"the rule {self.rule}"
+
+
+@dataclass(frozen=True)
 class Candidate:
     """A fitted model on this validation.
 
@@ -64,6 +86,7 @@ class Candidate:
     difference : {"value", "low", "high"}, its metric minus the champion's on the same resamples;
         None without one.
     cost : of scoring; None where nobody has measured it.
+    alerts : its graph and what its threshold was set for; None where it has no threshold.
     """
 
     name: str
@@ -74,6 +97,7 @@ class Candidate:
     at_budget: AtBudget = AtBudget()
     label_free: bool = False
     cost: Cost | None = None
+    alerts: Alerts | None = None
 
 
 @dataclass(frozen=True)
@@ -84,6 +108,7 @@ class Champion:
         it.
     fit_start_s, fit_end_s : the time its fitted transactions span, in the seconds of this dataset.
     lost : the sentence that says why its files can't be read; empty where they can.
+    alerts : its graph and what its threshold was set for; None where it has no threshold.
     """
 
     version: str
@@ -92,11 +117,14 @@ class Champion:
     fit_end_s: float
     figure: Mapping | None = None
     lost: str = ""
+    alerts: Alerts | None = None
 
 
 @dataclass(frozen=True)
 class Validation:
     """What decides: first and last instant (s), labelled frauds, their share of the weight.
+
+    `time` is the kind of the instants, as splits.json has it: seconds, datetime or rows.
 
     A champion fitted on any of it has seen its answers, so that comparing it would favour the
     champion.
@@ -106,6 +134,7 @@ class Validation:
     end_s: float
     n_frauds: int
     prevalence: float | None = None
+    time: str = "seconds"
 
 
 @dataclass(frozen=True)
@@ -195,6 +224,8 @@ def decide(
     )
     best, reasons = _best(candidates, given)
     verdict = _rule(best, reasons, given)
+    if verdict.action == "keep":
+        verdict = _at_the_budget(verdict, candidates, given)
     return replace(
         verdict,
         remarks=_remarks(verdict, champion, validation, terms),
@@ -253,6 +284,27 @@ def _rule(best: Candidate | None, reasons: list[str], given: _Given) -> Verdict:
     if champion is None:
         return _promote(best, [*reasons, "there was no champion before it"])
     return _compared(best, reasons, champion, given.validation, given.terms)
+
+
+def _at_the_budget(verdict: Verdict, candidates: Sequence[Candidate], given: _Given) -> Verdict:
+    """Let the threshold of a champion that stays follow the budget.
+
+    Where a candidate is the champion's own model, to the byte, and its threshold was set for
+    another budget or by another rule, the candidate takes its place.
+    """
+    own = given.champion.alerts
+    for candidate in candidates:
+        asked = candidate.alerts
+        if own is None or asked is None or asked.graph != own.graph or asked == own:
+            continue
+        if candidate.bundle_hash in given.withdrawn and not given.terms.accept:
+            continue
+        follows = (
+            f"the model of version {given.champion.version} stays, and its threshold follows: it "
+            f"was set for {own.asked} and is now set for {asked.asked}"
+        )
+        return _promote(candidate, [*verdict.reasons, follows])
+    return verdict
 
 
 def _best(candidates, given) -> tuple[Candidate | None, list[str]]:
@@ -343,7 +395,8 @@ def _place(candidate: Candidate) -> tuple[bool, int]:
 def _beats(naive: Mapping[str, Naive]) -> str:
     if not naive:
         return "there is no naive rule to beat"
-    return f"it beats the naive rules {', '.join(naive)}"
+    plural = "" if len(naive) == 1 else "s"
+    return f"it beats the naive rule{plural} {listed(naive)}"
 
 
 def _beaten(best, naive, validation):
@@ -356,7 +409,7 @@ def _beaten(best, naive, validation):
         if rule.value is not None and rule.value >= best.figure["value"]
     ]
     if by_metric:
-        return f"it does not beat the naive rule {', '.join(by_metric)}"
+        return f"it does not beat the naive rule {listed(by_metric)}"
     at_budget = [
         f"{name} (precision {rule.at_budget.precision:.2f}, recall {rule.at_budget.recall:.2f})"
         for name, rule in naive.items()
@@ -366,9 +419,7 @@ def _beaten(best, naive, validation):
         return ""
     at = best.at_budget
     own = f"precision {at.precision:.2f}, recall {at.recall:.2f}"
-    return (
-        f"at the alert budget it has {own} and does not beat the naive rule {', '.join(at_budget)}"
-    )
+    return f"at the alert budget it has {own} and does not beat the naive rule {listed(at_budget)}"
 
 
 def _finds_more(rule, own):
@@ -389,8 +440,8 @@ def _incomparable(best, champion, validation, terms):
     if champion.lost:
         return f"{name} can't be read ({champion.lost.rstrip('.')})"
     if champion.fit_start_s <= end and champion.fit_end_s >= start:
-        fitted = f"{champion.fit_start_s:.0f} s to {champion.fit_end_s:.0f} s"
-        overlap = f"which overlaps this validation ({start:.0f} s to {end:.0f} s)"
+        fitted = _span(champion.fit_start_s, champion.fit_end_s, validation.time)
+        overlap = f"which overlaps this validation ({_span(start, end, validation.time)})"
         return f"{name} was fitted on transactions from {fitted}, {overlap}"
     if not validation.n_frauds:
         return f"{name} stays where validation holds no labelled fraud"
@@ -405,6 +456,10 @@ def _incomparable(best, champion, validation, terms):
         verb = "is" if validation.n_frauds == 1 else "are"
         return f"there {verb} {few}; {_comparison(best, champion)}"
     return None
+
+
+def _span(start_s: float, end_s: float, kind: str) -> str:
+    return f"{instant(start_s, kind)} to {instant(end_s, kind)}"
 
 
 def _compared(best, reasons, champion, validation, terms) -> Verdict:
@@ -456,8 +511,9 @@ def _remarks(verdict, champion, validation, terms):
     budget = terms.alert_budget
     if validation.n_frauds and prevalence and budget < prevalence:
         remarks.append(
-            f"The alert budget {budget:g} is below the prevalence {prevalence:.4g}: no model can "
-            f"have a recall above {budget / prevalence:.2g} (budget / prevalence) at it."
+            f"The alert budget, {percent(budget)} of the transactions, is below the prevalence of "
+            f"validation, {percent(prevalence)}: no model can find more than "
+            f"{budget / prevalence:.0%} of its frauds."
         )
     return remarks
 

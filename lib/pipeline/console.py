@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -12,14 +12,18 @@ from lib.evaluation.figures import cell
 from lib.files import read_json
 from lib.registry.serving import Now
 from lib.reporting.names import (
-    HEADLINE,
     NOT_EXPORTED,
+    budget_of,
     champion_entry,
+    headings,
     headline,
     introduce,
     label,
+    period_shown,
     plain,
-    served,
+    served_facts,
+    served_remarks,
+    served_title,
 )
 
 if TYPE_CHECKING:
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
     from lib.pipeline.runs import Run
 
 PULSE_S = 20  # between the lines that tell how far notebooks are, where there is no terminal
+BUDGET = ("alert_budget", "reviews_per_day", "transactions_per_day")
 SHOWN = ("average_precision", "recall_at_budget", "precision_at_budget", "amount_recall_at_budget")
 
 
@@ -230,6 +235,7 @@ def summary(
         "status": status if is_exported else NOT_EXPORTED,
         "stages": [_stage(task) for task in tasks],
         "verdict": reasons[-1],
+        "budget": {key: metrics.get(key) for key in BUDGET},
         "champion": _champion(metrics),  # what the run decided; "serving": what has become of it
         "serving": now.to_dict(),
         "headline": headline(metrics, now) if metrics else "",
@@ -240,14 +246,19 @@ def summary(
 
 
 def _champion(metrics: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the champion that a run decided on, with its figures on validation."""
+    """Return the champion that a run decided on, with its figures.
+
+    `period` names those that speak for it, as on the page.
+    """
     decided = metrics.get("champion")
     if not decided:
         return None
     entry = metrics.get("models", {}).get(champion_entry(metrics), {})
-    figures = entry.get("validation", {})
-    shown = {name: figures[name] for name in SHOWN if name in figures}
-    return decided | {"validation": shown}
+    shown = {}
+    for period in ("validation", "untouched"):
+        figures = entry.get(period, {})
+        shown[period] = {name: figures[name] for name in SHOWN if name in figures}
+    return decided | shown | {"period": period_shown(entry)}
 
 
 def _withheld(run: Run, tasks: Sequence[Task]) -> str:
@@ -274,14 +285,14 @@ def told(summary: dict[str, Any], now: Now) -> str:
     """Return the summary for people."""
     columns = ("stage", "status", "seconds", "peak_mb")
     rows = [[stage[column] for column in columns] for stage in summary["stages"]]
-    lines = [table(["stage", "status", "seconds", "peak MB"], rows), ""]
+    lines = [*_served(now)]
+    if summary["not_exported"]:
+        lines.append(f"{NOT_EXPORTED.capitalize()}: {summary['not_exported']}")
+    lines += ["", *_decided(summary), ""]
+    lines.append(table(["stage", "status", "seconds", "peak MB"], rows))
     for stage in summary["stages"]:
         if stage["status"] == "failed":
             lines.append(f"{stage['stage']} failed: {stage['why']}")
-    lines += _decided(summary)
-    lines += ["", *served(now)]
-    if summary["not_exported"]:
-        lines.append(f"{NOT_EXPORTED.capitalize()}: {summary['not_exported']}")
     folder = f"reports/{summary['run']}"
     lines += [
         "",
@@ -292,6 +303,15 @@ def told(summary: dict[str, Any], now: Now) -> str:
     if now.bundle is not None:
         lines.append(f"Server      make serve ({now.bundle.name})")
     return "\n".join([*lines, *summary["remarks"]])
+
+
+def _served(now: Now) -> Iterator[str]:
+    """Yield what is served now, in the words of the page."""
+    yield served_title(now)
+    for name, text in served_facts(now).items():
+        if name != "model":  # the title names it
+            yield f"  {name:<34}{text}"
+    yield from served_remarks(now)
 
 
 def _decided(summary: dict[str, Any]) -> list[str]:
@@ -309,22 +329,20 @@ def _decided(summary: dict[str, Any]) -> list[str]:
 def _champion_told(summary: dict[str, Any]) -> list[str]:
     champion = summary["champion"]
     why = summary["no_interval"]
-    figures = champion["validation"]
+    period = champion["period"] or "validation"
+    figures = champion[period]
     known = {name: figure for name, figure in figures.items() if figure["value"] is not None}
-    lines = [summary["headline"], f"{label(champion['model'])} on validation:"]
+    budget = budget_of(summary["budget"])
+    reviewed = f"; people review {budget}" if budget else ""
+    lines = [summary["headline"], f"{label(champion['model'])} on {period}{reviewed}:"]
+    words = headings(budget)
     for name, figure in known.items():
-        lines.append(f"  {_figure_name(name):<34}{_interval(figure, why)}")
+        lines.append(f"  {words[name]:<34}{_interval(figure, why)}")
     if figures and not known:
         lines.append(f"  nobody has judged it: {why or 'no fraud is known'}")
     if not figures:
         lines.append(f"  not comparable: {plain(summary['verdict'])}")
     return lines
-
-
-def _figure_name(metric: str) -> str:
-    """Return a metric's name for people; a share with what it is a share at."""
-    words = HEADLINE[metric]
-    return f"{words} at the alert budget" if metric.endswith("_at_budget") else words
 
 
 def _interval(figure: dict[str, Any], why: str = "") -> str:

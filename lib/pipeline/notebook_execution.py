@@ -22,6 +22,9 @@ THREAD_VARIABLES = (
     "NUMEXPR_NUM_THREADS",
 )
 QUIET = {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}  # the debugger's remark on frozen modules
+# the place of the contents, which are known once the notebook is HTML, and a section's heading
+CONTENTS = "<!-- contents -->"
+HEADING = re.compile(r'<h2 id="([^"]+)">(.*?)<a class="anchor-link"', re.DOTALL)
 TEMPLATE = "notebook.html.j2"
 
 
@@ -56,6 +59,7 @@ class NotebookExecution:
     threads : compute threads of the kernel
     timeout_s : 0 for none
     inherit : file descriptors that stay open as long as the kernel lives
+    neighbours : names of the notebooks before and after it in the run, whose pages its own links to
     """
 
     notebook: Path
@@ -66,6 +70,7 @@ class NotebookExecution:
     threads: int = 1
     timeout_s: float = 0.0
     inherit: Sequence[int] = ()
+    neighbours: tuple[str, str] = ("", "")
     kernel: psutil.Process | None = field(default=None, init=False)
     peak_mb: float = field(default=0.0, init=False)
     n_done: int = field(default=0, init=False)  # cells
@@ -104,7 +109,7 @@ class NotebookExecution:
             partial.parent.mkdir(parents=True, exist_ok=True)
             message = self._execute(partial)
             if partial.exists():  # else it did not come to its first cell
-                archive(partial, self.archive)
+                archive(partial, self.archive, self.neighbours)
         except Exception as error:  # whatever it is, the other notebooks go on
             message = self._killed or f"{self.name} could not be executed and archived: {error}"
         return Outcome(message, self.seconds, self.peak_mb, self.n_done)
@@ -193,10 +198,10 @@ def plain(text: str) -> str:
     return re.sub(r"\x1b\[[\d;]*m", "", text).strip()
 
 
-def archive(partial: Path, target: Path) -> None:
+def archive(partial: Path, target: Path, neighbours: tuple[str, str] = ("", "")) -> None:
     """Put the executed notebook under its name, and as HTML with its code folded away.
 
-    Each appears whole.
+    Each appears whole. The page begins with its contents and links to its neighbours'.
     """
     import nbformat
     from jinja2 import DictLoader
@@ -208,10 +213,19 @@ def archive(partial: Path, target: Path) -> None:
     )  # on a worker, in an archive
     ours = DictLoader({TEMPLATE: template.read_text(encoding="utf-8")})
     exporter = HTMLExporter(template_file=TEMPLATE, extra_loaders=[ours])
-    html, _ = exporter.from_notebook_node(
-        nbformat.read(partial, as_version=4), {"metadata": {"name": target.name}}
-    )
+    before, after = neighbours
+    given = {"metadata": {"name": target.name}, "before": before, "after": after}
+    html, _ = exporter.from_notebook_node(nbformat.read(partial, as_version=4), given)
     page = partial.with_suffix(".html")
-    page.write_text(html, encoding="utf-8")
+    page.write_text(html.replace(CONTENTS, contents(html)), encoding="utf-8")
     page.replace(f"{target}.html")
     partial.replace(f"{target}.ipynb")
+
+
+def contents(html: str) -> str:
+    """Return links to the sections of a notebook's page, as HTML; empty where there are few."""
+    links = [
+        f'<a href="#{anchor}">{re.sub("<.*?>", "", text)}</a>'
+        for anchor, text in HEADING.findall(html)
+    ]
+    return "\n".join(links) if len(links) > 1 else ""

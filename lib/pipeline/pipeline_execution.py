@@ -208,10 +208,19 @@ class PipelineExecution:
             threads=task.job.parameters.get("threads", 1),
             timeout_s=timeout_s,
             inherit=() if is_away else inherit,
+            neighbours=self._neighbours(task),
         )
         if self.workers is not None and is_away:
             return self.workers.dispatched(execution, task.state)
         return execution
+
+    def _neighbours(self, task: Task) -> tuple[str, str]:
+        """Return the names of the notebooks before and after a task's, empty where none is."""
+        names = [other.name for other in self.tasks if other.status != "not run"]
+        place = names.index(task.name)
+        before = names[place - 1] if place else ""
+        after = names[place + 1] if place + 1 < len(names) else ""
+        return before, after
 
     def parameters(self, job: Job) -> dict[str, Any]:
         """Return all parameters of a job's notebook: its own, and those that the pipeline sets."""

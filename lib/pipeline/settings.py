@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from lib.data.budgets import UNITS
 from lib.errors import Refused, unknown
 from lib.pipeline.parameters import PIPELINE_OWNED, Parameter, convert, read_parameters
 from lib.pipeline.stages import Stage, find, notebook, present
@@ -67,13 +68,18 @@ class Settings:
     def overlaid(self, other: Settings) -> Settings:
         """Return these settings where `other` says nothing.
 
-        A plain `seed` of `other` overrides every stage's own seed here.
+        A plain `seed` of `other` overrides every stage's own seed here, and a budget in one unit
+        the same budget in the other.
         """
         plain = {key for key in other.parameters if "." not in key}
+        replaced = {in_other_unit(key) for key in other.parameters}
+        plain |= {key for key in replaced if "." not in key}
 
         def kept(entries: dict) -> dict:
             return {
-                key: value for key, value in entries.items() if key.rpartition(".")[2] not in plain
+                key: value
+                for key, value in entries.items()
+                if key.rpartition(".")[2] not in plain and key not in replaced
             }
 
         return Settings(
@@ -82,6 +88,18 @@ class Settings:
             parameters=kept(self.parameters) | other.parameters,
             sweep=kept(self.sweep) | other.sweep,
         )
+
+
+def in_other_unit(key: str) -> str:
+    """Return `09_comparison.reviews_per_day` for `09_comparison.alert_budget`, and back.
+
+    Empty for anything that is no budget.
+    """
+    stage, dot, name = key.rpartition(".")
+    if name not in UNITS:
+        return ""
+    [other] = set(UNITS) - {name}
+    return f"{stage}{dot}{other}"
 
 
 def _yaml(path: Path | str) -> Any:
@@ -200,15 +218,31 @@ def _values(
 ) -> dict[Stage, dict[str, Any]]:
     """Return the value of every parameter of every stage, but for those that are swept over."""
     values = {stage: _defaults(known[stage]) for stage in stages}
+    for key, value in settings.parameters.items():
+        twin = settings.parameters.get(in_other_unit(key))
+        if _is_given(value) and _is_given(twin):
+            raise Refused(
+                f"-p {key} {value} and -p {in_other_unit(key)} {twin} are the same budget in two "
+                "units; leave one out."
+            )
     the_particular_last = sorted(settings.parameters, key=lambda key: "." in key)
     for key in the_particular_last:
         for stage, name in _meant(key, stages, among, known):
             parameter = known[stage][name]
-            values[stage][name] = convert(parameter, settings.parameters[key], f"-p {key}")
+            value = convert(parameter, settings.parameters[key], f"-p {key}")
+            values[stage][name] = value
+            twin = in_other_unit(name)
+            if value and twin in values[stage]:  # of two units the last word decides
+                values[stage][twin] = known[stage][twin].default
     for stage in stages:
         if "split_dir" in known[stage]:  # how many rows were simulated is the split's affair
             values[stage].pop("rows", None)
     return values
+
+
+def _is_given(value: Any) -> bool:
+    """Return whether a budget is given: 0, as text too, stands for the description's."""
+    return value is not None and str(value) not in ("0", "0.0")
 
 
 def _defaults(parameters: dict[str, Parameter]) -> dict[str, Any]:

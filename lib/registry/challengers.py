@@ -36,11 +36,13 @@ class Threshold:
     raw_score : alert iff a raw score is at least this
     rule : by which it was chosen, see `lib.evaluation.thresholds.Rule`
     alert_budget : share of the transactions that people review
+    transactions_per_day : of the table; None where nobody can tell
     """
 
     raw_score: float
     rule: str
     alert_budget: float
+    transactions_per_day: float | None = None
 
 
 def calibrate(
@@ -73,6 +75,7 @@ def calibrate(
             "raw_score": float(threshold.raw_score),
             "rule": threshold.rule,
             "alert_budget": threshold.alert_budget,
+            "transactions_per_day": threshold.transactions_per_day,
         },
         "metrics": {"validation": metrics or {}},
     }

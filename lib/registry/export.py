@@ -23,9 +23,13 @@ from lib.registry import candidates, challengers, serving, tracking
 from lib.registry.mlflow_store import Champion, git_commit
 
 
-def provenance(present: Champion) -> dict[str, Any]:
-    """Return where and when an exported bundle comes from; never part of its hash."""
+def provenance(present: Champion, run: str) -> dict[str, Any]:
+    """Return where and when an exported bundle comes from; never part of its hash.
+
+    run : name of the run that exports it
+    """
     return {
+        "run": run,
         "registered_name": present.name,
         "mlflow_run_id": present.run_id,
         "exported_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -149,13 +153,13 @@ def register_forest(
     name = candidates.variant("isolation_forest", regime)
     folder = candidates.write(run_dir, name, fitted, split)
     data = split.arrays("validation")
-    alert_budget = split.dataset.alert_budget
+    budget = split.budget()
     raw = bundle.load(folder).raw_score(data.X)
-    threshold = threshold_for_budget(raw, data.weight, alert_budget)
+    threshold = threshold_for_budget(raw, data.weight, budget.share)
     challengers.calibrate(
         folder,
         Calibration.fit(raw, data.weight),
-        challengers.Threshold(threshold, "alert_budget", alert_budget),
+        challengers.Threshold(threshold, "alert_budget", budget.share, budget.transactions_per_day),
         name=registered_name,
         card=card,
     )

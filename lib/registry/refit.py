@@ -101,6 +101,7 @@ def refit(
             threshold_for_budget(unseen, validation.weight, share),
             manifest["threshold"]["rule"],
             budget,
+            manifest["threshold"].get("transactions_per_day"),
         ),
         name=manifest["name"],
         metrics=metrics.evaluate(validation, {"refit": unseen}, options)["refit"],

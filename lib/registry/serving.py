@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lib.bundle import manifest
+from lib.data.budgets import Budget
 from lib.errors import BundleError, TrackingError
 from lib.files import read_json
 from lib.registry import mlflow_store
@@ -29,6 +30,8 @@ class Model:
     since : when it became champion, or was exported; ISO 8601 in UTC
     dataset, source : what it was made for and from; of a bundle only
     refit : the periods that its configuration was fitted on anew; empty: it is what was compared
+    run : that exported it; of a bundle only
+    budget : what its threshold was set for, in words; of a bundle only
     """
 
     name: str
@@ -39,6 +42,8 @@ class Model:
     dataset: str = ""
     source: str = ""
     refit: str = ""
+    run: str = ""
+    budget: str = ""
 
     @property
     def called(self) -> str:
@@ -96,6 +101,8 @@ class Now:
             return [*said, "serve/model is empty: nothing is served from it."]
         of = f" for {self.bundle.dataset}" if self.bundle.dataset else ""
         exported = f", exported {self.bundle.since}" if self.bundle.since else ""
+        if self.bundle.run:
+            exported += f" by run {self.bundle.run}"
         anew = f", fitted anew on {self.bundle.refit}" if self.bundle.refit else ""
         said.append(f"serve/model holds {self.bundle}{of}{anew}{exported}.")
         if self.champion is not None and not self.is_exported:
@@ -184,5 +191,16 @@ def exported(bundle_dir: Path) -> tuple[Model | None, str]:
         dataset=str(found.get("dataset", {}).get("name", "")),
         source=str(found.get("dataset", {}).get("source", "")),
         refit=str(found.get("refit", {}).get("periods", "")),
+        run=str(provenance.get("run", "")),
+        budget=_budget(found.get("threshold", {})),
     )
     return model, ""
+
+
+def _budget(threshold: dict[str, Any]) -> str:
+    """Return what a threshold was set for; empty where its manifest does not say."""
+    share = threshold.get("alert_budget")
+    if threshold.get("rule") != "alert_budget" or not isinstance(share, float):
+        return str(threshold.get("rule", ""))
+    budget = Budget(share, threshold.get("transactions_per_day"))
+    return str(budget)

@@ -89,9 +89,7 @@ def _fitted(study: Study) -> dict[str, Any]:
 def _figures(
     split: splits.Split, scores: dict[str, np.ndarray], alert_budget: float
 ) -> list[dict[str, Any]]:
-    options = metrics.Options(
-        headline_budget=alert_budget or split.dataset.alert_budget, n_resamples=0
-    )
+    options = metrics.Options(headline_budget=split.budget(alert_budget).share, n_resamples=0)
     figures = metrics.evaluate(split.arrays("validation"), scores, options)
     rows = []
     for model, figure in figures.items():

@@ -12,6 +12,7 @@ import pandas as pd
 
 from lib.bundle.manifest import MODEL_CARD  # noqa: F401 - named beside the data card
 from lib.data import cuts, thin_record
+from lib.data.budgets import Budget, percent
 from lib.data.columns import one_line
 from lib.evaluation.figures import cell
 from lib.files import write_text
@@ -27,7 +28,7 @@ DATA_CARD = "data_card.md"
 ABOUT = {
     "isolation_forest": "Random trees isolate outliers early; the score is the average depth, "
     "turned round.",
-    "autoencoder": "Networks restore rows from noise; the score is the Mahalanobis distance of "
+    "autoencoder": "Networks reconstruct rows from noise; the score is the Mahalanobis distance of "
     "what they fail at.",
     "gaussian_mixture": "Mixtures of Gaussian components; the score is the negative log "
     "density, averaged.",
@@ -68,7 +69,8 @@ def model(manifest: Mapping[str, Any], untouched: Figures | None = None) -> str:
     about = manifest.get("shown", {}).get("about") or ABOUT.get(family, "")
     fit = manifest["fit"]
     threshold = manifest.get("threshold", {})
-    dataset, budget = manifest["dataset"], threshold.get("alert_budget", 0.0)
+    dataset = manifest["dataset"]
+    deciding = Budget(threshold.get("alert_budget", 0.0), threshold.get("transactions_per_day"))
     figures = {"validation": manifest.get("metrics", {}).get("validation"), "untouched": untouched}
     parameters = ", ".join(_parameters(fit["parameters"]))
     empty = "".join(
@@ -109,10 +111,9 @@ def model(manifest: Mapping[str, Any], untouched: Figures | None = None) -> str:
         f"{anew}"
         f"- Regime `{fit['train_on']}`; labels of fraud seen: {fit['labels_seen']}",
         "## Figures",
-        "In brackets 95 % intervals, from resampled blocks of time. A budget is the share of "
-        "transactions that people "
-        f"review; the threshold is set for {budget:g}.",
-        *_all_figures(figures, budget),
+        "In brackets 95 % intervals, from resampled blocks of time. A budget is what people "
+        f"review; the threshold is set for {deciding}.",
+        *_all_figures(figures, deciding),
         "## Limits",
         "- It knows the customers of its fit; others, and later habits, drift away from it. Watch "
         "the alert rate and "
@@ -254,16 +255,16 @@ def _features(names: Sequence[str]) -> str:
 def _alert(threshold: Mapping[str, Any]) -> str:
     if not threshold:
         return "no threshold yet"
+    budget = Budget(threshold["alert_budget"], threshold.get("transactions_per_day"))
     rule = {
-        "alert_budget": f"an alert budget of {threshold['alert_budget']:g} on validation, without "
-        "labels",
+        "alert_budget": f"{budget}, on validation, without labels",
         "max_f1": "the best F1 on validation",
         "min_cost": "the least cost on validation",
     }.get(threshold["rule"], threshold["rule"])
     return f"Alert if the score is at least {threshold['anomaly_score']:.6f}: {rule}"
 
 
-def _all_figures(figures: Mapping[str, Figures | None], budget: float) -> list[str]:
+def _all_figures(figures: Mapping[str, Figures | None], budget: Budget) -> list[str]:
     """Return the tables of the periods, or the sentence that nobody has judged the model."""
     known = {period: values for period, values in figures.items() if values}
     judged = {
@@ -276,23 +277,24 @@ def _all_figures(figures: Mapping[str, Figures | None], budget: float) -> list[s
     return [text for period, values in judged.items() for text in _figures(period, values, budget)]
 
 
-def _figures(period: str, values: Figures, budget: float) -> tuple[str, str, str]:
+def _figures(period: str, values: Figures, budget: Budget) -> tuple[str, str, str]:
     rows = [
         (text, cell(values.get(name)), "1.000")
         for name, text in HEADLINE.items()
         if name not in SHARES
     ]
     budgets = sorted(
-        {budget}
+        {budget.share}
         | {float(m.rpartition("_")[2]) for m in values if m.startswith("recall_at_budget_")}
     )
     for at in budgets:
-        suffix = "" if at == budget else f"_{at:g}"
+        suffix = "" if at == budget.share else f"_{at:g}"
+        shown = _both_units(Budget(at, budget.transactions_per_day))
         for metric, text in SHARES.items():
             ceiling = values.get(f"ceiling_{metric}{suffix}") or {"value": None}
             rows.append(
                 (
-                    f"{text} at {at:g}",
+                    f"{text} at {shown}",
                     cell(values.get(metric + suffix)),
                     cell({**ceiling, "low": None}),
                 )
@@ -301,6 +303,12 @@ def _figures(period: str, values: Figures, budget: float) -> tuple[str, str, str
         "figure"
     )
     return f"### On {period}", NOTES[period], markdown(table)
+
+
+def _both_units(budget: Budget) -> str:
+    if budget.reviews_per_day is None:
+        return percent(budget.share)
+    return f"{budget.short}, {percent(budget.share)}"
 
 
 def _hashes(manifest: Mapping[str, Any]) -> dict[str, str]:

@@ -14,7 +14,9 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullLocator, PercentFormatter
 
+from lib.data.budgets import Budget, percent
 from lib.data.columns import SCORE
+from lib.errors import listed
 from lib.evaluation.figures import DASH, cell, number
 from lib.reporting import plots
 from lib.reporting.names import what_drifted
@@ -36,6 +38,7 @@ POLICY_COLOURS = {
 }
 DAY_S = 86_400
 DOUBLINGS = 4  # of half the usual difference, up to the last colour of the drift panel
+N_WORDS = 4  # columns that a sentence names
 N_SHOWN = 12  # rows of the drift panel at most
 HEAT = LinearSegmentedColormap.from_list(
     "heat", ["#F4F6F8", "#DCE6EE", "#F2C9A5", "#E08A4F", "#B5432B"]
@@ -58,6 +61,7 @@ def dashboard(
     table: pd.DataFrame,
     title: str,
     injected: Sequence[Drift] = (),
+    budget: Budget | None = None,
 ) -> Figure:
     """Return alerts, drift, recall and money over the batches; without labels the first two.
 
@@ -65,6 +69,7 @@ def dashboard(
     ----------
     table : deployment.Deployment.drift() of the first policy
     injected : what is known to happen, framed in the drift panel
+    budget : what people review, a line in the panel of alerts
     """
     names = _shown(table, injected)
     first = next(iter(results.values()))
@@ -81,7 +86,7 @@ def dashboard(
         sharex=True,
         height_ratios=heights,
     )
-    alerts(axes[0], results)
+    alerts(axes[0], results, budget)
     drift(axes[1], table, names, injected)
     if judged(first):
         recall(axes[2], results)
@@ -112,6 +117,10 @@ def _ends(result: Mapping[str, Any]) -> tuple[str, list[str]]:
     elif days <= len(ends_s):
         clock = [divmod(int(end_s // 60 % 1440), 60) for end_s in ends_s]
         unit, ends = "hour of the day", [f"{hour:02d}:{minute:02d}" for hour, minute in clock]
+        if result.get("dates"):
+            days_of = [datetime.fromtimestamp(end_s, UTC) for end_s in ends_s]
+            unit = "date and hour (UTC)"
+            ends = [f"{end}\n{day.day} {day:%b}" for end, day in zip(ends, days_of, strict=True)]
     elif result.get("dates"):
         dates = [datetime.fromtimestamp(end_s, UTC) for end_s in ends_s]
         unit, ends = "day", [f"{date.day} {date:%b}" for date in dates]
@@ -189,8 +198,8 @@ def promotions(axes: Iterable[Axes], results: Results) -> None:
                 )
 
 
-def alerts(ax: Axes, results: Results) -> Axes:
-    """Return the axes with the alert rate by batch and policy.
+def alerts(ax: Axes, results: Results, budget: Budget | None = None) -> Axes:
+    """Return the axes with the alert rate by batch and policy, and the budget as a line.
 
     The band holds 95 % of batches if the threshold fits the budget.
     """
@@ -214,6 +223,19 @@ def alerts(ax: Axes, results: Results) -> Axes:
             label=label(policy),
         )
         top = max(top, *rate, *high)
+    if budget is not None:
+        ax.axhline(budget.share, color=plots.SOFT, linestyle=":", linewidth=1.4)
+        ax.annotate(
+            f"budget {percent(budget.share)}\n{_a_day(budget)}".rstrip(),
+            (1, budget.share),
+            (6, 0),
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+            va="center",
+            color=plots.SOFT,
+            fontsize=8.5,
+            annotation_clip=False,
+        )
     ticks = [
         t for t in (0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1) if t <= 1.2 * top
     ]
@@ -234,6 +256,34 @@ def alerts(ax: Axes, results: Results) -> Axes:
         columnspacing=1.4,
     )
     return ax
+
+
+def _a_day(budget: Budget) -> str:
+    return "" if budget.reviews_per_day is None else f"{budget.short}"
+
+
+def injected_words(drifts: Sequence[Drift]) -> list[str]:
+    """Return what a simulation has injected, a sentence each, in the order of its begin."""
+    by_begin = sorted(drifts, key=lambda drift_: drift_.first_batch)
+    return [f"From batch {each.first_batch} on {_happens(each)}." for each in by_begin]
+
+
+def _happens(drift_: Drift) -> str:
+    columns = listed(drift_.features[:N_WORDS])
+    if len(drift_.features) > N_WORDS:
+        columns = f"{', '.join(drift_.features[:N_WORDS])} and others"
+    of = "" if drift_.share == 1 else f" in {drift_.share:.0%} of the transactions"
+    if drift_.what == "shift":
+        return f"{columns} shift by {drift_.strength:g} standard deviations{of}"
+    if drift_.what == "spread":
+        return f"{columns} spread {drift_.strength:g} times as far{of}"
+    if drift_.what == "inflation":
+        return f"amounts are {drift_.strength:g} times as large ({columns})"
+    if drift_.what == "online":
+        return f"{drift_.share:.0%} of the payments move to online merchants"
+    if drift_.share < 1:
+        return f"{drift_.share:.0%} of the frauds are of a kind that was not there before"
+    return "the kinds of fraud change"
 
 
 def drift(

@@ -4,7 +4,7 @@ champion.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import yaml
 
 from lib.evaluation.figures import DASH, number
 from lib.files import read_json
-from lib.reporting.names import HEADLINE, label
+from lib.reporting.names import HEADLINE, champion_entry, label
 
 SHOWN = (
     "average_precision",
@@ -22,6 +22,10 @@ SHOWN = (
 PERIODS = ("validation", "untouched")
 # a digit more than in tables, where the interval says that it means little: here equal is equal
 DIGITS = 4
+MOST = 10  # rows that are shown
+MOST_SETTINGS = 4  # of them parameters and data
+
+Row = tuple[str, str, str]  # what, then, now
 
 
 def since_previous(run_dir: Path, metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -34,8 +38,9 @@ def since_previous(run_dir: Path, metrics: Mapping[str, Any]) -> dict[str, Any]:
 
     Returns
     -------
-    {"run": name of the earlier one, "parameters": rows, "figures": rows}, a row being
-    (what, then, now), of what has changed only; {} without an earlier run
+    {"run": name of the earlier one, "parameters": rows, "figures": rows, "n_more": changes that
+    are not shown}, a row being (what, then, now), of what has changed only, at most ten together,
+    those of the champion first; {} without an earlier run
     """
     run_dir = Path(run_dir)
     previous = _previous(run_dir, metrics.get("dataset"))
@@ -46,11 +51,40 @@ def since_previous(run_dir: Path, metrics: Mapping[str, Any]) -> dict[str, Any]:
     settings_now = _settings(run_dir, metrics)
     figures_then = _figures(before)
     figures_now = _figures(metrics)
+    settings = _changed(settings_then, settings_now)
+    figures = _by_importance(_changed(figures_then, figures_now), metrics)
+    n_settings = max(MOST_SETTINGS, MOST - len(figures))
+    shown_settings = settings[:n_settings]
+    shown_figures = figures[: MOST - len(shown_settings)]
+    n_shown = len(shown_settings) + len(shown_figures)
     return {
         "run": previous.name,
-        "parameters": _changed(settings_then, settings_now),
-        "figures": _changed(figures_then, figures_now),
+        "parameters": shown_settings,
+        "figures": shown_figures,
+        "n_more": len(settings) + len(figures) - n_shown,
     }
+
+
+def _by_importance(rows: Sequence[Row], metrics: Mapping[str, Any]) -> list[Row]:
+    """Return rows of figures: the champion, its own figures, then the largest change first."""
+    own = champion_entry(metrics)
+    champion = f"{label(own)}, " if own else "champion"
+
+    def place(row: Row) -> tuple[int, float]:
+        what, then, now = row
+        if what.startswith("champion"):
+            return 0, 0.0
+        return (1 if what.startswith(champion) else 2), -_size(then, now)
+
+    return sorted(rows, key=place)
+
+
+def _size(then: str, now: str) -> float:
+    """Return how far two figures are apart; one that is new or gone comes last."""
+    try:
+        return abs(float(now) - float(then))
+    except ValueError:
+        return 0.0
 
 
 def _previous(run_dir: Path, dataset: str | None) -> Path | None:
@@ -134,7 +168,7 @@ def _figures(metrics: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def _changed(before: Mapping[str, str], now: Mapping[str, str]) -> list[tuple[str, str, str]]:
+def _changed(before: Mapping[str, str], now: Mapping[str, str]) -> list[Row]:
     """Return (what, then, now) of what differs, in the order of the earlier run."""
     rows = []
     # a dictionary keeps the order, which a set would not

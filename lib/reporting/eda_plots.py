@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,6 +25,17 @@ PERIOD_COLOURS = {
     "untouched": FAINT,
 }
 HOUR_S = 3600
+DAY_H = 24
+MAX_DATES = 8  # below an axis
+# between two of them (h): hours, then days, weeks, months
+DATE_STEPS_H = (
+    1,
+    2,
+    3,
+    6,
+    12,
+    *(DAY_H * n for n in (1, 2, 7, 14, 30, 61, 91, 182, 365, 1825, 18250)),
+)
 # more bars than this are narrower than a pixel
 MAX_BARS = 400
 # so many names can be read beside a matrix
@@ -35,8 +47,12 @@ def rhythm(
     time_s: np.ndarray,
     weight: np.ndarray,
     y: np.ndarray | None = None,
+    kind: str = "seconds",
 ) -> Axes:
-    """Return the axes with transactions an hour (line) and known frauds (ticks at the bottom)."""
+    """Return the axes with transactions an hour (line) and known frauds (ticks at the bottom).
+
+    kind : what the time is, as splits.json has it; dates stand below the axis where it is datetime
+    """
     hours = (time_s - time_s.min()) / HOUR_S
     n_hours = np.ceil(hours.max())
     n_bars = int(min(MAX_BARS, max(1, n_hours)))
@@ -44,7 +60,7 @@ def rhythm(
     _hourly(ax, hours, weight, edges, GENUINE)
     if y is not None and (y == 1).any():
         _ticks(ax, hours[y == 1])
-    _time_axes(ax)
+    _time_axes(ax, time_s.min(), kind)
     ax.set_ylim(0, None)
     return ax
 
@@ -75,10 +91,31 @@ def _ticks(ax: Axes, hours: np.ndarray) -> None:
     )
 
 
-def _time_axes(ax: Axes) -> None:
+def _time_axes(ax: Axes, start_s: float, kind: str) -> None:
+    """Name the axes; `start_s` is where the hours begin."""
     ax.set_xlabel("hours since the first transaction")
+    if kind == "datetime":
+        dates(ax, start_s)
     ax.set_ylabel("transactions an hour")
     ax.yaxis.set_major_formatter(FuncFormatter(_whole))
+
+
+def dates(ax: Axes, start_s: float, unit_s: float = HOUR_S) -> None:
+    """Write dates below an axis of time, at midnights, at most eight; hours of a day as such.
+
+    start_s : where the axis begins, seconds since 1970-01-01 UTC; unit_s : of the axis (s)
+    """
+    unit_h = unit_s / HOUR_S
+    low, high = (edge * unit_h for edge in ax.get_xlim())
+    begins = datetime.fromtimestamp(start_s, UTC)
+    step = next(step for step in DATE_STEPS_H if (high - low) / step <= MAX_DATES)
+    # hours since the first transaction at which a round hour, or a midnight, lies
+    first = -((begins.hour + begins.minute / 60 + begins.second / 3600) % min(step, DAY_H))
+    places = [place for place in np.arange(first, high, step) if place >= low]
+    moments = [begins + timedelta(hours=float(place)) for place in places]
+    form = "{0.day} {0:%b}" if step >= DAY_H else "{0.day} {0:%b}\n{0:%H:%M}"
+    ax.set_xticks([place / unit_h for place in places], [form.format(each) for each in moments])
+    ax.set_xlabel(f"date (UTC), from {begins.day} {begins:%B %Y} on")
 
 
 def _whole(value: float, _: int) -> str:
@@ -110,7 +147,7 @@ def periods(ax: Axes, split: Split) -> Axes:
         if name.startswith("batch_"):
             begins = (period["start_s"] - start) / HOUR_S
             ax.axvline(begins, color="white", linewidth=1)
-    _time_axes(ax)
+    _time_axes(ax, start, split.manifest["time"])
     # room for the periods' names above the highest bar
     _, top = ax.get_ylim()
     ax.set_ylim(0, top * 1.12)

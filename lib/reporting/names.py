@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
+from lib.data.budgets import Budget
 from lib.data.columns import one_line
 
 # lib.registry.serving.Now, what is served at a moment: reporting must not know the registry
@@ -100,6 +102,37 @@ def code(name: str) -> str:
     return f"{fence}{pad}{text}{pad}{fence}"
 
 
+def headings(budget: Budget | None) -> dict[str, str]:
+    """Return {metric: its name for people}; of those at a budget, `recall at 285 a day`.
+
+    budget : None where it is not known
+    """
+    at = " at the alert budget" if budget is None else f" at {budget.short}"
+    return {
+        metric: f"{text}{at}" if metric in SHARES else text for metric, text in HEADLINE.items()
+    }
+
+
+def budget_of(metrics: Mapping[str, Any]) -> Budget | None:
+    """Return the budget that a run's metrics.json has; None where it has none."""
+    share = metrics.get("alert_budget")
+    return Budget(share, metrics.get("transactions_per_day")) if share else None
+
+
+def is_judged(entry: Mapping[str, Any], period: str) -> bool:
+    """Return whether a model has any figure on a period; without labels it has none."""
+    return any(figure["value"] is not None for figure in entry.get(period, {}).values())
+
+
+def period_shown(entry: Mapping[str, Any]) -> str:
+    """Return the period whose figures speak for a model: untouched where it is judged there.
+
+    Empty where no label judges it.
+    """
+    judged = [period for period in ("untouched", "validation") if is_judged(entry, period)]
+    return judged[0] if judged else ""
+
+
 def champion_entry(metrics: Mapping[str, Any]) -> str | None:
     """Return under which name a run's metrics.json has the champion's own figures.
 
@@ -129,6 +162,65 @@ def headline(metrics: Mapping[str, Any], now: Now | None = None) -> str:
         return f"{did} {model}, {version}; since then {since}."
     did = "was promoted to" if is_promotion else "remains"
     return f"{model} {did} champion, {version}."
+
+
+def when(instant: str) -> str:
+    """Return `2026-11-27T01:15:41+00:00` as people write it, `27 November 2026, 01:15 UTC`.
+
+    As it is where it is no time.
+    """
+    try:
+        time = datetime.fromisoformat(instant).astimezone(UTC)
+    except ValueError:
+        return instant
+    return f"{time.day} {time:%B %Y, %H:%M} UTC"
+
+
+def served_facts(now: Now) -> dict[str, str]:
+    """Return what is served from the server's folder, {what: text}; {} where nothing is.
+
+    The same words on page and console: model, version, threshold, since, exported.
+    """
+    bundle = now.bundle
+    if bundle is None:
+        return {}
+    facts = {"model": label(bundle.model) if bundle.model else "unknown"}
+    facts["version"] = f"{bundle.name} version {bundle.version}"
+    if bundle.threshold is not None:
+        facts["threshold"] = f"{bundle.threshold:.6f}"
+    if bundle.refit:
+        facts["fitted anew on"] = bundle.refit
+    if bundle.budget:
+        facts["set for"] = bundle.budget
+    if now.is_exported and now.champion.since:
+        facts["champion since"] = when(now.champion.since)
+    if bundle.since:
+        facts["exported"] = when(bundle.since)
+    if bundle.run:
+        facts["by run"] = bundle.run
+    return facts
+
+
+def served_title(now: Now) -> str:
+    """Return what is served, in a few words, `Served now: Robust covariance`."""
+    if now.damage:
+        return "Served now: nothing, the bundle is damaged"
+    if now.bundle is None:
+        return "Served now: nothing"
+    return f"Served now: {label(now.bundle.model) if now.bundle.model else now.bundle.name}"
+
+
+def served_remarks(now: Now) -> list[str]:
+    """Return what else must be known of what is served: sentences; [] where all is as it should."""
+    if now.is_exported:
+        return []
+    # the last sentences are on the folder, the first is on the champion
+    return served(now) if now.bundle is None or now.damage else _differs(now)
+
+
+def _differs(now: Now) -> list[str]:
+    told = served(now)
+    return [told[0], *told[2:]]
 
 
 def served(now: Now) -> list[str]:

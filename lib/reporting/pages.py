@@ -5,6 +5,7 @@ files.
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,7 @@ from typing import Any
 
 from lib.bundle.raw import RawTable
 from lib.data import labels_seen
+from lib.data.budgets import Budget, count, percent
 from lib.evaluation import comparison
 from lib.evaluation.figures import Figure, interval, number
 from lib.files import read_json, write_text
@@ -23,6 +25,7 @@ from lib.reporting.plots import colour
 
 NO_FIGURE = {"value": None, "low": None, "high": None}
 TEMPLATES = Path(__file__).parent / "templates"
+SLIDER = TEMPLATES / "slider.js"
 PERIODS = ("reference", "validation", "untouched")
 CARDS = ("model_card", "data_card")
 FILES = ("metrics.json", "run.yaml")
@@ -32,9 +35,16 @@ NOTES = {
 }
 DRIFTS = (
     "Habits and frauds change on purpose in the untouched period, so that there is drift to "
-    "notice; that alone can lower the figures on it against those on validation."
+    "notice; figures on it are lower than on validation because of that."
 )
-SHOWN = (  # stem of the figure, its caption, what is in it for those who can't see it
+MATTERS = (  # stem of the figure, its caption, what is in it for those who can't see it
+    "09_comparison-champion",
+    "How clean are the champion's alerts (precision) when this share of all frauds is to be found "
+    "(recall)? Beside it the rules that anybody could write into a query, and trees that were "
+    "fitted with known frauds: the yardstick for what labels would reach.",
+    "Precision over recall of the champion, of naive rules and of trees that know labels.",
+)
+SHOWN = (
     (
         "09_comparison-precision-recall",
         "How clean are the alerts (precision) when this share of all frauds is to be found "
@@ -99,16 +109,22 @@ def _content(
     dataset = metrics.get("dataset") or about.get("dataset", "a table")
     is_simulated = metrics.get("source") == "simulated"
     figures = [_figure(run_dir, *figure) for figure in SHOWN]
+    results = {table["period"]: table for table in _tables(metrics, now)}
+    by_budget = _by_budget(metrics)
     return {
         "title": f"Fraud detection on {dataset}",
         "run": run_dir.name,
         "when": _when(run_dir.name),
         "status": status,
         "simulated": _of_simulation(metrics) if is_simulated else "",
+        "injected": _injected(run_dir) if is_simulated else [],
         "verdict": _verdict(metrics, now),
-        "serving": _serving(now),
+        "serving": _serving(now, run_dir.parent),
         "facts": _facts(metrics, stages),
-        "tables": _tables(metrics, now),
+        "matters": _figure(run_dir, *MATTERS),
+        "by_budget": by_budget,
+        "untouched": results.get("untouched"),
+        "validation": results.get("validation"),
         "reviews": _reviews(metrics, now),
         "figures": _present(figures),
         "production": _figure(run_dir, *TIMELINE),
@@ -119,6 +135,7 @@ def _content(
         "example": "" if status == NOT_EXPORTED else _example(run_dir, metrics),
         "cards": _present([_card(run_dir, name) for name in CARDS]),
         "files": [name for name in FILES if (run_dir / name).is_file()],
+        "scripts": [SLIDER.read_text(encoding="utf-8")] if by_budget else [],
     }
 
 
@@ -134,12 +151,83 @@ def _present(found: Sequence[dict[str, Any] | None]) -> list[dict[str, Any]]:
     return [each for each in found if each is not None]
 
 
-def _serving(now: Now | None) -> dict[str, Any] | None:
+def _injected(run_dir: Path) -> list[str]:
+    """Return which drifts a simulation has injected, in words; [] where nobody has written it."""
+    path = run_dir / "stages" / "11_production" / "metrics.json"
+    return _read(path).get("injected", [])
+
+
+def _serving(now: Now | None, reports: Path) -> dict[str, Any] | None:
+    """Return what is served now, for people; `run` leads to the run that exported it."""
     if not now:
         return None
+    facts = names.served_facts(now)
+    run = facts.pop("by run", "")
     return {
-        "as_of": now.as_of,
-        "sentences": names.served(now),
+        "as_of": names.when(now.as_of),
+        "title": names.served_title(now),
+        "facts": facts,
+        "run": run,
+        # a run's folder may be gone since
+        "page": run if run and (reports / run / "index.html").is_file() else "",
+        "remarks": names.served_remarks(now),
+    }
+
+
+def _by_budget(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the table of budgets, {} where the champion could not be scored.
+
+    Each row has its cells for each period and, for the slider, what it says in a sentence.
+    """
+    rows = metrics.get("by_budget") or []
+    if not rows:
+        return {}
+    periods = [period for period in NOTES if period in rows[0]]
+    shown = []
+    for row in rows:
+        budget = tables.budget_of(row)
+        cells = {period: _at_threshold(row[period], budget) for period in periods}
+        shown.append(
+            {
+                "short": budget.short,
+                "share": percent(budget.share),
+                "threshold": f"{row['threshold']:.6f}",
+                "decides": row["decides"],
+                "cells": cells,
+            }
+        )
+    first = tables.budget_of(rows[0])
+    return {
+        "periods": periods,
+        "rows": shown,
+        "decides": next((i for i, row in enumerate(rows) if row["decides"]), 0),
+        "per_day": count(first.transactions_per_day) if first.transactions_per_day else "",
+    }
+
+
+def _at_threshold(figures: Mapping[str, Figure], budget: Budget) -> list[dict[str, str]]:
+    """Return the cells of a budget on a period: name, text, interval."""
+    per_day = budget.transactions_per_day
+    rate = figures["alert_rate"]
+    if per_day is None:
+        alerts = _named_cell("alerts", rate, 2, "%")
+    else:
+        counted = {end: None if share is None else share * per_day for end, share in rate.items()}
+        alerts = _named_cell("alerts a day", counted, 0)
+    return [
+        alerts,
+        _named_cell("precision", figures["precision"], 2),
+        _named_cell("frauds found", figures["recall"], 0, "%"),
+        _named_cell("money caught", figures["amount_recall"], 0, "%"),
+        _named_cell("false alarms per fraud", figures["false_alarms_per_fraud"], 1),
+    ]
+
+
+def _named_cell(name: str, figure: Figure, digits: int, kind: str = "f") -> dict[str, str]:
+    return {
+        "name": name,
+        "text": number(figure["value"], digits, kind),
+        "range": interval(figure, digits, kind),
     }
 
 
@@ -186,7 +274,7 @@ def write_index(
         "title": "All runs",
         "runs": runs,
         "periods": list(NOTES),
-        "serving": _serving(now),
+        "serving": _serving(now, reports),
     }
     return _render("index.html.j2", reports / "index.html", content)
 
@@ -239,8 +327,16 @@ def _render(template: str, path: Path, content: Mapping[str, Any]) -> Path:
         trim_blocks=True,
     )
     environment.filters["breakable"] = _breakable
-    html = environment.get_template(template).render(content)
+    scripts = content.get("scripts", [])
+    hashes = [_hash_of_script(script) for script in scripts]
+    html = environment.get_template(template).render({**content, "script_hashes": hashes})
     return write_text(path, html)
+
+
+def _hash_of_script(script: str) -> str:
+    """Return the hash that a content security policy names an inline script by."""
+    digest = hashlib.sha256(script.encode()).digest()
+    return f"sha256-{base64.b64encode(digest).decode()}"
 
 
 def _breakable(text: str) -> str:
@@ -292,7 +388,7 @@ def _tables(metrics: Mapping[str, Any], now: Now | None = None) -> list[dict[str
     # who has been replaced since is not shown as the champion
     is_past = names.became_of(metrics.get("champion"), now)
     champion = None if is_past else names.champion_entry(metrics)
-    columns = tables.headings(metrics.get("alert_budget", 0))
+    columns = names.headings(names.budget_of(metrics))
     result = []
     for period in NOTES:
         rows = _rows(metrics.get("models", {}), period, champion)
@@ -371,7 +467,7 @@ def _note(metrics: Mapping[str, Any], period: str) -> str:
 
 def _rows(models: Mapping[str, Any], period: str, champion: str | None) -> list[dict[str, Any]]:
     """Return the rows of a table, a perfect ranking first, then the best; none without labels."""
-    judged = {m: entry for m, entry in models.items() if _is_judged(entry, period)}
+    judged = {m: entry for m, entry in models.items() if names.is_judged(entry, period)}
     if not judged:
         return []
     order = sorted(judged, key=lambda m: tables.precision(judged[m][period]), reverse=True)
@@ -385,11 +481,6 @@ def _rows(models: Mapping[str, Any], period: str, champion: str | None) -> list[
         "cells": [_cell(tables.ceiling(first, metric)) for metric in HEADLINE],
     }
     return [perfect, *(_row(m, judged[m], period, m == champion) for m in order)]
-
-
-def _is_judged(entry: Mapping[str, Any], period: str) -> bool:
-    """Return whether a model has any figure on a period; without labels it has none."""
-    return any(figure["value"] is not None for figure in entry.get(period, {}).values())
 
 
 def _row(model: str, entry: Mapping[str, Any], period: str, champion: bool) -> dict[str, Any]:
@@ -413,22 +504,23 @@ def _verdict(metrics: Mapping[str, Any], now: Now | None = None) -> dict[str, An
     """Return what the run decided, why, and the champion's main figures."""
     models = metrics.get("models", {})
     reasons = metrics.get("verdict", {}).get("reasons", [])
-    said = [*reasons, *metrics.get("remarks", [])]
     entry = models.get(names.champion_entry(metrics), {})
-    judged = [period for period in NOTES if _is_judged(entry, period)]
+    period = names.period_shown(entry)
+    budget = names.budget_of(metrics)
     figures = []
-    if judged:
+    if period:
+        words = names.headings(budget)
         for metric in ("average_precision", *SHARES):
-            figure = _cell(entry[judged[0]].get(metric), digits=2)
-            figures.append({"name": HEADLINE[metric], **figure})
-    budget = metrics.get("alert_budget", 0)
+            figure = _cell(entry[period].get(metric), digits=2)
+            figures.append({"name": words[metric], **figure})
     return {
         "headline": names.headline(metrics, now),
-        "reasons": [names.plain(sentence, models) for sentence in said],
-        "period": judged[0] if judged else "",
-        "drifts": bool(judged) and judged[0] == "untouched" and metrics.get("drifts_on_purpose"),
+        "reasons": [names.plain(sentence, models) for sentence in reasons],
+        "remarks": [names.plain(sentence, models) for sentence in metrics.get("remarks", [])],
+        "period": period,
+        "drifts": period == "untouched" and metrics.get("drifts_on_purpose"),
         "figures": figures,
-        "budget": f"one transaction in {1 / budget:,.0f}" if budget else "",
+        "budget": str(budget) if budget else "",
     }
 
 
@@ -468,9 +560,9 @@ def _facts(
         **_known(main),
         "seed": str(metrics["seed"]),
     }
-    budget = metrics.get("alert_budget")
-    if "alert_budget" in metrics:
-        facts["alert budget"] = f"{budget:g}"
+    budget = names.budget_of(metrics)
+    if budget is not None:
+        facts["people review"] = str(budget)
     champion = metrics["champion"] or {}
     if champion.get("threshold") is not None:
         facts["threshold"] = _threshold(champion, budget)
@@ -480,12 +572,12 @@ def _facts(
     return facts
 
 
-def _threshold(champion: Mapping[str, Any], budget: float | None) -> str:
-    text = f"{champion['threshold']:.4f}"
+def _threshold(champion: Mapping[str, Any], budget: Budget | None) -> str:
+    text = f"{champion['threshold']:.6f}"
     own = champion.get("alert_budget")
-    # a champion that stays keeps the threshold of the run that made it
-    if own not in (None, budget):
-        text += f", for a budget of {own:g}"
+    # a champion of other data keeps the threshold of the run that made it
+    if budget is not None and own not in (None, budget.share):
+        text += f", for a budget of {Budget(own, budget.transactions_per_day)}"
     return text
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,8 @@ MODEL_COLOURS = {
     "amount": "#777777",
     "random": "#A3A3A3",
 }
+Curve = tuple[np.ndarray, np.ndarray]  # x and y, each (k,)
+SAME = 0.004  # of the axes: curves that are nowhere further apart are drawn once
 _STYLE: dict[Any, Any] = {
     "figure.constrained_layout.use": True,
     **dict.fromkeys(("figure.constrained_layout.h_pad", "figure.constrained_layout.w_pad"), 0.08),
@@ -105,24 +108,102 @@ def colour(model: str) -> str:
     return own_colour(model) or MODEL_COLOURS.get(model.split("@")[0], INK)
 
 
-def _line(model: str) -> dict[str, Any]:
-    # what is no detector, and variants, stand behind
-    dashed = "@" in model or model in {"random", "amount", "max_abs_z", "supervised_trees"}
-    return {
-        "color": colour(model),
-        "linestyle": "--" if dashed else "-",
-        "linewidth": 1.4 if dashed else 2.0,
-    }
+@dataclass(frozen=True)
+class _Line:
+    """How the curve of a model is drawn.
+
+    Parameters
+    ----------
+    models : whose curve it is: those that coincide are drawn once
+    is_named : whether it stands for its family, the best of which has the name
+    """
+
+    models: tuple[str, ...]
+    is_champion: bool = False
+    is_named: bool = True
+
+    @property
+    def name(self) -> str:
+        """The models' names; a candidate that is the present champion has its own."""
+        own = [model for model in self.models if model != "present_champion"]
+        return ", ".join(label(model) for model in own or self.models)
+
+    @property
+    def style(self) -> dict[str, Any]:
+        """What matplotlib needs to know."""
+        model = self.models[0]
+        if self.is_champion:
+            return {"color": colour(model), "linewidth": 3.2, "zorder": 3}
+        if not self.is_named:
+            return {"color": colour(model), "linewidth": 1.0, "linestyle": ":", "alpha": 0.9}
+        # what is no detector stands behind
+        dashed = family(model) in {"random", "amount", "max_abs_z", "supervised_trees"}
+        return {"color": colour(model), "linewidth": 1.2, "linestyle": "--" if dashed else "-"}
 
 
-def _name_lines(ax: Axes, models: Sequence[str]) -> None:
+def family(model: str) -> str:
+    """Return the family of a variant: `autoencoder` of `autoencoder@code=4`."""
+    return model.partition("@")[0]
+
+
+def _lines(curves: Mapping[str, Curve], champion: str | None) -> list[tuple[_Line, Curve]]:
+    """Return what to draw: curves that coincide once, the first of each family with its name.
+
+    curves : the best first
+    """
+    together: list[list[str]] = []
+    for model, curve in curves.items():
+        same = [group for group in together if _coincide(curves[group[0]], curve)]
+        if same:
+            same[0].append(model)
+        else:
+            together.append([model])
+    drawn = []
+    families: set[str] = set()
+    for group in together:
+        # under the champion's name and colour, where it is among them
+        models = sorted(group, key=lambda model: model != champion)
+        is_champion = champion in models
+        is_named = is_champion or any(family(model) not in families for model in models)
+        families.update(map(family, models))
+        drawn.append((_Line(tuple(models), is_champion, is_named), curves[models[0]]))
+    return drawn
+
+
+def _coincide(first: Curve, second: Curve) -> bool:
+    """Return whether two rising or falling curves cannot be told apart, anywhere."""
+    places = np.linspace(0, 1, 201)
+    ours, theirs = (np.interp(places, *_ascending(curve)) for curve in (first, second))
+    return bool(np.abs(ours - theirs).max() < SAME)
+
+
+def _ascending(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
+    x, y = map(np.asarray, curve)
+    return (x, y) if x[0] <= x[-1] else (x[::-1], y[::-1])
+
+
+def _name_lines(ax: Axes, lines: Sequence[_Line]) -> None:
     """Write each line's name to the right of the axes, in order, beside its colour and dash."""
-    for row, model in enumerate(models):
-        y = 0.98 - row * min(0.075, 0.96 / max(len(models) - 1, 1))
-        style = {"color": colour(model), "linestyle": _line(model)["linestyle"], "linewidth": 2}
-        ax.plot([1.015, 1.05], [y, y], transform=ax.transAxes, clip_on=False, **style)
+    named = [line for line in lines if line.is_named]
+    step = min(0.085, 0.88 / (len(named) + 1))  # below it is room for the name of a straight line
+    for row, line in enumerate(named):
+        y = 0.98 - row * step
+        ax.plot([1.015, 1.05], [y, y], transform=ax.transAxes, clip_on=False, **line.style)
+        text = f"{line.name}, champion" if line.is_champion else line.name
         ax.annotate(
-            label(model), (1.06, y), xycoords="axes fraction", color=INK, va="center", fontsize=9
+            text,
+            (1.06, y),
+            xycoords="axes fraction",
+            color=INK,
+            va="center",
+            fontsize=9,
+            fontweight="bold" if line.is_champion else "normal",
+        )
+    if len(named) < len(lines):
+        y = 0.98 - len(named) * step
+        words = "dotted: weaker variants, in the colour of their family"
+        ax.annotate(
+            words, (1.015, y), xycoords="axes fraction", color=SOFT, va="center", fontsize=8
         )
 
 
@@ -381,39 +462,56 @@ def scores(
 
 def precision_recall(
     ax: Axes,
-    curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    curves: Mapping[str, Curve],
     prevalence: float,
+    champion: str | None = None,
 ) -> Axes:
-    """Return the axes with precision over recall; the dotted line is a random ranking.
+    """Return the axes with precision over recall, the champion bold.
 
-    curves : {model: (recall, precision)}
+    curves : {model: (recall, precision)}, the best first; the dotted line is a random ranking
     """
-    for model, (recall, precision) in curves.items():
-        ax.plot(recall, precision, drawstyle="steps-pre", **_line(model))
+    lines = _lines(curves, champion)
+    for line, (recall, precision) in lines:
+        ax.plot(recall, precision, drawstyle="steps-pre", **line.style)
+    _mark_prevalence(ax, prevalence)
+    _name_lines(ax, [line for line, _ in lines])
+    return ax
+
+
+def _mark_prevalence(ax: Axes, prevalence: float) -> None:
     ax.axhline(prevalence, color=SOFT, linestyle=":", linewidth=1.4)
-    # below the axes: within them it would cover the weak curves, beside them names of models
-    random = f"dotted: prevalence {prevalence:.2%}, a random ranking"
+    ax.annotate(
+        f"prevalence {prevalence:.2%}, a random ranking",
+        (1, prevalence),
+        (6, 0),
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        va="center",
+        color=SOFT,
+        fontsize=8,
+        annotation_clip=False,
+    )
     ax.set(
-        xlabel=f"recall (share of frauds found)\n{random}",
+        xlabel="recall (share of frauds found)",
         ylabel="precision (share of alerts that are fraud)",
         xlim=(0, 1),
         ylim=(0, 1.02),
     )
-    _name_lines(ax, list(curves))
-    return ax
 
 
 def money(
     ax: Axes,
-    curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    curves: Mapping[str, Curve],
     budgets: Iterable[float] = (),
+    champion: str | None = None,
 ) -> Axes:
     """Return the axes with the share of fraud money caught over the share reviewed.
 
-    curves : {model: (share reviewed, share of the money)}
+    curves : {model: (share reviewed, share of the money)}, the best first; the champion is bold
     """
-    for model, (reviewed, caught) in curves.items():
-        ax.plot(reviewed, caught, **_line(model))
+    lines = _lines(curves, champion)
+    for line, (reviewed, caught) in lines:
+        ax.plot(reviewed, caught, **line.style)
     for budget in budgets:
         ax.axvline(budget, color=FAINT, linestyle=":", linewidth=1)
         ax.annotate(
@@ -435,7 +533,7 @@ def money(
     )
     ax.xaxis.set_major_formatter(FuncFormatter(percent))
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    _name_lines(ax, list(curves))
+    _name_lines(ax, [line for line, _ in lines])
     return ax
 
 
@@ -444,10 +542,11 @@ def intervals(
     values: Mapping[str, Interval],
     xlabel: str,
     reference: float | None = None,
+    champion: str | None = None,
 ) -> Axes:
-    """Return the axes with a dot and its 95 % interval a model, the best on top.
+    """Return the axes with a dot and its 95 % interval a model, the best on top, the champion bold.
 
-    A model without a figure is left out.
+    A model without a figure is left out. reference : what a random ranking reaches
     """
     shown = {m: v for m, v in values.items() if v["value"] is not None}
     order = sorted(shown, key=lambda m: shown[m]["value"])
@@ -462,7 +561,7 @@ def intervals(
                 alpha=0.35,
                 solid_capstyle="round",
             )
-        ax.plot(v["value"], row, "o", color=colour(model), markersize=7)
+        ax.plot(v["value"], row, "o", color=colour(model), markersize=9 if model == champion else 6)
         right = v["value"] if v["high"] is None else v["high"]
         ax.annotate(
             number_of(v["value"]),
@@ -473,8 +572,19 @@ def intervals(
             fontsize=9,
         )
     ax.set_yticks(range(len(order)), [label(m) for m in order])
+    if champion in order:
+        ax.get_yticklabels()[order.index(champion)].set_fontweight("bold")
     ax.set(xlabel=xlabel, xlim=(0, 1), ylim=(-0.6, len(order) - 0.4))
     if reference is not None:
         ax.axvline(reference, color=SOFT, linestyle=":", linewidth=1.4)
+        ax.annotate(
+            "a random ranking",
+            (reference, -0.5),
+            (4, 0),
+            textcoords="offset points",
+            va="center",
+            color=SOFT,
+            fontsize=8,
+        )
     ax.grid(axis="y", visible=False)
     return ax

@@ -16,6 +16,7 @@ from lib.data.datasets import Arrays
 from lib.detectors.sampling import effective_size
 from lib.evaluation import intervals, separation
 from lib.evaluation.figures import Figure, cell, number
+from lib.reporting.eda_plots import dates
 from lib.reporting.plots import FAINT, FRAUD, GENUINE, SOFT, percent, plain
 
 if TYPE_CHECKING:
@@ -196,12 +197,15 @@ def newcomers(owners: Mapping[str, pd.Series], sizes: Mapping[str, int]) -> pd.D
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("entity")
 
 
-def arrivals(ax: Axes, owners: Mapping[str, pd.Series], time_s: np.ndarray) -> Axes:
+def arrivals(
+    ax: Axes, owners: Mapping[str, pd.Series], time_s: np.ndarray, kind: str = "seconds"
+) -> Axes:
     """Return the axes with the share of the entities of a day that have not occurred before.
 
     Where there are many days, several stand together; of one or two days, hours do.
 
-    owners : {entity: (n,) text}; time_s : (n,) seconds, ascending
+    owners : {entity: (n,) text}; time_s : (n,) seconds, ascending; kind : of time, as splits.json
+    has it
     """
     since = time_s - time_s[0]
     unit_s, unit = (DAY_S, "days") if since[-1] > 2 * DAY_S else (3600, "hours")
@@ -221,6 +225,8 @@ def arrivals(ax: Axes, owners: Mapping[str, pd.Series], time_s: np.ndarray) -> A
         xlabel=f"{unit} since the first transaction",
         ylabel=f"of those seen within a {width}" if step == 1 else f"of those seen within {width}",
     )
+    if kind == "datetime":
+        dates(ax, time_s[0], unit_s)
     # everybody is new at first, few are later: both can be read
     ax.set_yscale("symlog", linthresh=0.02, linscale=0.7)
     ax.set_ylim(0, 1.15)

@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 
 from lib.bundle.calibration import Calibration, threshold_for_budget
+from lib.data.budgets import Budget, percent
 from lib.data.columns import free_name, one_line
 from lib.data.splits import Split
 from lib.detectors.sampling import weighted_quantile
 from lib.evaluation.figures import Figure, cell, number
-from lib.reporting.names import HEADLINE, SHARES, label
+from lib.reporting.names import HEADLINE, SHARES, headings, label
 
 if TYPE_CHECKING:
     from lib.evaluation.costs import Cost
@@ -33,17 +34,6 @@ NO_FIGURE: Figure = {
 def precision(figures: Figures) -> float:
     """Return the average precision that tables are sorted by; 0 where no label judges."""
     return figures["average_precision"]["value"] or 0.0
-
-
-def headings(alert_budget: float) -> dict[str, str]:
-    """Return {metric: heading of its column}, those at a budget with the budget."""
-    named = {}
-    for metric, text in HEADLINE.items():
-        if metric in SHARES:
-            named[metric] = f"{text} at {alert_budget:g}"
-        else:
-            named[metric] = text
-    return named
 
 
 def ceiling(figures: Figures, metric: str) -> Figure:
@@ -65,7 +55,7 @@ def ceiling(figures: Figures, metric: str) -> Figure:
     return {**NO_FIGURE, "value": value}
 
 
-def results(figures: Mapping[str, Figures], alert_budget: float) -> pd.DataFrame:
+def results(figures: Mapping[str, Figures], budget: Budget) -> pd.DataFrame:
     """Return the headline table of text: a row a model, the best average precision first.
 
     What a perfect ranking reaches stands on top.
@@ -73,14 +63,14 @@ def results(figures: Mapping[str, Figures], alert_budget: float) -> pd.DataFrame
     Parameters
     ----------
     figures : {model: {metric: figure}} as `lib.evaluation.comparison` gives them
-    alert_budget : share of transactions that people review
+    budget : what people review
     """
     order = sorted(
         figures,
         key=lambda model: precision(figures[model]),
         reverse=True,
     )
-    named = headings(alert_budget)
+    named = headings(budget)
     first = figures[order[0]]
     rows = {"perfect ranking": _perfect(first, named)}
     for model in order:
@@ -106,21 +96,21 @@ def validated(
     compared: Comparison,
     scores: Mapping[str, np.ndarray],
     weight: np.ndarray,
-    alert_budget: float,
+    budget: Budget,
 ) -> pd.DataFrame:
     """Return the headline table of a comparison; see `results` and `ranked`.
 
     Without any label it shows what rankings say by themselves.
     """
     if compared.basis.n_labelled:
-        return results(compared.metrics, alert_budget)
-    return ranked(scores, weight, alert_budget)
+        return results(compared.metrics, budget)
+    return ranked(scores, weight, budget)
 
 
 def ranked(
     scores: Mapping[str, np.ndarray],
     weight: np.ndarray,
-    alert_budget: float,
+    budget: Budget,
 ) -> pd.DataFrame:
     """Return what can be said of rankings that no label judges: a row of text a model.
 
@@ -131,12 +121,12 @@ def ranked(
     ----------
     scores : {model: (n,), higher = more anomalous}
     weight : (n,)
-    alert_budget : share of the weight
+    budget : what people review
     """
     thresholds = {}
     alerts = {}
     for model, raw_score in scores.items():
-        threshold = threshold_for_budget(raw_score, weight, alert_budget)
+        threshold = threshold_for_budget(raw_score, weight, budget.share)
         thresholds[model] = threshold
         alerts[model] = raw_score >= threshold
     total = weight.sum()
@@ -150,7 +140,7 @@ def ranked(
         median, high, top = quantiles
         rows[label(model)] = {
             "threshold (raw score)": f"{threshold:.4g}",
-            f"alert rate at {alert_budget:g}": f"{rate:.3%}",
+            f"alert rate at {budget.short}": f"{rate:.3%}",
             "median": f"{median:.4g}",
             "99 %": f"{high:.4g}",
             "highest": f"{top:.4g}",
@@ -198,7 +188,7 @@ def by_table(values: pd.DataFrame, ranks: pd.DataFrame) -> pd.DataFrame:
 def by_budget(
     figures: Mapping[str, Figures],
     budgets: Sequence[float],
-    alert_budget: float,
+    deciding: Budget,
 ) -> pd.DataFrame:
     """Return recall, precision and money caught as text: a column a budget, models by the ceiling.
 
@@ -206,17 +196,21 @@ def by_budget(
     ----------
     figures : {model: {metric: figure}}
     budgets : shares of transactions that people might review
-    alert_budget : the one they do: its metrics have no budget in their names
+    deciding : the one they do: its metrics have no budget in their names
     """
     first = next(iter(figures.values()))
+    shares = sorted({*budgets, deciding.share})
     rows = {}
     for metric, text in SHARES.items():
-        names = [_at(metric, budget, alert_budget) for budget in budgets]
+        names = [_at(metric, share, deciding.share) for share in shares]
         rows[text, "perfect ranking"] = _perfect(first, names)
         for model, own in figures.items():
             rows[text, label(model)] = _cells(own, names)
     index = pd.MultiIndex.from_tuples(rows, names=["share", "model"])
-    columns = [f"at {budget:g}" for budget in budgets]
+    per_day = deciding.transactions_per_day
+    columns = [f"at {Budget(share, per_day).short}, {percent(share)}" for share in shares]
+    if per_day is None:
+        columns = [f"at {percent(share)}" for share in shares]
     cells = list(rows.values())
     return pd.DataFrame(cells, index, columns)
 
@@ -238,10 +232,47 @@ def by_entity(found: Mapping[str, Mapping[str, EntityPrecision]]) -> pd.DataFram
     return pd.DataFrame(columns)
 
 
-def _at(metric: str, budget: float, alert_budget: float) -> str:
-    if budget == alert_budget:
+def _at(metric: str, share: float, deciding: float) -> str:
+    if share == deciding:
         return metric
-    return f"{metric}_{budget:g}"
+    return f"{metric}_{share:g}"
+
+
+def reviewing(rows: Sequence[Mapping[str, Any]], period: str) -> pd.DataFrame:
+    """Return what one model finds at several budgets on a period, as text: a row a budget.
+
+    rows : as `lib.evaluation.budget_table.as_json` gives them
+    """
+    found = {}
+    for row in rows:
+        figures = row[period]
+        budget = budget_of(row)
+        found[f"{budget.short} *" if row["decides"] else budget.short] = {
+            "of all": percent(budget.share),
+            "threshold": f"{row['threshold']:.6f}",
+            "alerts": alerts(figures["alert_rate"], budget),
+            "precision": cell(figures["precision"], 2),
+            "frauds found": cell(figures["recall"], 0, "%"),
+            "money caught": cell(figures["amount_recall"], 0, "%"),
+            "false alarms per fraud": cell(figures["false_alarms_per_fraud"], 1),
+        }
+    table = pd.DataFrame.from_dict(found, orient="index")
+    return table.rename_axis("reviews")
+
+
+def budget_of(row: Mapping[str, Any]) -> Budget:
+    """Return the budget of a row of `lib.evaluation.budget_table.as_json`."""
+    share, per_day = row["alert_budget"], row["reviews_per_day"]
+    return Budget(share, None if per_day is None else per_day / share)
+
+
+def alerts(rate: Figure, budget: Budget) -> str:
+    """Return how many alerts a threshold fires: a day, where the table has days."""
+    per_day = budget.transactions_per_day
+    if per_day is None:
+        return cell(rate, 2, "%")
+    scaled = {end: None if share is None else share * per_day for end, share in rate.items()}
+    return f"{cell(scaled, 0)} a day"
 
 
 def labels_seen(bundles: Mapping[str, Any]) -> pd.DataFrame:

@@ -1,0 +1,215 @@
+"""What one model finds at several budgets: thresholds decided on validation, held on any period.
+
+Unlike the metrics at a budget in `lib.evaluation.metrics`, which review the top of each period's
+own ranking, these figures are of the alerts that a threshold fires, as a server would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lib.bundle.calibration import Calibration, threshold_for_budget
+from lib.data.budgets import Budget
+from lib.data.datasets import UNLABELLED, Arrays
+from lib.detectors.sampling import effective_size
+from lib.evaluation import intervals
+from lib.evaluation.metrics import Outcomes
+
+Figures = dict[str, dict]  # {metric: {"value", "low", "high"}}
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """How intervals are made.
+
+    Parameters
+    ----------
+    block_s : length of a block of time (s), the same for all periods
+    n_resamples : of the blocks; 0: no intervals
+    seed : of the resamples
+    """
+
+    block_s: float
+    n_resamples: int = 1000
+    seed: int = 0
+
+
+def thresholds(raw: np.ndarray, weight: np.ndarray, budgets: Sequence[Budget]) -> list[float]:
+    """Return the raw score from which on each budget's transactions are alerts.
+
+    raw, weight : (n,) of validation; no label is needed
+    """
+    return [threshold_for_budget(raw, weight, budget.share) for budget in budgets]
+
+
+def figures(
+    data: Arrays | Outcomes,
+    raw: np.ndarray,
+    thresholds: Sequence[float],
+    resampling: Resampling,
+) -> list[Figures]:
+    """Return what the alerts of each threshold find in a period, with 95 % intervals.
+
+    `alert_rate`, `precision`, `recall`, `amount_recall`, `false_alarms_per_fraud`: weighted; None
+    where no label, or no amount, says anything. With few frauds or blocks of time the intervals of
+    precision and recall are exact binomial, and the others have none.
+
+    Parameters
+    ----------
+    data : n transactions
+    raw : (n,) raw scores of one model, higher = more anomalous
+    """
+    sums = _Sums.of(data, raw, thresholds, resampling.block_s)
+    each_once = np.ones((sums.n_blocks, 1))
+    found = _shares(sums, each_once)
+    basis = _basis(data, sums.n_blocks, resampling.block_s)
+    n_resamples = 0 if basis.no_interval else resampling.n_resamples
+    draws = {name: np.empty((len(thresholds), n_resamples)) for name in found}
+    chunk = max(1, intervals.CHUNK // sums.n_blocks)
+    for where, times in intervals.resamples(sums.n_blocks, n_resamples, chunk, resampling.seed):
+        for name, values in _shares(sums, times).items():
+            draws[name][:, where] = values
+    rows = []
+    for i, threshold in enumerate(thresholds):
+        row = {name: intervals.figure(found[name][i, 0], draws[name][i]) for name in found}
+        if basis.no_interval:
+            row |= _exact(data, raw >= threshold, row)
+        row["false_alarms_per_fraud"] = _per_fraud(row["precision"])
+        rows.append(row)
+    return rows
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """Weights by threshold and block of time; k thresholds.
+
+    Parameters
+    ----------
+    alerts, judged, caught, money_caught : (k, n_blocks) weight of all alerts, of those with a
+        label, of frauds among them, and the money of these frauds
+    rows, frauds, money : (n_blocks,) weight of all transactions, of all frauds, and their money
+    """
+
+    alerts: np.ndarray
+    judged: np.ndarray
+    caught: np.ndarray
+    money_caught: np.ndarray
+    rows: np.ndarray
+    frauds: np.ndarray
+    money: np.ndarray
+
+    @property
+    def n_blocks(self) -> int:
+        return len(self.rows)
+
+    @classmethod
+    def of(
+        cls, data: Arrays | Outcomes, raw: np.ndarray, thresholds: Sequence[float], block_s: float
+    ) -> _Sums:
+        weight = np.asarray(data.weight, np.float64)
+        block = intervals.blocks(np.asarray(data.time_s, np.float64), block_s)
+        fraud = np.where(data.y == 1, weight, 0.0)
+        judged = np.where(data.y != UNLABELLED, weight, 0.0)
+        money = np.full(len(weight), np.nan)
+        if data.amount is not None:
+            money = fraud * np.maximum(data.amount, 0.0)
+        alerted = [raw >= threshold for threshold in thresholds]
+
+        def by_block(of_row: np.ndarray) -> np.ndarray:
+            return np.bincount(block, of_row, minlength=block.max() + 1)
+
+        def of_alerts(of_row: np.ndarray) -> np.ndarray:
+            return np.array([by_block(np.where(alert, of_row, 0.0)) for alert in alerted])
+
+        return cls(
+            alerts=of_alerts(weight),
+            judged=of_alerts(judged),
+            caught=of_alerts(fraud),
+            money_caught=of_alerts(money),
+            rows=by_block(weight),
+            frauds=by_block(fraud),
+            money=by_block(money),
+        )
+
+
+def _shares(sums: _Sums, times: np.ndarray) -> dict[str, np.ndarray]:
+    """Return metrics (k, r) for times (n_blocks, r), how often each block is drawn."""
+    caught = sums.caught @ times
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return {
+            "alert_rate": (sums.alerts @ times) / (sums.rows @ times),
+            "precision": caught / (sums.judged @ times),
+            "recall": caught / (sums.frauds @ times),
+            "amount_recall": (sums.money_caught @ times) / (sums.money @ times),
+        }
+
+
+def _basis(data: Arrays | Outcomes, n_blocks: int, block_s: float) -> intervals.Basis:
+    has_weight = np.asarray(data.weight) > 0
+    n_labelled = int(np.count_nonzero(has_weight & (data.y != UNLABELLED)))
+    n_frauds = int(np.count_nonzero(has_weight & (data.y == 1)))
+    return intervals.Basis(block_s, n_blocks, n_labelled, n_frauds)
+
+
+def _exact(data: Arrays | Outcomes, alert: np.ndarray, row: Mapping[str, dict]) -> Figures:
+    """Return precision and recall with exact binomial intervals, where they are known."""
+    weight = np.asarray(data.weight)
+    trials = {
+        "precision": weight[alert & (data.y != UNLABELLED)],
+        "recall": weight[data.y == 1],
+    }
+    found = {}
+    for metric, of_trials in trials.items():
+        value = row[metric]["value"]
+        if value is not None:
+            found[metric] = intervals.clopper_pearson(value, effective_size(of_trials))
+    return found
+
+
+def _per_fraud(precision: Mapping[str, Any]) -> dict:
+    """Return false alarms for each fraud that is found, (1 - p) / p; None where p is 0."""
+
+    def turned(share: float | None) -> float | None:
+        return (1 - share) / share if share else None
+
+    return {
+        "value": turned(precision["value"]),
+        # the better the precision, the fewer false alarms
+        "low": turned(precision["high"]),
+        "high": turned(precision["low"]),
+    }
+
+
+def as_json(
+    budgets: Sequence[Budget],
+    thresholds: Sequence[float],
+    calibration: Calibration,
+    periods: Mapping[str, Sequence[Figures]],
+    deciding: Budget,
+) -> list[dict[str, Any]]:
+    """Return the table as plain data, a row a budget.
+
+    Parameters
+    ----------
+    thresholds : raw scores, decided on validation
+    calibration : of the model: thresholds are given in the unit of anomaly scores
+    periods : {"validation" or "untouched": what `figures` gives}
+    deciding : the budget that the threshold in use was set for
+    """
+    anomaly_scores = calibration.apply(np.array(thresholds))
+    rows = []
+    for i, budget in enumerate(budgets):
+        rows.append(
+            {
+                "alert_budget": budget.share,
+                "reviews_per_day": budget.reviews_per_day,
+                "threshold": float(anomaly_scores[i]),
+                "decides": budget == deciding,
+                **{period: found[i] for period, found in periods.items()},
+            }
+        )
+    return rows
