@@ -57,6 +57,11 @@ class Category:
         """What the number says, in words."""
         return f"rarity of `{self.column}`: −log(share of its value in reference)"
 
+    @property
+    def title(self) -> str:
+        """What it is called in a sentence."""
+        return self.column
+
 
 @dataclass(frozen=True)
 class Calendar:
@@ -70,6 +75,11 @@ class Calendar:
     def meaning(self) -> str:
         """What the number says, in words."""
         return PARTS[self.part]
+
+    @property
+    def title(self) -> str:
+        """What it is called in a sentence."""
+        return self.part.replace("_", " ")
 
 
 @dataclass(frozen=True)
@@ -85,6 +95,12 @@ class Distance:
         """What the number says, in words."""
         lat, long, to_lat, to_long = self.columns
         return f"kilometres from (`{lat}`, `{long}`) to (`{to_lat}`, `{to_long}`)"
+
+    @property
+    def title(self) -> str:
+        """What it is called in a sentence."""
+        lat, long, to_lat, to_long = self.columns
+        return f"kilometres from {lat}, {long} to {to_lat}, {to_long}"
 
 
 @dataclass(frozen=True)
@@ -102,6 +118,11 @@ class Arithmetic:
         """What the number says, in words."""
         sign = "divided by" if self.operation == "ratio" else "minus"
         return f"`{self.left}` {sign} `{self.right}`"
+
+    @property
+    def title(self) -> str:
+        """What it is called in a sentence."""
+        return self.meaning.replace("`", "")
 
 
 @dataclass(frozen=True)
@@ -150,6 +171,22 @@ class Window:
             when = f"in the {self.within} that ended {self.delay} ago"
         return f"{words} transactions of the same `{self.entity}` {when}"
 
+    @property
+    def title(self) -> str:
+        """What it is called in a sentence."""
+        of_column = f"{self.statistic} of {self.column}"
+        what = {
+            "count": "transactions",
+            "distinct": f"distinct {self.column}",
+            "fraud_rate": "fraud rate",
+            "fraud_count": "known frauds",
+        }
+        words = f"{what.get(self.statistic, of_column)} of the {self.entity}"
+        within = _in_full(self.within)
+        if self.delay is None:
+            return f"{words} within {within}"
+        return f"{words} within {within}, up to {_in_full(self.delay)} ago"
+
 
 @dataclass(frozen=True)
 class SinceLast:
@@ -164,8 +201,23 @@ class SinceLast:
         """What the number says, in words."""
         return f"seconds since the previous transaction of the same `{self.entity}`"
 
+    @property
+    def title(self) -> str:
+        """What it is called in a sentence."""
+        return f"seconds since the previous transaction of the {self.entity}"
+
 
 Derived = Category | Calendar | Distance | Arithmetic | Window | SinceLast
+
+
+def _in_full(duration: str) -> str:
+    """Return a duration such as `7d` in words, `7 days`."""
+    found = DURATION.fullmatch(duration)
+    if found is None:
+        return duration
+    words = {"s": "second", "min": "minute", "h": "hour", "d": "day", "w": "week"}
+    many = "" if found[1] == "1" else "s"
+    return f"{found[1]} {words[found[2]]}{many}"
 
 
 def seconds_of(duration: Any) -> int:
@@ -411,6 +463,11 @@ class Recipe:
             if feature.name not in done:
                 visit(feature, ())
         return list(done.values())
+
+    @property
+    def titles(self) -> dict[str, str]:
+        """What each derived feature is called in a sentence: {name: title}."""
+        return {feature.name: feature.title for feature in self.derived}
 
     @property
     def meanings(self) -> dict[str, str]:
