@@ -34,6 +34,7 @@ from lib.engine.time_histogram import TimeHistogram
 from lib.errors import DataError
 from lib.evaluation import metrics
 from lib.production import scoring, scoring_by_parts, thin
+from lib.production.week import Promise
 from lib.reporting import cards, pages
 
 pytestmark = pytest.mark.xdist_group("engine")  # one cluster for all of them
@@ -155,7 +156,8 @@ def test_scores_and_sample_are_those_of_one_process(
     dataset, table, served, reference, cluster, tmp_path
 ):
     model = bundle.load(served)
-    local = scoring.score_table(dataset, table, model, tmp_path / "local", reference)
+    known = scoring.Known(reference, Promise.of_manifest(model))
+    local = scoring.score_table(dataset, table, model, tmp_path / "local", known).report
     expected = pd.read_parquet(tmp_path / "local" / "scores.parquet")
     for engine, rows in (("", 250), ("local:2", 3_000), (cluster.address, 700)):
         out = tmp_path / engine.partition(":")[0]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,7 +122,12 @@ class Arithmetic:
     @property
     def title(self) -> str:
         """What it is called in a sentence."""
-        return self.meaning.replace("`", "")
+        return self.named({})
+
+    def named(self, titles: Mapping[str, str]) -> str:
+        """Return the title, in which other features have theirs: {name: title}."""
+        left, right = (titles.get(side, side) for side in (self.left, self.right))
+        return f"{left} {'divided by' if self.operation == 'ratio' else 'minus'} {right}"
 
 
 @dataclass(frozen=True)
@@ -174,14 +179,18 @@ class Window:
     @property
     def title(self) -> str:
         """What it is called in a sentence."""
-        of_column = f"{self.statistic} of {self.column}"
         what = {
             "count": "transactions",
-            "distinct": f"distinct {self.column}",
+            "mean": f"mean {self.column}",
+            "sum": f"total {self.column}",
+            "max": f"largest {self.column}",
+            "min": f"smallest {self.column}",
+            "std": f"standard deviation of {self.column}",
+            "distinct": f"distinct values of {self.column}",
             "fraud_rate": "fraud rate",
             "fraud_count": "known frauds",
         }
-        words = f"{what.get(self.statistic, of_column)} of the {self.entity}"
+        words = f"{what[self.statistic]} of the {self.entity}"
         within = _in_full(self.within)
         if self.delay is None:
             return f"{words} within {within}"
@@ -467,7 +476,13 @@ class Recipe:
     @property
     def titles(self) -> dict[str, str]:
         """What each derived feature is called in a sentence: {name: title}."""
-        return {feature.name: feature.title for feature in self.derived}
+        titles: dict[str, str] = {}
+        for feature in self.in_order():
+            if isinstance(feature, Arithmetic):
+                titles[feature.name] = feature.named(titles)
+            else:
+                titles[feature.name] = feature.title
+        return titles
 
     @property
     def meanings(self) -> dict[str, str]:

@@ -16,13 +16,13 @@ from lib.bundle.raw import RawTable
 from lib.data import labels_seen
 from lib.evaluation import comparison
 from lib.evaluation.figures import Figure, interval, number
-from lib.files import read_json, write_text
+from lib.files import read_json
 from lib.reporting import differences, names, tables
 from lib.reporting.names import HEADLINE, NOT_EXPORTED, SHARES, Now, label
 from lib.reporting.plots import colour
+from lib.reporting.rendering import render
 
 NO_FIGURE = {"value": None, "low": None, "high": None}
-TEMPLATES = Path(__file__).parent / "templates"
 PERIODS = ("reference", "validation", "untouched")
 CARDS = ("model_card", "data_card")
 FILES = ("metrics.json", "run.yaml")
@@ -80,7 +80,7 @@ def write(
     run_dir = Path(run_dir)
     content = _content(run_dir, stages, status, now)
     path = run_dir / "index.html"
-    _render("run.html.j2", path, content)
+    render("run.html.j2", path, content)
     ending = {run_dir.name: status} if status else {}
     # after the page: the list holds the runs that have one
     write_index(run_dir.parent, ending, now, look)
@@ -179,7 +179,7 @@ def write_index(
         "periods": list(NOTES),
         "serving": _serving(now),
     }
-    return _render("index.html.j2", reports / "index.html", content)
+    return render("index.html.j2", reports / "index.html", content)
 
 
 def _listed(folder: Path, ending: str | None, now: Now | None) -> dict[str, Any]:
@@ -217,32 +217,6 @@ def _fate(champion: Mapping[str, Any] | None, now: Now | None) -> str:
         return "champion now"
     withdrawn = now.withdrawn or {}
     return "withdrawn" if version in withdrawn else ""
-
-
-def _render(template: str, path: Path, content: Mapping[str, Any]) -> Path:
-    # 60 ms that a run without changes need not spend
-    from jinja2 import Environment, FileSystemLoader
-
-    # escaped throughout: names of columns and of data sets may hold anything
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        trim_blocks=True,
-    )
-    environment.filters["breakable"] = _breakable
-    html = environment.get_template(template).render(content)
-    return write_text(path, html)
-
-
-def _breakable(text: str) -> str:
-    """Return `text` as HTML that may break behind commas and underscores.
-
-    Not behind that of a notebook's number.
-    """
-    from markupsafe import Markup, escape
-
-    broken = re.sub(r"(?<=[,_])(?<!\d_)(?=\w)", "<wbr>", escape(text))
-    return Markup(broken)
 
 
 def _read(path: Path) -> dict[str, Any]:
