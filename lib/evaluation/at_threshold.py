@@ -22,8 +22,8 @@ SHARES = {
     "recall": (CAUGHT, FRAUD),
     "amount_recall": (MONEY_CAUGHT, MONEY),
 }
-MAX_BLOCKS = 2_000  # that are resampled; more are joined with their neighbours
-N_RESAMPLES = 400
+MAX_BLOCKS = 500  # that are resampled; more are joined with their neighbours
+N_RESAMPLES = 300
 # of labelled rows are alerts: reviewers looked at nothing else, and nobody knows what was missed
 ALERTS_ONLY = 0.5
 

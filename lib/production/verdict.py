@@ -7,6 +7,7 @@ is wrong.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -18,6 +19,10 @@ WATCH = "watch"
 ACT = "act"
 LEVELS = (AS_EXPECTED, WATCH, ACT)
 FAR = 2.0  # times as many alerts as expected, or as few: more than a matter of chance or season
+# half-widths of a 95 % interval that make one of 99 %, and one of 99.9 %
+LIKELY = 2.576 / 1.96
+SURE = 3.291 / 1.96
+LOSS = 0.1  # of a promised figure, that calls for acting: less is no reason, however sure
 N_NAMED = 5  # features that a sentence names
 RETRAIN = (
     "Retrain on the newest labelled transactions (make pipeline with the newer table); until then "
@@ -107,9 +112,11 @@ def _of_labels(evidence: Evidence) -> Iterator[Finding]:
             yield Finding(AS_EXPECTED, f"{said}; nobody knows what to expect.")
             continue
         said += f", validation promised {_with_bounds(promised)}"
-        if found["high"] < promised["low"]:
+        below = _below(found, promised)
+        is_large = found["value"] < (1 - LOSS) * promised["value"]
+        if below > SURE and is_large:
             yield Finding(ACT, f"{said}: clearly below.", RETRAIN)
-        elif found["value"] < promised["low"] and found["high"] < promised["value"]:
+        elif below > LIKELY:
             yield Finding(WATCH, f"{said}: probably below.", WAIT)
         else:
             yield Finding(AS_EXPECTED, f"{said}.")
@@ -142,7 +149,7 @@ def _of_estimate(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(AS_EXPECTED, f"{said}.")
         return
     said += f", validation promised {_with_bounds(promised)}"
-    if estimate["high"] < promised["low"]:
+    if _below(estimate, promised) > LIKELY:
         yield Finding(WATCH, f"{said}: below.", LOOK)
     else:
         yield Finding(AS_EXPECTED, f"{said}.")
@@ -170,6 +177,19 @@ def _of_drift(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(AS_EXPECTED, f"{features} have drifted, the score has not.")
     else:
         yield Finding(AS_EXPECTED, "Nothing has drifted.")
+
+
+def _below(found: Figure, promised: Figure) -> float:
+    """Return how far a figure is below another: half-widths of the difference's 95 % interval.
+
+    That follows from the figures' own intervals by squaring and adding (Newcombe, Statistics in
+    Medicine 1998); from 1 on the interval lies below 0.
+    """
+    half = math.hypot(promised["value"] - promised["low"], found["high"] - found["value"])
+    difference = promised["value"] - found["value"]
+    if half > 0:
+        return difference / half
+    return math.inf if difference > 0 else 0.0
 
 
 def _is_vindicated(evidence: Evidence) -> bool:

@@ -17,7 +17,7 @@ from lib.data import labels_seen
 from lib.evaluation import comparison
 from lib.evaluation.figures import Figure, interval, number
 from lib.files import read_json
-from lib.reporting import differences, names, tables
+from lib.reporting import alerts, differences, names, tables
 from lib.reporting.names import HEADLINE, NOT_EXPORTED, SHARES, Now, label
 from lib.reporting.plots import colour
 from lib.reporting.rendering import render
@@ -112,6 +112,7 @@ def _content(
         "reviews": _reviews(metrics, now),
         "figures": _present(figures),
         "production": _figure(run_dir, *TIMELINE),
+        "alerts": alerts.of_run(run_dir),
         "since": differences.since_previous(run_dir, metrics),
         "stages": [_stage(run_dir, stage) for stage in stages],
         # a request for a model that is not being served would be refused
