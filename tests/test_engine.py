@@ -167,6 +167,11 @@ def test_scores_and_sample_are_those_of_one_process(
         pd.testing.assert_frame_equal(scores_in(out), expected, check_exact=True)
         assert report["drift"] == local["drift"]
         assert report["drift"]["n"] == 500
+        assert report["n_alerts"] == local["n_alerts"] > 20
+        of_one = (tmp_path / "local" / "alerts.csv").read_text()
+        assert (out / "alerts.csv").read_text() == of_one
+        assert of_one.count("\n") == 1 + report["n_alerts"]
+        assert "<table" in (out / "alerts.html").read_text()
         assert report["alert_rate"] == pytest.approx(local["alert_rate"])
         assert json.loads((out / "drift.json").read_text()) == json.loads(json.dumps(report))
         names = {path.name for path in (out / "scores").iterdir()}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from lib.data.datasets import Dataset
 
@@ -53,6 +54,29 @@ class Top:
             X=self.X[order],
             frame=self.frame.iloc[order],
         )
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Return it as arrays of numbers and bytes; `from_arrays` is the inverse."""
+        table = pa.Table.from_pandas(self.frame, preserve_index=False)
+        stream = pa.BufferOutputStream()
+        with pa.ipc.new_stream(stream, table.schema) as writer:
+            writer.write_table(table)
+        return {
+            "counts": np.array([self.size, self.n]),
+            "position": self.position,
+            "raw": self.raw,
+            "score": self.score,
+            "X": self.X,
+            "frame": np.frombuffer(stream.getvalue(), np.uint8),
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Top:
+        """Return what `to_arrays` has made arrays of."""
+        size, n = arrays["counts"].tolist()
+        table = pa.ipc.open_stream(pa.py_buffer(arrays["frame"].tobytes())).read_all()
+        numbers = {name: arrays[name] for name in ("position", "raw", "score", "X")}
+        return cls(size=size, n=n, frame=table.to_pandas(), **numbers)
 
 
 def shown(dataset: Dataset) -> list[str]:

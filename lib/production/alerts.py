@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -15,7 +15,6 @@ from lib.bundle.bundle import Bundle
 from lib.data.columns import beside
 from lib.data.datasets import UNLABELLED, Dataset
 from lib.engine.top import Top
-from lib.files import whole
 from lib.reporting import reason_words
 
 N_REASONS = 3
@@ -105,14 +104,14 @@ def _amount(dataset: Dataset, row: Mapping[str, Any]) -> float | None:
     return float(row[dataset.amount])
 
 
-def write_csv(path: Path | str, dataset: Dataset, alerts: Sequence[Mapping[str, Any]]) -> Path:
-    """Write alerts as a table, a row each: what it is, why, and the reasons column by column.
+def as_csv(dataset: Dataset, alerts: Sequence[Mapping[str, Any]]) -> str:
+    """Return alerts as a table, a row each: what it is, why, and the reasons column by column.
 
     Identifiers keep their names unless one is called like a column of ours.
     """
-    with whole(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows(_lines(dataset, alerts))
-    return Path(path)
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(_lines(dataset, alerts))
+    return text.getvalue()
 
 
 def _lines(dataset: Dataset, alerts: Sequence[Mapping[str, Any]]) -> Iterator[list[Any]]:

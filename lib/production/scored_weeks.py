@@ -79,9 +79,9 @@ def publish(
         The pages, the alerts of this table first.
     """
     kind = _kind_of_time(dataset, model)
-    batch = _batch(dataset, model, place, report, explained)
+    of_table = batch(dataset, model, place.file, report, explained)
     page = place.out / ALERTS
-    alerts.write(page, batch, verdict=report["verdict"], links=_links(model, page, None))
+    alerts.write(page, of_table, verdict=report["verdict"], links=_links(model, page, None))
     if place.history is None:
         return [page]
     folder = _folder(model, place, kind, report)
@@ -89,7 +89,7 @@ def publish(
     overview = place.history.parent / weeks.PAGE
     with locked(place.history / ".lock"):
         links = _links(model, ours, overview)
-        alerts.write(ours, batch, verdict=report["verdict"], links=links)
+        alerts.write(ours, of_table, verdict=report["verdict"], links=links)
         record = {key: report[key] for key in KEPT}
         record |= {
             "file": place.file.name,
@@ -121,26 +121,33 @@ def records(history: Path) -> list[dict[str, Any]]:
     return sorted(found, key=lambda record: (record["start_s"], record["scored_at"]))
 
 
-def _batch(
+def batch(
     dataset: Dataset,
     model: Bundle,
-    place: Place,
+    file: Path,
     report: Mapping[str, Any],
     explained: Sequence[Mapping[str, Any]],
 ) -> alerts.Batch:
+    """Return the alerts of a table as a page shows them.
+
+    Parameters
+    ----------
+    report : `n`, `n_alerts` and `alert_rate`; `start_s` and `end_s` where they are known
+    """
     kind = _kind_of_time(dataset, model)
+    period = {}
+    if kind != "rows" and "start_s" in report:
+        period = {"from": cuts.instant(report["start_s"], kind)}
+        period["to"] = cuts.instant(report["end_s"], kind)
     facts = {
         "transactions": f"{report['n']:,}",
-        "from": cuts.instant(report["start_s"], kind),
-        "to": cuts.instant(report["end_s"], kind),
+        **period,
         "alerts": f"{report['n_alerts']:,} ({report['alert_rate']:.2%})",
         "model": f"{label(model.manifest['model'])}, {_name(model)} {model.version or ''}".strip(),
         "threshold": f"{model.threshold:.6g}",
     }
-    if kind == "rows":
-        del facts["from"], facts["to"]
     return alerts.Batch(
-        title=f"Alerts of {place.file.name}",
+        title=f"Alerts of {file.name}",
         facts=facts,
         n=report["n_alerts"],
         usual=of_range(model.manifest),
@@ -158,7 +165,7 @@ def _name(model: Bundle) -> str:
 def _kind_of_time(dataset: Dataset, model: Bundle) -> str:
     if dataset.time is None:
         return "rows"
-    return model.manifest["fit"].get("time", "seconds")
+    return model.manifest.get("fit", {}).get("time", "seconds")
 
 
 def _folder(model: Bundle, place: Place, kind: str, report: Mapping[str, Any]) -> Path:

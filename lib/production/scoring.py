@@ -33,7 +33,7 @@ from lib.engine.samples import Sample
 from lib.engine.top import Top
 from lib.errors import BundleError, DataError
 from lib.evaluation import intervals
-from lib.files import whole, write_json
+from lib.files import whole, write_json, write_text
 from lib.production import alerts, scoring_by_parts
 from lib.production.scored_weeks import Place, publish
 from lib.production.scoring_by_parts import drift_report
@@ -42,7 +42,7 @@ from lib.production.week import Promise, Week
 
 CHUNK_ROWS = 100_000
 SAMPLE_ROWS = scoring_by_parts.SAMPLE_ROWS
-N_ALERTS = 1_000  # that are explained
+N_ALERTS = scoring_by_parts.N_ALERTS
 GAP = 100  # mean distances between transactions, which nobody would call a gap
 N_NAMED = 12  # columns that the command's last lines name
 
@@ -130,7 +130,7 @@ def score_table(
         data, score = sample.rows()
         drift = drift_report(dataset, model, known.reference, data, score)
     explained = alerts.explained(dataset, model, tops[0])
-    alerts.write_csv(folder / "alerts.csv", dataset, explained)
+    write_text(folder / "alerts.csv", alerts.as_csv(dataset, explained))
     report = {
         "n": week.n,
         "weight": week.weight,
@@ -317,7 +317,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         known = known_of(dataset, model)
         if args.engine:
             report = _by_parts(dataset, args, known.reference)
-            written = "scores/, drift.json"
+            written = "scores/, alerts.csv, alerts.html, drift.json"
         else:
             found = score_table(dataset, args.file, model, args.out, known, n_alerts=args.alerts)
             report = found.report
@@ -379,6 +379,7 @@ def _by_parts(
         bundle=Path(args.bundle),
         out=str(args.out),
         labelled=args.labels,
+        n_alerts=args.alerts,
     )
     with executors.opened(args.engine) as pool:
         return scoring_by_parts.score(run, pool, reference)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from lib.data.columns import one_line
-from lib.files import read_json
+from lib.files import read_json, write_text
 from lib.reporting import reason_words
-from lib.reporting.rendering import render, script
+from lib.reporting.rendering import filled, script
 
 Alert = Mapping[str, Any]  # see `lib.production.alerts.explained`
 SCRIPT = "alerts.js"
@@ -47,14 +47,18 @@ class Batch:
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
 
-def write(
-    path: Path | str,
+def write(path: Path | str, batch: Batch, **more: Any) -> Path:
+    """Return the path of a page of alerts; `more` is as for `page`."""
+    return write_text(path, page(batch, **more))
+
+
+def page(
     batch: Batch,
     *,
     verdict: Mapping[str, Any] | None = None,
     links: Mapping[str, str] | None = None,
-) -> Path:
-    """Return the path of a page of alerts.
+) -> str:
+    """Return a page of alerts.
 
     Parameters
     ----------
@@ -68,7 +72,13 @@ def write(
         "script": script(SCRIPT),
         **section(batch, ON_PAGE),
     }
-    return render("alerts.html.j2", Path(path), content)
+    return filled("alerts.html.j2", content)
+
+
+def verdict_of_run(run_dir: Path) -> dict[str, Any] | None:
+    """Return the weekly verdict in which a run's production has ended; None without any."""
+    found = read_json(run_dir / "stages" / "11_production" / "metrics.json", {})
+    return found.get("weekly", {}).get("verdict")
 
 
 def of_run(run_dir: Path) -> dict[str, Any] | None:

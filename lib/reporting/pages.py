@@ -113,6 +113,7 @@ def _content(
         "figures": _present(figures),
         "production": _figure(run_dir, *TIMELINE),
         "alerts": alerts.of_run(run_dir),
+        "weekly": alerts.verdict_of_run(run_dir),
         "since": differences.since_previous(run_dir, metrics),
         "stages": [_stage(run_dir, stage) for stage in stages],
         # a request for a model that is not being served would be refused

@@ -16,6 +16,11 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 def render(template: str, path: Path, content: Mapping[str, Any]) -> Path:
     """Return the path of a page, written from a template of `templates/`."""
+    return write_text(path, filled(template, content))
+
+
+def filled(template: str, content: Mapping[str, Any]) -> str:
+    """Return a page as text, from a template of `templates/`."""
     # 60 ms that a run without changes need not spend
     from jinja2 import Environment, FileSystemLoader
 
@@ -26,8 +31,7 @@ def render(template: str, path: Path, content: Mapping[str, Any]) -> Path:
         trim_blocks=True,
     )
     environment.filters["breakable"] = breakable
-    html = environment.get_template(template).render(content)
-    return write_text(path, html)
+    return environment.get_template(template).render(content)
 
 
 def script(name: str) -> dict[str, str]:
