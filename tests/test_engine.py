@@ -161,7 +161,7 @@ def test_scores_and_sample_are_those_of_one_process(
     expected = pd.read_parquet(tmp_path / "local" / "scores.parquet")
     for engine, rows in (("", 250), ("local:2", 3_000), (cluster.address, 700)):
         out = tmp_path / engine.partition(":")[0]
-        run = run_of(dataset, table, served, out, part_rows=rows)
+        run = run_of(dataset, table, served, out, part_rows=rows, labelled=True)
         with executors.opened(engine) as pool:
             report = scoring_by_parts.score(run, pool, reference)
         pd.testing.assert_frame_equal(scores_in(out), expected, check_exact=True)

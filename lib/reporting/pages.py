@@ -17,7 +17,7 @@ from lib.data import labels_seen
 from lib.evaluation import comparison
 from lib.evaluation.figures import Figure, interval, number
 from lib.files import read_json
-from lib.reporting import alerts, differences, names, tables
+from lib.reporting import alerts, differences, names, tables, weeks
 from lib.reporting.names import HEADLINE, NOT_EXPORTED, SHARES, Now, label
 from lib.reporting.plots import colour
 from lib.reporting.rendering import render
@@ -179,6 +179,7 @@ def write_index(
         "title": "All runs",
         "runs": runs,
         "periods": list(NOTES),
+        "weeks": weeks.PAGE if (reports / weeks.PAGE).is_file() else "",
         "serving": _serving(now),
     }
     return render("index.html.j2", reports / "index.html", content)
