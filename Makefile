@@ -8,6 +8,7 @@ IMAGE ?= anomaly-detection:v1
 BUILD ?=
 RAW   ?=
 FILE  ?=
+PORT  ?= 5000
 TORCH_INDEX ?=
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -19,6 +20,8 @@ UV     = $(shell sed -n 's/^\(uv==[^ ]*\).*/\1/p' requirements.txt)
 SLOW  := rfc3987-syntax  # jsonschema does without; importing it takes seconds in every process that reads a notebook
 LOCK   = $(PY) -m uv pip compile --universal --python-version 3.11 --fork-strategy fewest \
 	--generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-emit-package torch --quiet
+
+LOCKED := sed -n 's/^\([A-Za-z0-9._-]*==[^ ;]*\).*/\1/p' requirements.txt
 
 MAKEFLAGS += --no-print-directory
 unexport PYTHONDONTWRITEBYTECODE  # imports of the big packages take twice as long without compiled files
@@ -45,8 +48,8 @@ check: test  ## make test, then what needs chromium, Docker or many minutes
 	@echo "Now the checks that need chromium, Docker, PostgreSQL or many minutes"
 	@$(PY) -m pytest -m check $(ARGS) || test $$? -eq 5  # 5: there are none
 
-lab: $(READY)  ## JupyterLab on the notebooks
-	@$(PY) -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS) notebooks/01_eda.ipynb
+lab: $(READY)  ## JupyterLab on the project's folder, with the first notebook open
+	@$(PY) -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) --ServerApp.root_dir="$(CURDIR)" $(ARGS) notebooks/01_eda.ipynb
 
 serve: $(READY)  ## the prediction API on port 8000, with the bundle in serve/model; settings by environment
 	@$(PY) -m serve $(ARGS)
@@ -55,10 +58,8 @@ score: $(READY)  ## alerts of FILE=… with their reasons, and whether the model
 	@test -n "$(FILE)" || { echo "Name the table of transactions: make score FILE=…"; exit 2; }
 	@$(PY) -m lib.production.scoring "$(FILE)" $(ARGS)
 
-mlflow: $(READY)  ## MLflow's pages on mlflow.db, port 5000
-	@MLFLOW_TRACKING_URI= $(PY) -c "from lib.registry import mlflow_store as store; store.relocate()"
-	@echo "The runs: http://localhost:5000/#/experiments"
-	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(PY) -m mlflow ui --backend-store-uri sqlite:///mlflow.db --workers 1 --port 5000 $(ARGS)
+mlflow: $(READY)  ## MLflow's pages on mlflow.db, and where candidates are compared; PORT=5000
+	@$(PY) -m lib.registry.mlflow_pages --port $(PORT) $(ARGS)
 
 report: $(READY)  ## open the newest run's page and print where it is
 	@page=$$(ls -t reports/2*/index.html 2>/dev/null | head -n 1); \
@@ -96,14 +97,17 @@ lock: $(READY)  ## write the locks and environment.yml anew from pyproject.toml;
 	@$(LOCK) pyproject.toml --constraint requirements.txt --output-file requirements-serve.txt
 	@$(LOCK) $(if $(UPGRADE),--upgrade) --group mlflow-server --constraint requirements.txt \
 		--output-file requirements-mlflow.txt
+	@$(LOCK) pyproject.toml --extra pipeline --extra cluster --extra torch --constraint requirements.txt \
+		--output-file requirements-engine.txt
 	@$(PY) .ci/environment.py > environment.yml.part && mv environment.yml.part environment.yml
 	@$(MAKE) setup
 
 # A set-up that was interrupted left no file `ready`: it starts over. With a new lock only what differs is installed.
 $(READY): requirements.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it, or name it by PYTHON=…"; exit 1; }
-	@echo "Setting up .venv, once: a few minutes"
-	@test -e $@ || $(PYTHON) -m venv --clear .venv
+	@test -e $@ || { echo "Setting up .venv, once: a few minutes"; $(PYTHON) -m venv --clear .venv; }
+	@test ! -e $@ || { echo "requirements.txt has changed since .venv was set up; what differs is installed:"; \
+		$(LOCKED) | diff .venv/locked - 2>/dev/null | sed -n 's/^</  until now/p; s/^>/  from now on/p'; }
 	@rm -f $@
 	@$(PY) -m pip install --quiet $(UV) || echo "uv is not to be had here: pip alone takes longer"
 	@$(PY) -m uv pip install --quiet --python $(PY) --compile-bytecode --require-hashes -r requirements.txt \
@@ -112,4 +116,5 @@ $(READY): requirements.txt
 	@echo "  … and $(TORCH)"
 	@$(PY) -m pip install --quiet $(TORCH) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 	@$(PY) -c 'import sysconfig, pathlib; pathlib.Path(sysconfig.get_path("purelib"), "project.pth").write_text("../../../..\n")'
+	@$(LOCKED) > .venv/locked
 	@touch $@

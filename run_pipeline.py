@@ -5,18 +5,21 @@ anything ran.
 """
 
 import argparse
+import contextlib
 import json
 import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from lib.data.datasets import load_description
+from lib.engine import executors
 from lib.errors import PipelineError, Refused
 from lib.files import read_json
+from lib.pipeline import workers
 from lib.pipeline.console import progress, summary, table, told
 from lib.pipeline.logbook import Logbook, champion_version
 from lib.pipeline.parameters import read_parameters
@@ -117,7 +120,13 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
         type=positive,
         default=os.cpu_count(),
         metavar="N",
-        help="notebooks at a time (default: the number of cores)",
+        help="notebooks at a time on this machine (default: the number of cores)",
+    )
+    execution.add_argument(
+        "--engine",
+        default="",
+        metavar="ADDRESS",
+        help="execute notebooks that fit on the workers of a Dask scheduler, tcp://… or tls://…",
     )
     execution.add_argument(
         "--timeout",
@@ -224,6 +233,7 @@ def planned(
 
 def run(args: argparse.Namespace, say: Callable[[str], None]) -> int:
     """Plan and execute; return the exit code."""
+    refuse_other_engines(args.engine)
     stages = present(ROOT)
     chosen = choose(stages, args.only, args.first, args.last)
     asked = asked_for(args, chosen)
@@ -236,11 +246,15 @@ def run(args: argparse.Namespace, say: Callable[[str], None]) -> int:
     if args.dry_run:
         return dry_run(args, planned(args, asked, stages, chosen), say)
     with locked(ROOT, args.wait, say) as lock:
+        workers.end_lost(ROOT, say)
         plan = planned(args, asked, stages, chosen)
         remarks = told_fallback(plan, say)
         finished = plan.unchanged()
         if finished is None:
-            result, now = execute(args, plan, asked, remarks=remarks, lock=lock)
+            with connected(args.engine, plan) as cluster:
+                pipeline = PipelineExecution(plan, asked, engine=args.engine, workers=cluster)
+                result, now = execute(args, pipeline, remarks=remarks, lock=lock)
+            result["engine"] = args.engine
         else:
             say(f"Nothing has changed since reports/{finished.name}.")
             now = served_now(plan.data.registered_name)
@@ -265,6 +279,9 @@ def dry_run(args: argparse.Namespace, plan: Plan, say: Callable[[str], None]) ->
     """Print for every stage whether it would run, and why; return the exit code."""
     told_fallback(plan, say)
     found = [{"stage": t.name, "status": t.status, "why": t.why} for t in plan.tasks]
+    if args.engine:
+        for row, task in zip(found, plan.tasks, strict=True):
+            row["where"] = args.engine if task.is_open and uses_workers(task) else ""
     if args.json:
         print(json.dumps(found, indent=1))
     else:
@@ -272,11 +289,41 @@ def dry_run(args: argparse.Namespace, plan: Plan, say: Callable[[str], None]) ->
     return 0
 
 
+def refuse_other_engines(address: str) -> None:
+    """Raise Refused for an `--engine` that cannot execute notebooks."""
+    if address.startswith(executors.LOCAL):
+        n = address.removeprefix(executors.LOCAL)
+        raise Refused(
+            f"--engine {address} is for tables; notebooks run in processes of this machine anyway, "
+            f"--jobs {n or 'N'} at a time."
+        )
+    if address and not address.startswith(executors.CLUSTER):
+        raise Refused(
+            f"--engine is {address!r}; expected a Dask scheduler such as tcp://10.0.0.1:8786."
+        )
+
+
+@contextlib.contextmanager
+def connected(address: str, plan: Plan) -> Iterator[workers.Workers | None]:
+    """Yield the workers at an address, if there is anything for them to do; else None."""
+    for_workers = [task for task in plan.tasks if task.is_open and uses_workers(task)]
+    if not address or not for_workers:
+        yield None
+        return
+    with workers.opened(address, ROOT) as cluster:
+        yield cluster
+
+
+def uses_workers(task: Task) -> bool:
+    """Return whether workers execute a task, or what it sends them."""
+    return task.job.stage.runs_anywhere or "engine" in task.job.accepts
+
+
 def execute(
-    args: argparse.Namespace, plan: Plan, asked: Settings, *, remarks: list[str], lock: int
+    args: argparse.Namespace, pipeline: PipelineExecution, *, remarks: list[str], lock: int
 ) -> tuple[dict, Now]:
     """Execute what is to run, log it, write the page; return summary and what is served."""
-    pipeline = PipelineExecution(plan, asked)
+    plan = pipeline.plan
     current, tasks = pipeline.run, plan.tasks
     show = progress(sum(not task.is_whole for task in tasks), count_cells(tasks))
     show.say(f"{'Resuming' if pipeline.is_resumed else 'Starting'} reports/{current.name}")

@@ -32,7 +32,9 @@ def faults(path: Path) -> list[str]:
 
 def main(names: list[str]) -> int:
     """Check notebooks and print what is wrong; return the exit status."""
-    paths = [Path(name) for name in names] or sorted((ROOT / "notebooks").glob("*.ipynb"))
+    paths = [Path(name) for name in names]
+    for folder in ("notebooks", "notebooks/templates") if not names else ():
+        paths += sorted((ROOT / folder).glob("*.ipynb"))
     found = [f"{path}: {fault}" for path in paths for fault in faults(path)]
     print("\n".join(found), end="\n" if found else "")
     return 1 if found else 0

@@ -98,7 +98,7 @@ def main():
     )
     sizes = np.median([(v.reference_size, v.current_size) for v in still], axis=0)
     print(
-        f"  {np.mean([v.hour_matched for v in still]):.0%} matched by hour; {sizes[0]:,.0f} "
+        f"  {np.mean([bool(v.matched_by) for v in still]):.0%} matched; {sizes[0]:,.0f} "
         "effective reference rows"
     )
     for rate in RATES:

@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+MANY = 15  # names that a sentence can still list
+
 
 class PipelineError(Exception):
     """Base of every error that a user can mend.
@@ -39,11 +41,17 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return the end of a sentence that refuses `name`: the nearest known name, else all."""
+    """Return the end of a sentence that refuses `name`: the nearest known name, else all.
+
+    Of many, the three that are least unlike it.
+    """
     known = sorted(known)
     near = nearest(name, known)
     if near is not None:
         return f"did you mean {near!r}?"
+    if len(known) > MANY:
+        like = difflib.get_close_matches(name.strip().lower(), known, n=3, cutoff=0.0)
+        return f"none of {len(known)} is like it; the nearest are {', '.join(like)}."
     return f"there are {', '.join(known) or 'none'}."
 
 

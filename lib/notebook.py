@@ -14,6 +14,7 @@ from lib.data.datasets import ROOT
 from lib.errors import BundleError, DataError, TrackingError
 from lib.files import write_json
 from lib.reporting import plots
+from lib.reporting.names import label
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -70,9 +71,9 @@ class Notebook:
             tracking.log_stage(
                 os.environ.get(tracking.PARENT, ""),
                 self.stage,
-                metrics=metrics,
+                metrics=self.folder / "metrics.json",
                 figures=sorted((self.run_dir / "figures").glob(f"{self.stage}-*.png")),
-                candidates=[self.run_dir / "models" / name for name in candidates],
+                candidates={self.run_dir / "models" / name: label(name) for name in candidates},
                 tags={"dataset": dataset, "source": source},
                 description=f"`notebooks/{self.stage}.ipynb`, run by hand",
                 seconds=time.time() - self._start_s,

@@ -1,10 +1,16 @@
-"""Tables in several files for tests of engines, and what happens to their workers."""
+"""Tables in several files for tests of engines, their workers, and what happens to them.
+
+A plugin: test modules name it in `pytest_plugins`.
+"""
 
 import os
 import subprocess
 import sys
+import textwrap
 
+import bundles
 import pandas as pd
+import psutil
 import pytest
 from server import free_port
 
@@ -88,20 +94,25 @@ def at_part(n, act, monkeypatch):
 
 
 class Cluster:
-    """A scheduler and two workers, each with its nanny, in a folder without `lib`."""
+    """A scheduler and two workers, each with its nanny, in a folder without `lib`.
 
-    def __init__(self, folder):
+    Parameters
+    ----------
+    settings : variables that make it speak `protocol`
+    """
+
+    def __init__(self, folder, protocol="tcp", settings=None):
         pytest.importorskip("distributed")
         port = free_port()
-        self.address = f"tcp://127.0.0.1:{port}"
+        self.address = f"{protocol}://127.0.0.1:{port}"
         self.folder = folder
-        environment = os.environ | CREDENTIALS
+        environment = os.environ | CREDENTIALS | (settings or {})
         environment.pop("PYTHONPATH", None)
         dask = [sys.executable, "-m", "dask"]
         host = ["--host", "127.0.0.1", "--no-dashboard"]
         worker = [self.address, "--nthreads", "1", "--local-directory", str(folder), *host]
         commands = [
-            [*dask, "scheduler", "--port", str(port), *host],
+            [*dask, "scheduler", "--protocol", protocol, "--port", str(port), *host],
             [*dask, "worker", *worker],
             [*dask, "worker", *worker],
         ]
@@ -113,15 +124,46 @@ class Cluster:
                         command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT
                     )
                 )
-        self._wait()
+        self._wait(environment)
 
-    def _wait(self):
-        from distributed import Client
-
-        with Client(self.address, timeout=60, set_as_default=False) as client:
-            client.wait_for_workers(2, timeout=60)
+    def _wait(self, environment):
+        code = f"""
+            from distributed import Client
+            with Client({self.address!r}, timeout=120, set_as_default=False) as client:
+                client.wait_for_workers(2, timeout=120)
+        """
+        python = [sys.executable, "-c", textwrap.dedent(code)]
+        subprocess.run(python, env=environment, cwd=self.folder, check=True)
 
     def close(self):
-        for process in reversed(self.processes):
-            process.terminate()
+        for process in self.processes:
+            for child in psutil.Process(process.pid).children(recursive=True):
+                child.kill()
+            process.kill()
             process.wait(30)
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory):
+    """One for all tests that leave it as it was; they are in the group `engine`."""
+    started = Cluster(tmp_path_factory.mktemp("cluster"))
+    yield started
+    started.close()
+
+
+@pytest.fixture(scope="session")
+def dataset():
+    """Card data with an identifier."""
+    return description()
+
+
+@pytest.fixture(scope="session")
+def table(tmp_path_factory):
+    """Several files of it."""
+    return write_table(tmp_path_factory.mktemp("table"))
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory, dataset):
+    """A model that scores it."""
+    return bundles.write(tmp_path_factory.mktemp("model"), "mixture", features=dataset.features)

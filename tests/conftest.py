@@ -7,6 +7,7 @@ import pytest
 from lib.data import simulation
 
 ROOT = Path(__file__).resolve().parents[1]
+pytest.register_assert_rewrite("by_parts")  # before a test module imports it
 
 
 @pytest.fixture(scope="session")

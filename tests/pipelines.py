@@ -134,6 +134,7 @@ class Instant:
     """Stands in for NotebookExecution: the cells run in this process, one after the other."""
 
     peak_mb = n_done = seconds = 0
+    place = ""
 
     def __init__(self, notebook, archive, parameters, **_):
         self.notebook, self.archive, self.name, self.parameters = (

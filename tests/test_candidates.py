@@ -2,6 +2,7 @@
 parity.
 """
 
+import re
 import shutil
 import time
 from dataclasses import replace
@@ -10,6 +11,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from sklearn.svm import OneClassSVM
 
 from lib import bundle
 from lib.bundle.calibration import Calibration
@@ -17,11 +19,12 @@ from lib.data import splits
 from lib.data.datasets import load_description, prepare
 from lib.detectors import baselines, registry
 from lib.detectors.few_labels import known_labels
+from lib.detectors.wrapped import Wrapped
 from lib.errors import DataError
 from lib.evaluation import comparison, costs, gate, metrics, thresholds
 from lib.registry import candidates, challengers, export
 from lib.registry.mlflow_store import Champion
-from lib.reporting import cards, tables
+from lib.reporting import cards, names, plots, tables
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +74,44 @@ def test_manifest_says_what_was_fitted_and_the_graph_scores_alike(split, fitted,
     )
 
 
+SHOWN = {"label": "One-class SVM", "colour": "#1B9E77", "about": "How far from a boundary."}
+
+
+def test_a_detector_of_ones_own_is_called_as_its_notebook_says(split, tmp_path, monkeypatch):
+    monkeypatch.setattr(names, "_OWN", {})
+    detector = Wrapped(OneClassSVM(nu=0.05), max_rows=300)
+    fits = {"all": candidates.fit(detector, split, "all")}
+    made = candidates.write_all(tmp_path, "svm", fits, split, shown=candidates.Shown(**SHOWN))
+    name = "svm@train_on=all"
+    assert made[name].manifest["shown"] == SHOWN
+    assert made[name].manifest["fit"]["parameters"]["estimator__nu"] == 0.05
+    assert candidates.parity(made[name], tmp_path / "models" / name)["swapped"] == 0
+    assert challengers.ensure(tmp_path, split, make=False) == {name: tmp_path / "models" / name}
+    assert names.label(name) == "Svm (no labels)"
+    card = cards.model(made[name].manifest)
+    assert card.startswith("# One-class SVM (no labels), a detector")
+    assert "How far from a boundary. It learns what is ordinary" in card
+    assert plots.colour(name) == "#1B9E77"
+    assert names.plain("svm@train_on=all is above svm") == (
+        "One-class SVM (no labels) is above One-class SVM"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"label": ""}, "label is ''"),
+        ({"label": "a|b"}, "label is 'a|b'; expected up to 40"),
+        ({"colour": "green"}, "colour is 'green'; expected six digits"),
+        ({"about": "<b>"}, "about is '<b>'"),
+    ],
+    ids=["empty", "table", "colour", "markup"],
+)
+def test_what_cannot_be_shown_is_a_sentence(changed, said):
+    with pytest.raises(DataError, match=re.escape(said)):
+        candidates.Shown(**SHOWN | changed)
+
+
 def test_calibration_leaves_the_graph_as_it_is_and_meets_the_budget(split, folder):
     validation, before = split.arrays("validation"), (folder / "model.onnx").read_bytes()
     raw = bundle.load(folder).raw_score(validation.X)
@@ -106,11 +147,11 @@ def test_candidates_of_another_split_are_not_taken(tmp_path, split, folder):
 
 
 def test_parity_holds_for_the_estimator_and_refuses_another_model(tmp_path, split, folder):
-    assert export.parity(bundle.load(folder), folder)["swapped"] == 0
+    assert candidates.parity(bundle.load(folder), folder)["swapped"] == 0
     other = candidates.fit(registry.make("isolation_forest", n_trees=30, seed=4), split)
     stranger = candidates.write(tmp_path / "stranger", "isolation_forest", other, split)
     with pytest.raises(bundle.BundleError, match="differs from its estimator"):
-        export.parity(bundle.load(stranger), folder)
+        candidates.parity(bundle.load(stranger), folder)
 
 
 def test_champion_of_other_features_cannot_be_scored(split, folder, capsys):

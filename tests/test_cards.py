@@ -14,7 +14,8 @@ from lib.bundle.manifest import read
 from lib.data import splits
 from lib.data.datasets import Dataset
 from lib.detectors import registry
-from lib.registry import candidates, challengers, descriptions, export
+from lib.pipeline.stages import header
+from lib.registry import candidates, challengers, descriptions
 from lib.reporting import cards, names, run_descriptions
 
 
@@ -99,7 +100,7 @@ def test_model_card_travels_under_its_hash_and_a_changed_one_is_refused(tmp_path
     (card,) = out.glob("model_card-*.md")
     assert card.read_bytes() == (folder / "model_card.md").read_bytes()
     assert bundle.bundle_hash(out) == bundle.bundle_hash(folder)
-    assert export.parity(bundle.load(out), folder)["swapped"] == 0
+    assert candidates.parity(bundle.load(out), folder)["swapped"] == 0
     graphs[cards.MODEL_CARD] = b"# Another card\n"
     bundle.write(out, graphs, manifest, hashed_names=True)
     assert len(list(out.glob("model_card-*.md"))) == 1
@@ -141,7 +142,7 @@ def test_reasons_read_like_sentences():
 def test_a_stage_is_described_by_its_first_cell():
     first = "# Title\n\n- *Question*: what is\n  it?\n- *Reads*: nothing.\n"
     first += "- *Writes*: `a`,\n  `b`.\n- *Runtime*: seconds."
-    text = run_descriptions.stage("01_eda", [("markdown", first, [])], "it has not run yet")
+    text = run_descriptions.stage("01_eda", header([("markdown", first, [])]), "it has not run yet")
     assert text.splitlines()[0] == "`notebooks/01_eda.ipynb`"
     assert "- *Question*: what is it?" in text
     assert "- *Writes*: `a`, `b`." in text
@@ -160,13 +161,6 @@ def test_a_run_is_described_by_what_it_decided():
     text = run_descriptions.pipeline("20260101-000000-x", json.loads(json.dumps(metrics)))
     assert "largest |z| was promoted to champion, fraud-detector version 2." in text
     assert "| largest \\|z\\| | none | 0.500 [0.400, 0.600] | – |" in text
-    assert run_descriptions.figures(
-        metrics | {"models": {"max_abs_z": {**figures, "train_on": "all"}}}
-    ) == {
-        "max_abs_z": figures,
-        "champion": figures,
-    }
-    assert run_descriptions.figures({}) == {}
     assert run_descriptions.pipeline("20260101-000000-x", {}).startswith(
         "Everything is in `reports/20260101-000000-x`"
     )

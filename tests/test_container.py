@@ -14,7 +14,9 @@ from team import COMPOSE, store_address
 
 from serve.settings import PREFIX, Settings
 
-DOCKERFILES = ["Dockerfile.prod", "Dockerfile.mlflow"]
+DOCKERFILES = ["Dockerfile.prod", "Dockerfile.mlflow", "Dockerfile.engine"]
+ENGINE = yaml.safe_load((ROOT / "compose.engine.yaml").read_text())
+PODS = list(yaml.safe_load_all((ROOT / "kubernetes.engine.yaml").read_text()))
 
 
 def instructions(name):
@@ -132,16 +134,101 @@ def test_mlflows_address_names_a_driver_that_its_image_installs():
     assert "COPY requirements-mlflow.txt /build/" in instructions("Dockerfile.mlflow")
 
 
+def test_the_engines_image_holds_what_the_pipeline_needs_as_locked():
+    text = "\n".join(instructions("Dockerfile.engine"))
+    assert "--require-hashes -r /build/requirements-engine.txt" in text
+    assert "ARG TORCH=" + declared_torch() in text
+    assert "COPY requirements-engine.txt /build/" in text
+
+
+def declared_torch():
+    """The line of pyproject.toml that names torch and its version."""
+    return re.search(r'"(torch==[^"]+)"', (ROOT / "pyproject.toml").read_text())[1]
+
+
+def options(command):
+    """The words of a Dask command that are no address, without `--host`."""
+    return {word for word in command if "://" not in word and not word.startswith("--host")}
+
+
+def test_compose_starts_a_scheduler_and_two_workers_for_this_machine_alone():
+    scheduler, worker = ENGINE["services"]["scheduler"], ENGINE["services"]["worker"]
+    assert worker["deploy"] == {"replicas": 2}
+    assert "--nthreads=1" in worker["command"]  # one notebook, one part at a time
+    (port,) = scheduler["ports"]
+    assert port == "127.0.0.1:8786:8786"
+    assert "ports" not in worker
+    assert worker["command"][2] == "tcp://scheduler:8786"
+    (volume,) = worker["volumes"]
+    assert re.fullmatch(r"\$\{PWD:\?[^}]+\}:\$\{PWD\}", volume)  # at the same path
+    assert worker["depends_on"] == {"scheduler": {"condition": "service_healthy"}}
+    assert scheduler["healthcheck"]
+    for service in (scheduler, worker):
+        assert service["build"]["dockerfile"] == "Dockerfile.engine"
+        assert service["cap_drop"] == ["ALL"]
+    assert mib(worker["mem_limit"]) >= mib(limit_of(worker["command"])) + 1024  # and a kernel
+
+
+def limit_of(command):
+    """What Dask lets a worker have, such as 2GiB."""
+    (found,) = [word for word in command if word.startswith("--memory-limit=")]
+    return found.removeprefix("--memory-limit=")
+
+
+def mib(text):
+    """Mebibytes of `4g`, `2GiB` or `2Gi`."""
+    return int(re.match(r"\d+", text)[0]) * 1024
+
+
+def test_kubernetes_starts_what_compose_starts():
+    service, scheduler, worker = PODS
+    assert [pod["kind"] for pod in PODS] == ["Service", "Deployment", "Deployment"]
+    assert service["spec"]["selector"] == scheduler["spec"]["selector"]["matchLabels"]
+    for pod, name in ((scheduler, "scheduler"), (worker, "worker")):
+        template = pod["spec"]["template"]
+        assert template["metadata"]["labels"] == pod["spec"]["selector"]["matchLabels"]
+        (container,) = template["spec"]["containers"]
+        composed = ENGINE["services"][name]
+        assert container["image"] == composed["image"]
+        assert options(container["command"]) == options(composed["command"])
+        assert mib(container["resources"]["limits"]["memory"]) == mib(composed["mem_limit"])
+    (container,) = worker["spec"]["template"]["spec"]["containers"]
+    host = service["metadata"]["name"]
+    assert f"tcp://{host}:{service['spec']['ports'][0]['port']}" in container["command"]
+    mounted = {mount["name"] for mount in container["volumeMounts"]}
+    assert {volume["name"] for volume in worker["spec"]["template"]["spec"]["volumes"]} == mounted
+
+
+@pytest.mark.check
+def test_compose_itself_takes_the_engines_file():
+    command = [*compose_command(), "--file", str(ROOT / "compose.engine.yaml"), "config"]
+    environment = os.environ | {"PWD": "/home/me/project"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    services = yaml.safe_load(done.stdout)["services"]
+    assert "/home/me/project" in str(services["worker"]["volumes"])
+
+
+@pytest.mark.check
+def test_the_engines_image_runs_a_notebook_of_the_pipeline():
+    daemon = subprocess.run(["docker", "info"], capture_output=True, check=False).returncode == 0
+    words = [] if daemon else ["--stand-in"]
+    command = [sys.executable, str(ROOT / "tests" / "engine_image.py"), *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def compose_command():
+    """How compose is called here: as Docker's plugin, or by itself."""
+    words = ["docker", "compose", "version"]
+    plugin = subprocess.run(words, capture_output=True, check=False).returncode == 0
+    return ["docker", "compose"] if plugin else ["docker-compose"]
+
+
 @pytest.mark.check
 def test_compose_itself_takes_the_file():
-    plugin = (
-        subprocess.run(
-            ["docker", "compose", "version"], capture_output=True, check=False
-        ).returncode
-        == 0
-    )
     command = [
-        *(["docker", "compose"] if plugin else ["docker-compose"]),
+        *compose_command(),
         "--file",
         str(ROOT / "compose.yaml"),
         "config",

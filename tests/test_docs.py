@@ -31,7 +31,10 @@ PARAMETER = re.compile(r"(\w+): (str|int|float|bool|list|tuple)[\w\[\], .|]* = (
 LIB = sorted((ROOT / "lib").rglob("*.py"))
 SERVE = sorted((ROOT / "serve").glob("*.py"))
 PYTHON = [*LIB, *SERVE, *sorted(ROOT.glob("*.py"))]
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = [
+    *sorted((ROOT / "notebooks").glob("*.ipynb")),
+    *sorted((ROOT / "notebooks" / "templates").glob("*.ipynb")),
+]
 
 
 def name(path):

@@ -1,6 +1,7 @@
 """Drift: figures by hand, known shifts found, and no shift not found at the promised rate."""
 
 import json
+from dataclasses import asdict
 from itertools import pairwise
 
 import numpy as np
@@ -11,8 +12,9 @@ from lib.data.datasets import load_description
 from lib.data.simulation import DRIFTS, simulate
 from lib.detectors.sampling import effective_size
 from lib.evaluation.distances import distances, ks
-from lib.production import drift, drift_statistics
+from lib.production import drift, drift_statistics, usual_sizes
 from lib.production.drift import MonitorOptions
+from lib.reporting import drift_details
 
 DAY_S = 86_400
 
@@ -130,8 +132,8 @@ def test_no_shift_is_not_found_at_the_promised_rate(block_sd, weighted):
             weight = np.random.default_rng(seed).choice([1.0, 4.0, 7.0], len(X))
         monitor, batches = watch(X, weight, time_s, fdr=0.05)
         verdicts = [monitor.check(X[b], weight[b], time_s[b]) for b in batches]
-        assert all(v.hour_matched and not v.note for v in verdicts)
-        alarms += [v.level != drift.QUIET for v in verdicts]
+        assert all(v.matched_by == "hour" for v in verdicts)
+        alarms += [bool(v.significant) for v in verdicts]
     assert np.sum(alarms) <= stats.binom.isf(1e-3, len(alarms), 0.05)
 
 
@@ -141,7 +143,7 @@ def test_rows_taken_for_independent_that_are_not_raise_false_alarms():
     for block_s in (600.0, 1e-3):
         monitor, batches = watch(X, weight, time_s, block_s=block_s)
         alarms[block_s] = sum(
-            monitor.check(X[b], weight[b], time_s[b]).level != drift.QUIET for b in batches
+            bool(monitor.check(X[b], weight[b], time_s[b]).significant) for b in batches
         )
     assert alarms[600.0] == 0 < 5 < alarms[1e-3]
 
@@ -192,7 +194,7 @@ def test_hours_that_the_reference_lacks_are_not_matched_and_the_verdict_says_so(
     night, morning = time_s < 6 * 3600, (time_s > 9 * 3600) & (time_s < 10 * 3600)
     monitor = drift.Monitor(X[night], weight[night], time_s[night], "abcd")
     verdict = monitor.check(X[morning], weight[morning], time_s[morning])
-    assert not verdict.hour_matched
+    assert not verdict.matched_by
     assert verdict.flagged == tuple("abcd")
     assert "hours of the day" in verdict.note
 
@@ -201,11 +203,129 @@ def test_matching_takes_the_rhythm_of_the_day_out():
     X, weight, time_s = table(rhythm=1.0)
     monitor, batches = watch(X, weight, time_s)
     assert [monitor.check(X[b], weight[b], time_s[b]).level for b in batches] == [drift.QUIET] * 10
-    matched, possible = monitor.match(np.array([3, 3, 3, 4]), np.ones(4))
-    assert possible
-    assert np.bincount(monitor.reference.hour, matched, minlength=24)[[3, 4, 5]] == pytest.approx(
-        [0.75, 0.25, 0]
-    )
+    matched, by = monitor.match(3_600.0 * np.array([3, 3, 3, 4]), np.ones(4))
+    assert by == "hour"
+    hour = (monitor.reference.time_s // 3_600 % 24).astype(int)
+    assert np.bincount(hour, matched, minlength=24)[[3, 4, 5]] == pytest.approx([0.75, 0.25, 0])
+
+
+def stretches_that_differ(seed=0, days=6, n=36_000):
+    """Days of which each has a mean of its own, and a weight of 1."""
+    rng = np.random.default_rng(seed)
+    time_s = np.sort(rng.uniform(0, days * DAY_S, n))
+    of_day = 0.3 * rng.standard_normal((days, 3))
+    X = rng.standard_normal((n, 3)) + of_day[(time_s // DAY_S).astype(int)]
+    return X, np.ones(n), time_s
+
+
+def test_a_day_unlike_the_others_is_significant_but_drift_only_if_it_is_unlike_them_by_more():
+    X, weight, time_s = stretches_that_differ()
+    before, day = time_s < 5 * DAY_S, time_s >= 5 * DAY_S
+    monitor = drift.Monitor(X[before], weight[before], time_s[before], "abc")
+    ordinary = monitor.check(X[day], weight[day], time_s[day])
+    assert ordinary.significant
+    assert not ordinary.flagged
+    assert ordinary.level == drift.QUIET
+    unusual = monitor.check(X[day] + [0, 0, 1.5], weight[day], time_s[day])
+    assert unusual.flagged == ("c",)
+    assert unusual.columns[2].moved > unusual.columns[2].usual > 0.1
+    assert unusual.columns[0].usual == ordinary.columns[0].usual
+
+
+def test_chance_is_no_part_of_what_is_usual():
+    """However small batches are: what they differ by chance does not raise the limit."""
+    X, weight, time_s = table(rhythm=0.0, days=4)
+    monitor = drift.Monitor(X, weight, time_s, "abcd")
+    usual = {}
+    for n in (200, 5_000):
+        start = 20_000
+        batch = slice(start, start + n)
+        verdict = monitor.check(X[batch], weight[batch], time_s[batch])
+        usual[n] = max(column.usual for column in verdict.columns)
+    chance = np.sqrt(10 / 200) / 2  # about, of ten shares of 200 rows
+    assert usual[200] < 0.6 * chance
+    assert usual[5_000] < 0.04
+
+
+def test_beyond_chance_is_nothing_on_average_where_nothing_has_moved():
+    rng = np.random.default_rng(0)
+    share = np.array([0.4, 0.3, 0.2, 0.1])
+    draws = rng.multinomial(400, share, 4_000) / 400
+    excess = [usual_sizes._excess(share, now, 1 / 400) for now in draws]
+    assert np.mean(excess) == pytest.approx(0, abs=1e-4)
+    assert usual_sizes.beyond_chance(share, share[::-1], 0.0) == pytest.approx(0.4)
+    assert usual_sizes.beyond_chance(share, share, 0.1) == 0
+
+
+def test_a_weekly_rhythm_is_no_drift_where_the_reference_holds_weekdays_twice():
+    rng = np.random.default_rng(3)
+    time_s = np.sort(rng.uniform(0, 28 * DAY_S, 42_000))
+    is_weekend = time_s // DAY_S % 7 >= 5
+    X = rng.standard_normal((len(time_s), 2)) + 1.5 * is_weekend[:, None]
+    before = time_s < 21 * DAY_S
+    weekend = (time_s >= 26 * DAY_S) & (time_s < 28 * DAY_S)  # two days, both of a weekend
+    monitor = drift.Monitor(X[before], None, time_s[before], "ab")
+    verdict = monitor.check(X[weekend], None, time_s[weekend])
+    assert verdict.matched_by == "weekday and hour"
+    assert not verdict.significant
+    moved = monitor.check(X[weekend] + [0.5, 0], None, time_s[weekend])
+    assert moved.flagged == ("a",)
+    # of one week only nobody knows whether the weekend is always like that
+    week = time_s < 7 * DAY_S
+    short = drift.Monitor(X[week], None, time_s[week], "ab")
+    assert short.check(X[weekend], None, time_s[weekend]).matched_by == "hour"
+
+
+def test_sparse_windows_are_matched_more_coarsely():
+    rng = np.random.default_rng(5)
+    time_s = np.sort(rng.uniform(0, 30 * DAY_S, 1_000))
+    X = rng.standard_normal((1_000, 1)) + (time_s // (6 * 3600) % 4 >= 2)[:, None]
+    monitor = drift.Monitor(X[:800], None, time_s[:800], "a")
+    evening = time_s[800:] // (6 * 3600) % 4 == 3
+    verdict = monitor.check(X[800:][evening], None, time_s[800:][evening])
+    assert verdict.matched_by == "quarter of the day"
+    assert not verdict.significant
+
+
+def test_a_history_that_grows_in_reference_may_go_on_growing():
+    """A count over 30 days rises while the table is younger than that."""
+    rng = np.random.default_rng(6)
+    time_s = np.sort(rng.uniform(0, 40 * DAY_S, 20_000))
+    count = rng.poisson(np.minimum(time_s / DAY_S, 30))[:, None].astype(float)
+    before, batch = time_s < 28 * DAY_S, (time_s > 28 * DAY_S) & (time_s < 32 * DAY_S)
+    monitor = drift.Monitor(count[before], None, time_s[before], "n")
+    assert monitor.check(count[batch], None, time_s[batch]).significant == ("n",)
+    assert not monitor.check(count[batch], None, time_s[batch]).flagged
+
+
+def test_what_is_rare_beside_a_frequent_value_is_seen():
+    rng = np.random.default_rng(7)
+    time_s = np.linspace(0, 10 * DAY_S, 20_000)
+    x = np.where(rng.random(20_000) < 0.85, 0.0, rng.uniform(1, 2, 20_000))[:, None]
+    monitor = drift.Monitor(x[:18_000], None, time_s[:18_000], "a")
+    now = np.where(x[18_000:] > 0, x[18_000:] / 4 + 1.7, 0.0)
+    [column] = monitor.check(now, None, time_s[18_000:]).columns
+    assert column.flagged
+    assert column.total_variation > 0.05
+
+
+def test_a_flag_carries_both_distributions_and_others_do_not():
+    X, weight, time_s = table()
+    monitor, batches = watch(X, weight, time_s)
+    batch = batches[4]
+    verdict = monitor.check(X[batch] + [2, 0, 0, 0], weight[batch], time_s[batch])
+    profile = verdict.columns[0].profile
+    assert verdict.columns[1].profile is None
+    assert len(profile.edges) == len(profile.reference) + 1 == len(profile.current) + 1
+    assert sum(profile.reference) == pytest.approx(1)
+    assert sum(profile.current) == pytest.approx(1)
+    middle = (np.array(profile.edges[1:]) + profile.edges[:-1]) / 2
+    assert middle @ profile.current - middle @ profile.reference == pytest.approx(2, abs=0.2)
+    step = {"batch": "batch_05", "flags": [asdict(verdict.columns[0]) | {"name": "<b>f</b>"}]}
+    shown = drift_details.html([step, step | {"batch": "batch_06"}])
+    assert shown.count("<details>") == shown.count("<svg") == 1
+    assert "&lt;b&gt;f&lt;/b&gt;: batches 5, 6" in shown
+    assert drift_details.html([{"batch": "batch_01", "flags": []}]) == ""
 
 
 def test_missing_and_unheard_of_values_are_found():
@@ -213,7 +333,7 @@ def test_missing_and_unheard_of_values_are_found():
     monitor, batches = watch(X, weight, time_s)
     batch, rng = batches[0], np.random.default_rng(0)
     Y = X[batch].copy()
-    lost, far = rng.random(len(Y)) < 0.03, np.arange(len(Y)) % 200 == 0
+    lost, far = rng.random(len(Y)) < 0.03, np.arange(len(Y)) % 100 == 0
     Y[lost, 0], Y[far, 1], Y[:, 2], Y[:, 3] = np.nan, 1e6, np.nan, np.inf
     verdict = monitor.check(Y, weight[batch], time_s[batch])
     assert verdict.flagged == ("f0", "f1", "f2", "f3")

@@ -134,7 +134,7 @@ def test_a_rare_value_that_grows_is_found_and_named():
     [column] = checked(monitor, now).columns
     assert column.flagged
     assert column.value == "travel"
-    assert column.moved.startswith("travel 0.4 % → ")
+    assert column.in_words.startswith("travel 0.4 % → ")
     # a tenth as large as it looks to people: few transactions have moved
     assert 0.01 < column.total_variation < 0.05
 
@@ -146,7 +146,7 @@ def test_values_that_nobody_has_seen_are_found_and_named():
     x[:12] = rarity(encoder(SHARES), ["crypto"]).astype(np.float32)
     [column] = checked(monitor, x).columns
     assert column.flagged
-    assert column.moved == f"{UNSEEN} 0.0 % → 2.0 %"
+    assert column.in_words == f"{UNSEEN} 0.0 % → 2.0 %"
     assert column.out_of_range == pytest.approx(0.02)
 
 
@@ -188,8 +188,8 @@ def test_values_that_come_in_bursts_are_no_drift():
     for block_s in (600.0, 1e-3):
         monitor = monitor_of(x[:15_000], None, time_s[:15_000], block_s=block_s)
         parts = [slice(a, a + 3_000) for a in range(15_000, 30_000, 3_000)]
-        levels = [checked(monitor, x[p], None, time_s[p]).level for p in parts]
-        alarms[block_s] = sum(level != drift.QUIET for level in levels)
+        verdicts = [checked(monitor, x[p], None, time_s[p]) for p in parts]
+        alarms[block_s] = sum(bool(verdict.significant) for verdict in verdicts)
     assert alarms[600.0] == 0 < 2 < alarms[1e-3]
 
 
@@ -211,7 +211,7 @@ def test_a_category_that_is_missing_everywhere_and_one_that_goes_missing():
     [column] = checked(monitor_of(x), nothing).columns
     assert column.flagged
     assert column.missing == 1
-    assert column.moved == ""
+    assert column.in_words == ""
     [column] = checked(monitor_of(np.full(4_000, np.nan, np.float32)), x[:600]).columns
     assert column.flagged
 
@@ -233,7 +233,7 @@ def test_a_verdict_is_json_and_people_read_the_value():
     assert list(table.index[table["flagged"]]) == ["type"]
     verdict = reference.verdict.to_dict()
     assert json.loads(json.dumps(verdict, allow_nan=False))["columns"][0]["value"] == "groceries"
-    moved = {c.name: c.moved for c in reference.verdict.columns if c.moved}
+    moved = {c.name: c.in_words for c in reference.verdict.columns if c.in_words}
     [words] = what_drifted({"drifted": ["type"], "moved": moved})
     assert words.startswith("type: groceries 50.")
     assert what_drifted({"drifted": ["a\nb", "type"]}) == ["a b", "type"]

@@ -12,17 +12,7 @@ import numpy as np
 import online
 import pandas as pd
 import pytest
-from by_parts import (
-    Cluster,
-    N,
-    at_part,
-    description,
-    executions,
-    logged,
-    run_of,
-    scores_in,
-    write_table,
-)
+from by_parts import N, at_part, executions, logged, run_of, scores_in
 
 from lib import bundle
 from lib.data import simulation, splits
@@ -37,22 +27,8 @@ from lib.production import scoring, scoring_by_parts, thin
 from lib.production.week import Promise
 from lib.reporting import cards, pages
 
+pytest_plugins = ["by_parts"]
 pytestmark = pytest.mark.xdist_group("engine")  # one cluster for all of them
-
-
-@pytest.fixture(scope="module")
-def dataset():
-    return description()
-
-
-@pytest.fixture(scope="module")
-def table(tmp_path_factory):
-    return write_table(tmp_path_factory.mktemp("table"))
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory, dataset):
-    return bundles.write(tmp_path_factory.mktemp("model"), "mixture", features=dataset.features)
 
 
 @pytest.fixture(scope="module")
@@ -60,13 +36,6 @@ def reference(dataset):
     return dataset.arrays(
         prepare(dataset, simulation.simulate(2_000, seed=1).assign(nr="0"), "reference")
     )
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
-    started = Cluster(tmp_path_factory.mktemp("cluster"))
-    yield started
-    started.close()
 
 
 @pytest.fixture

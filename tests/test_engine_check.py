@@ -1,6 +1,7 @@
 """An engine as it is deployed: a scheduler and workers of their own, tables in an object store."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -8,10 +9,10 @@ import sys
 import time
 import uuid
 
-import bundles
 import pandas as pd
 import psutil
 import pytest
+import yaml
 from by_parts import (
     CREDENTIALS,
     Cluster,
@@ -22,8 +23,8 @@ from by_parts import (
     logged,
     run_of,
     scores_in,
-    write_table,
 )
+from conftest import ROOT
 from pyarrow import fs
 from server import free_port
 
@@ -32,29 +33,8 @@ from lib.engine import executors, scored, storage
 from lib.errors import DataError
 from lib.production import scoring, scoring_by_parts, thin
 
+pytest_plugins = ["by_parts"]
 pytestmark = [pytest.mark.check, pytest.mark.xdist_group("engine")]
-
-
-@pytest.fixture(scope="module")
-def dataset():
-    return description()
-
-
-@pytest.fixture(scope="module")
-def table(tmp_path_factory):
-    return write_table(tmp_path_factory.mktemp("table"))
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory, dataset):
-    return bundles.write(tmp_path_factory.mktemp("model"), "mixture", features=dataset.features)
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
-    started = Cluster(tmp_path_factory.mktemp("cluster"))
-    yield started
-    started.close()
 
 
 @pytest.fixture(scope="module")
@@ -150,8 +130,8 @@ def test_a_scheduler_that_is_lost(dataset, table, served, tmp_path, tmp_path_fac
     assert len(scores_in(tmp_path / "out")) == N
 
 
-def test_a_machine_that_is_lost(dataset, table, served, cluster, tmp_path, monkeypatch):
-    """Last: the worker and its nanny do not come back."""
+def test_a_machine_that_is_lost(dataset, table, served, tmp_path, tmp_path_factory, monkeypatch):
+    own = Cluster(tmp_path_factory.mktemp("machine"))
     log = tmp_path / "log"
     killed = []
 
@@ -166,7 +146,7 @@ def test_a_machine_that_is_lost(dataset, table, served, cluster, tmp_path, monke
     monkeypatch.setattr(scored, "score_part", logged(str(log)))
     run = run_of(dataset, table, served, tmp_path / "out", part_rows=100)
     start = time.monotonic()
-    with executors.opened(cluster.address) as pool:
+    with executors.opened(own.address) as pool:
         report = scoring_by_parts.score(run, pool)
     assert len(killed) == 2
     assert time.monotonic() - start < 60
@@ -174,3 +154,45 @@ def test_a_machine_that_is_lost(dataset, table, served, cluster, tmp_path, monke
     numbers = [number for number, _ in executions(log)]
     assert set(numbers) == set(range(report["parts"]))
     assert len(numbers) <= report["parts"] + 2
+    own.close()
+
+
+def certificates(folder):
+    """An authority, and a certificate that it has signed -> the variables of docs/scale.md."""
+    for name in ("ca", "cert"):
+        command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+        command += ["-subj", f"/CN={name}", "-keyout", f"{name}-key.pem", "-out", f"{name}.pem"]
+        if name == "cert":
+            command += ["-CA", "ca.pem", "-CAkey", "ca-key.pem"]
+        subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    start = "DASK_DISTRIBUTED__COMM__"
+    settings = {
+        f"{start}REQUIRE_ENCRYPTION": "True",
+        f"{start}TLS__CA_FILE": str(folder / "ca.pem"),
+    }
+    for role in ("SCHEDULER", "WORKER", "CLIENT"):
+        settings[f"{start}TLS__{role}__CERT"] = str(folder / "cert.pem")
+        settings[f"{start}TLS__{role}__KEY"] = str(folder / "cert-key.pem")
+    return settings
+
+
+def test_over_tls_only_who_has_a_certificate_is_answered(table, tmp_path):
+    settings = certificates(tmp_path)
+    scale = (ROOT / "docs" / "scale.md").read_text()
+    for name in settings:
+        assert re.sub("SCHEDULER|WORKER|CLIENT", "${role}", name) in scale
+    (tmp_path / "cluster").mkdir()
+    own = Cluster(tmp_path / "cluster", "tls", settings)
+    described = tmp_path / "cards.yaml"
+    described.write_text(yaml.safe_dump(description().to_dict()))
+    command = [sys.executable, "-m", "lib.production.thin", str(table), "--dataset", described]
+    command += ["--rows", "900", "--out", tmp_path / "thin.parquet", "--engine", own.address]
+    bare = os.environ | {"PYTHONPATH": str(ROOT)}
+    refused = subprocess.run(command, env=bare, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2, refused.stderr
+    assert "needs a certificate" in refused.stderr
+    assert not (tmp_path / "thin.parquet").exists()
+    done = subprocess.run(command, env=bare | settings, capture_output=True, text=True, check=False)
+    own.close()
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "thin.parquet").is_file()

@@ -47,7 +47,13 @@ def version(requirement):
 
 
 @pytest.mark.parametrize(
-    "name", ["requirements.txt", "requirements-serve.txt", "requirements-mlflow.txt"]
+    "name",
+    [
+        "requirements.txt",
+        "requirements-serve.txt",
+        "requirements-mlflow.txt",
+        "requirements-engine.txt",
+    ],
 )
 def test_lock_pins_one_version_with_hashes_and_names_no_host(name):
     text, requirements = (ROOT / name).read_text(), lock(name)
@@ -100,6 +106,16 @@ def test_lock_of_the_teams_mlflow_is_its_group_in_the_versions_of_the_lock():
         if name in everything and version(pin) != version(everything[name])
     } == {}
     assert "onnxruntime" not in team, "a server of MLflow scores nothing"
+
+
+def test_lock_of_the_workers_is_the_lock_without_what_only_developers_need():
+    everything, engine = lock("requirements.txt"), lock("requirements-engine.txt")
+    needed = {canonicalize_name(wanted.name) for wanted in declared("pipeline", "cluster")}
+    assert needed <= engine.keys()
+    assert {"pytest", "ruff", "mypy"} & engine.keys() == set()
+    assert {name: version(pin) for name, pin in engine.items()}.items() <= {
+        name: version(pin) for name, pin in everything.items()
+    }.items()
 
 
 def test_conda_environment_is_the_lock():

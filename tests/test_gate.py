@@ -117,9 +117,9 @@ CASES = {
         {},
         "forest",
         "promote",
-        "boosting was fitted with labels",
+        "boosting learns from labels",
     ),
-    "supervised alone": ([BOOSTING], None, {}, None, "none", "boosting was fitted with labels"),
+    "supervised alone": ([BOOSTING], None, {}, None, "none", "boosting learns from labels"),
     "supervised allowed": (
         [BOOSTING, FOREST],
         None,

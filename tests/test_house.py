@@ -20,7 +20,7 @@ MAY_IMPORT = {  # package of lib -> what it may import besides itself and EVERYO
     "evaluation": {"bundle", "data", "detectors"},
     "registry": {"bundle", "data", "detectors", "evaluation"},
     "reporting": {"bundle", "data", "detectors", "evaluation"},
-    "pipeline": {"bundle", "data", "evaluation", "registry", "reporting"},
+    "pipeline": {"bundle", "data", "engine", "evaluation", "registry", "reporting"},
     "production": {
         "bundle",
         "data",

@@ -209,3 +209,12 @@ def test_rows_by_name_take_any_name():
     body = {"features": [row, dict(reversed(row.items()))]}
     X = rows.decode(json.dumps(body).encode())
     assert X.tolist() == [list(range(len(features)))] * 2
+
+
+def test_long_names_are_shortened_where_they_do_not_differ():
+    names = [f"mean_amount_of_this_customer_over_the_last_{k}_days" for k in (7, 30)]
+    shown = [plots.plain(name, 24) for name in names]
+    assert shown == ["mean_amount_…last_7_days", "mean_amount_…ast_30_days"]
+    assert max(map(len, shown)) <= 24
+    assert eda_plots.with_distance(names[0], 0.333) == "mean_amount_…last_7_days\nKS 0.33"
+    assert eda_plots.with_distance("V1", np.nan) == "V1"

@@ -76,7 +76,7 @@ def test_a_run_leaves_all_of_it_in_one_folder_and_one_mlflow_run(small):
     assert all(
         entry["parent"] == parent["id"] and len(entry["files"]) == 2 for entry in children.values()
     )
-    assert [len(children[stage]["models"]) for stage in sorted(children)] == [0, 0, 1, 1, 0, 0]
+    assert [len(children[stage]["models"]) for stage in sorted(children)] == [0, 0, 1, 1, 2, 0]
     assert "threshold" not in children["04_autoencoder"]["models"][0]
     assert small.logged("finish")[0]["status"] == "FINISHED"
 

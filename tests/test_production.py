@@ -5,11 +5,13 @@ import bundles
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.svm import OneClassSVM
 
 from lib import bundle
 from lib.data import simulation, splits
 from lib.data.datasets import Arrays, load_description, prepare
 from lib.detectors.isolation_forest import IsolationForest
+from lib.detectors.wrapped import Wrapped
 from lib.errors import DataError
 from lib.evaluation import metrics
 from lib.evaluation.gate import Verdict
@@ -190,6 +192,25 @@ def test_a_retrained_model_is_the_one_that_its_notebook_would_make(history, tmp_
     assert bundle.bundle_hash(other.folder) != bundle.bundle_hash(expected)
 
 
+def test_a_detector_of_another_library_is_retrained_from_what_its_manifest_says(history, tmp_path):
+    detector = Wrapped(OneClassSVM(nu=0.1), max_rows=200)
+    described = json.loads(json.dumps(detector.described()))
+    shown = {"label": "One-class SVM", "colour": "#123456", "about": "A score."}
+    champion = {
+        "model": "svm@train_on=all",
+        "fit": {"train_on": "all", "parameters": described},
+        "shown": shown,
+    }
+    periods = history.window(history.slices["batch_06"].stop)
+    made = challenger.retrain(champion, history, periods, tmp_path, seed=3)
+    manifest = bundle.verify(made.folder)
+    assert (manifest["model"], manifest["shown"]) == ("svm@train_on=all", shown)
+    assert manifest["fit"]["parameters"] == described
+    described["estimator"] = "sklearn.svm.Gone"
+    with pytest.raises(DataError, match=r"svm cannot be retrained: sklearn.svm.Gone .* frozen"):
+        challenger.retrain(champion, history, periods, tmp_path / "gone")
+
+
 def test_a_model_that_cannot_be_retrained_is_named(history, tmp_path):
     champion = {"model": "few_labels", "fit": {"train_on": "labels", "parameters": {}}}
     periods = history.window(history.slices["batch_06"].stop)
@@ -264,6 +285,35 @@ def test_a_challenger_is_shadowed_promoted_and_watched(history, split, monkeypat
     )
     assert len(fig.axes) == 4
     assert dashboard.by_batch(result).shape[0] == 10
+
+
+def test_the_policy_refit_begins_with_a_model_that_knows_validation(
+    history, split, monkeypatch, tmp_path
+):
+    promoted = []
+    monkeypatch.setattr(
+        deployment.Deployment, "_promote", lambda _, model, reasons: promoted.append(model)
+    )
+    start = sandbox.start_bundle(split, "", tmp_path / "start", seed=2)
+    options = deployment.Options(n_resamples=0)
+    deployment.Deployment("refit", history, start, tmp_path / "policy", options)
+    [first] = promoted
+    assert bundle.verify(first.folder)["refit"]["periods"] == "reference and validation"
+    assert first.fitted_on == slice(0, history.n_past)
+    assert first.validated_on == history.slices["validation"]
+    assert dashboard.label("refit")
+    assert set(dashboard.POLICY_COLOURS) == set(deployment.POLICIES)
+    odd = bundles.write(tmp_path / "odd", "forest", features=split.dataset.features)
+    with pytest.raises(DataError, match=r"exported as it was compared.* Leave the policy refit"):
+        deployment.Deployment("refit", history, odd, tmp_path / "odd-policy", deployment.Options())
+
+
+def test_a_drill_is_told_in_words():
+    found = {"n_lines": 9, "n_wrong": 0, "n_kills": 1, "versions": ["1", "2"]}
+    said = dashboard.drilled(found)
+    assert not any(key.startswith("n_") for key in said)
+    assert said["lines in the log"] == 9
+    assert "1, 2" in said.values()
 
 
 def test_a_stream_without_labels_is_watched_without_recall_and_money(split, tmp_path):

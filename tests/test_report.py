@@ -382,3 +382,35 @@ def test_batches_say_when_they_end_in_a_unit_that_tells_them_apart(changes, unit
     found, ends = dashboard._ends(given | {"steps": steps})
     assert (found, ends[0]) == (unit, first)
     assert len(set(ends)) == 10
+
+
+def test_the_page_opens_what_is_called_drift(tmp_path):
+    flag = {
+        "name": "V4<b>",
+        "moved": 0.21,
+        "usual": 0.08,
+        "missing": 0.03,
+        "missing_before": 0.0,
+        "out_of_range": 0.0,
+        "value": None,
+        "profile": {"reference": [0.5, 0.5], "current": [0.1, 0.9], "edges": [0, 1, 2]},
+    }
+    category = flag | {"name": "kind", "missing": 0.0, "value": "travel", "before": 0.004}
+    category |= {"now": 0.021, "moved": 0.02, "usual": 0.05}
+    category["profile"] = {"reference": [0.9], "current": [0.8], "values": ["<i>"], "edges": None}
+    steps = [
+        {"batch": "batch_01", "flags": [flag]},
+        {"batch": "batch_02", "flags": [flag, category]},
+    ]
+    folder = tmp_path / "stages" / "11_production"
+    folder.mkdir(parents=True)
+    content = {"policies": {"frozen": {"steps": steps}, "threshold": {"steps": []}}}
+    (folder / "metrics.json").write_text(json.dumps(content), encoding="utf-8")
+    shown = pages._drift(tmp_path)
+    assert shown.count("<details>") == shown.count("<svg") == 2
+    assert "V4&lt;b&gt;: batches 1, 2" in shown
+    assert "21.0 % of the transactions" in shown
+    assert "3.0 % are missing, before 0.0 %" in shown
+    assert "travel 0.4 % → 2.1 %" in shown
+    assert "&lt;i&gt;" in shown
+    assert pages._drift(tmp_path / "nothing") == ""

@@ -5,7 +5,7 @@ import shutil
 import pytest
 from conftest import ROOT
 
-from lib.errors import Refused
+from lib.errors import Refused, unknown
 from lib.pipeline.parameters import Parameter, convert, read_parameters
 from lib.pipeline.settings import Settings, jobs
 from lib.pipeline.stages import STAGES, choose, find, present, upstream
@@ -50,7 +50,7 @@ def test_stages_wait_for_what_they_read():
         "07_robust_covariance": ["02"],
         "08_empirical_tails": ["02"],
         "09_comparison": ["02", "03", "04", "05", "06", "07", "08"],
-        "10_export": ["03", "04", "05", "06", "07", "08", "09"],
+        "10_export": ["02", "03", "04", "05", "06", "07", "08", "09"],
         "11_production": ["02", "10"],
         "12_stability": [],
         "13_few_labels": ["02"],
@@ -72,6 +72,51 @@ def test_stages_are_chosen_by_either_name(root):
         find("autoencder", stages)
     with pytest.raises(Refused, match="the order is 01_eda"):
         choose(stages, first="export", last="split")
+
+
+def own(root, name, replace=("", "")):
+    """Put the template of an own detector into a project's notebooks."""
+    text = (ROOT / "notebooks" / "templates" / "detector.ipynb").read_text()
+    assert replace[0] in text
+    (root / "notebooks" / f"{name}.ipynb").write_text(text.replace(*replace))
+
+
+def test_a_notebook_of_ones_own_is_a_stage_before_the_comparison(root):
+    own(root, "99_lof")
+    own(root, "08b_svm")
+    (root / "notebooks" / "scratch.ipynb").write_text("no notebook")
+    shutil.copy(FIXTURES / "draws_figures.ipynb", root / "notebooks" / "50_notes.ipynb")
+    stages = present(root)
+    names = [stage.name for stage in stages]
+    assert names[names.index("09_comparison") - 2 :][:3] == ["08b_svm", "99_lof", "09_comparison"]
+    assert not {"50_notes", "scratch"} & set(names)
+    waits = {stage.name: [s.name for s in upstream(stage, stages)] for stage in stages}
+    assert waits["08b_svm"] == ["02_split"]
+    assert {"08b_svm", "99_lof"} <= set(waits["09_comparison"]) & set(waits["10_export"])
+    job = planned(root)["08b_svm"]
+    assert (job.candidate, job.stage.writes) == ("svm", ("run/models/svm",))
+    assert "run/models/svm[@,]train_on=*" in job.outputs
+    assert not {"candidate", "stage"} & set(job.parameters)
+    swept = planned(root, sweep={"svm.n_neighbors": [5, 20]})
+    assert "08b_svm@n_neighbors=5" in swept
+
+
+@pytest.mark.parametrize(
+    ("name", "replace", "said"),
+    [
+        ("lof", ("", ""), "lof.ipynb.*such as 08b_lof.ipynb"),
+        ("08b_Größe", ("", ""), "such as 08b_lof.ipynb"),
+        ("08b_autoencoder", ("", ""), "another model is called autoencoder"),
+        ("08b_fusion", ("", ""), "another model is called fusion"),
+        ("08b_lof", ("*Reads*", "*Takes*"), r"\*Reads\*: …` that names `split_dir`"),
+        ("08b_lof", ("`models/<candidate>/`", "files"), "names `models/<candidate>/`"),
+    ],
+    ids=["no number", "letters", "taken", "reserved", "reads", "writes"],
+)
+def test_what_is_wrong_with_a_notebook_of_ones_own_is_a_sentence(root, name, replace, said):
+    own(root, name, replace)
+    with pytest.raises(Refused, match=said):
+        present(root)
 
 
 def test_parameters_are_read_with_type_default_and_comment():
@@ -166,6 +211,14 @@ def test_the_particular_overrides_the_general(root):
 def test_misspelt_and_mistyped_parameters_are_refused(root, parameters, message):
     with pytest.raises(Refused, match=message):
         planned(root, parameters)
+
+
+def test_of_many_names_the_three_nearest_are_said():
+    known = [f"parameter_{i}" for i in range(40)] + ["trees", "members"]
+    said = unknown("parameter", "n_estimators", known)
+    assert "none of 42 is like it" in said
+    assert len(said.split(" are ")[1].split(", ")) == 3
+    assert "did you mean 'trees'?" in unknown("parameter", "tree", known)
 
 
 def test_a_parameter_that_only_other_notebooks_have_is_refused(root):

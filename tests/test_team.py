@@ -118,7 +118,8 @@ def stages_of(client, run):
     assert connected.get_run(parent_id).info.status == "FINISHED"
     children = connected.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent_id}'")
     assert [c.info.run_name for c in children if c.info.status == "RUNNING"] == []
-    finished = [c for c in children if c.info.status == "FINISHED"]
+    notebooks = [c for c in children if c.data.tags["kind"] == "notebook"]
+    finished = [c for c in notebooks if c.info.status == "FINISHED"]
     stages = {c.info.run_name: c for c in finished}
     assert len(stages) == len(finished), "a stage was logged twice"
     return stages
@@ -133,7 +134,9 @@ def check_logged(client, project):
     for run in project.runs:
         stages = stages_of(client, run)
         assert set(stages) == {path.name for path in (run / "stages").iterdir()}
-        for child in stages.values():
+        parent_id = json.loads((run / "run.json").read_text())["mlflow_run"]
+        ours = f"tags.`mlflow.parentRunId` = '{parent_id}' AND tags.kind = 'candidate'"
+        for child in connected.search_runs([experiment], ours):
             of_run = f"source_run_id = '{child.info.run_id}'"
             for model in connected.search_logged_models([experiment], of_run):
                 assert model.status.name == "READY"

@@ -28,7 +28,7 @@ from sqlalchemy.engine import make_url
 from lib import bundle
 from lib.errors import TrackingError
 from lib.notebook import Notebook
-from lib.registry import descriptions, mlflow_store, tracking, turns
+from lib.registry import compared, descriptions, mlflow_pages, mlflow_store, tracking, turns
 from lib.registry.mlflow_store import flatten
 
 NAME = "fraud-detector-test"
@@ -54,7 +54,13 @@ def candidate(folder, name="autoencoder", shift=0.0):
         "model": name,
         "dataset": {"name": "test", "source": "custom"},
         "features": ["a", "b", "c"],
-        "fit": {"train_on": "genuine", "n": 5, "seed": 0},
+        "fit": {
+            "train_on": "genuine",
+            "n": 5,
+            "seed": 0,
+            "split": "0123456789abcdef" * 4,
+            "parameters": {"latent": 8},
+        },
         "reference": {"low": [0, 0, 0], "median": [1, 2, 3], "high": [9, 9, 9]},
         "metrics": {"validation": {"average_precision": {"value": 0.4, "low": 0.3, "high": None}}},
     }
@@ -169,32 +175,33 @@ def test_stage_is_a_child_of_the_pipeline_with_all_that_it_left(home, tmp_path):
     page.write_text("<html>")
     card = tmp_path / "model_card.md"
     card.write_text("# Model card")
+    metrics = tmp_path / "metrics.json"
+    metrics.write_text('{"n": 1}')
     parent = tracking.start_pipeline("20260101-000000-test", {"dataset": "test"}, "# The run")
     run_id = tracking.log_stage(
         parent,
         "04_autoencoder",
         params={"latent": 8, "train_on": "genuine"},
-        metrics={
-            "autoencoder": {"validation": {"roc_auc": {"value": 0.9, "low": 0.8, "high": 1.0}}}
-        },
+        metrics=metrics,
         figures=[figure],
         notebooks=[page],
-        candidates=[candidate(tmp_path / "c")],
+        candidates={candidate(tmp_path / "c"): "Autoencoder"},
         tags={"dataset": "test", "source": "custom"},
         description="what it does",
         status="FAILED",
         cards=[card],
         seconds=60.0,
     )
-    tracking.finish_pipeline(parent, metrics={"seconds": 12}, description="what it decided")
+    tracking.finish_pipeline(parent, metrics=entry(0.4), description="what it decided")
     run = client().get_run(run_id)
     assert (run.info.run_name, run.info.status) == ("04_autoencoder", "FAILED")
     assert run.info.end_time - run.info.start_time == 60_000
     assert run.data.params == {"latent": "8", "train_on": "genuine"}
-    assert run.data.metrics["autoencoder/validation/roc_auc_low"] == 0.8
-    assert run.data.metrics["validation/average_precision"] == 0.4
+    assert run.data.metrics == {}  # MLflow's table would have a column for each
+    assert [f.path for f in client().list_artifacts(run_id) if not f.is_dir] == ["metrics.json"]
     expected = {
         "mlflow.parentRunId": parent,
+        "kind": "notebook",
         "stage": "04_autoencoder",
         "dataset": "test",
         "source": "custom",
@@ -210,19 +217,102 @@ def test_stage_is_a_child_of_the_pipeline_with_all_that_it_left(home, tmp_path):
     ]
     assert [f.path for f in client().list_artifacts(run_id, "cards")] == ["cards/model_card.md"]
     assert run.data.tags["mlflow.source.name"] == "notebooks/04_autoencoder.ipynb"
-    assert client().get_run(parent).data.metrics == {"seconds": 12}
+    assert client().get_run(parent).data.metrics == {"validation/average_precision": 0.4}
     assert client().get_run(parent).data.tags["mlflow.note.content"] == "what it decided"
     assert client().get_run(parent).info.status == "FINISHED"
     assert str(home) in run.info.artifact_uri.replace("%20", " ")
 
 
-def test_more_metrics_than_one_request_takes(home):
-    metrics = {f"m{i}": {"value": i, "low": i, "high": i} for i in range(700)}
-    run_id = tracking.log_stage(
-        "", "09_comparison", metrics=metrics, params={f"p{i}": i for i in range(150)}
-    )
-    assert len(client().get_run(run_id).data.metrics) == 2100
+def entry(value, *, low=None):
+    """What a candidate's metrics.json holds, as far as it is compared by it."""
+    return {"validation": {"average_precision": {"value": value, "low": low, "high": None}}}
+
+
+def test_more_parameters_than_one_request_takes(home):
+    run_id = tracking.log_stage("", "09_comparison", params={f"p{i}": i for i in range(150)})
     assert len(client().get_run(run_id).data.params) == 150
+
+
+def candidates_of(parent):
+    """The runs of a parent's candidates -> {name: run}."""
+    ours = f"tags.kind = 'candidate' AND tags.`mlflow.parentRunId` = '{parent}'"
+    runs = client().search_runs([tracking._client()[1]], ours)
+    assert len({run.data.tags["candidate"] for run in runs}) == len(runs)
+    return {run.data.tags["candidate"]: run for run in runs}
+
+
+def test_a_candidate_has_one_run_which_comes_to_know_more(home, tmp_path):
+    folder = candidate(tmp_path / "c", "autoencoder@train_on=all")
+    parent = tracking.start_pipeline("run")
+    first = tracking.log_candidate(parent, folder, "Autoencoder (no labels)", tags={"x": "y"})
+    figures = {
+        "average_precision": {"value": 0.123456, "low": 0.1, "high": 0.2},
+        "roc_auc": {"value": 0.9, "low": None, "high": None},
+        "amount_recall_at_budget": {"value": None, "low": None, "high": None},
+    }
+    later = {"validation": figures, "untouched": figures, "score_us": 1.5, "bytes": 77}
+    (folder / "metrics.json").write_text(json.dumps(later))
+    assert tracking.log_candidate(parent, folder) == first
+    run = candidates_of(parent)["autoencoder@train_on=all"]
+    assert (run.info.run_name, run.info.status) == ("Autoencoder (no labels)", "FINISHED")
+    both = ("validation", "untouched")
+    expected = {f"{period}/average_precision": 0.1235 for period in both}
+    expected |= {f"{period}/average_precision_low": 0.1 for period in both}
+    expected |= {f"{period}/average_precision_high": 0.2 for period in both}
+    assert run.data.metrics == expected | {"score_us": 1.5, "bytes": 77}
+    assert set(expected) | {"bytes"} <= {
+        *compared.COLUMNS,
+        *(f"{name}_{bound}" for name in compared.COLUMNS for bound in ("low", "high")),
+    }
+    assert run.data.params == {"latent": "8"}
+    said = {"family": "autoencoder", "train_on": "genuine", "seed": "0", "x": "y"}
+    assert said.items() <= run.data.tags.items()
+    [used] = run.inputs.dataset_inputs
+    assert (used.dataset.name, used.dataset.source_type) == ("test", "custom")
+    assert used.dataset.digest == "0123456789abcdef" * 2 + "0123"
+    [model] = client().search_logged_models([tracking._client()[1]])
+    assert (model.source_run_id, model.status.name) == (first, "READY")
+
+
+def test_a_candidate_of_an_earlier_run_is_compared_without_its_model(home, tmp_path):
+    folder = candidate(tmp_path / "c", "forest")
+    parents = [tracking.start_pipeline(name) for name in ("first", "second")]
+    runs = [tracking.log_candidate(p, folder, is_new=p == parents[0]) for p in parents]
+    assert runs[0] != runs[1]
+    models = client().search_logged_models([tracking._client()[1]])
+    assert [model.source_run_id for model in models] == [runs[0]]
+    assert candidates_of(parents[1])["forest"].data.metrics["validation/average_precision"] == 0.4
+
+
+def test_mlflows_pages_open_on_the_candidates_of_the_last_run_that_compared_any(home):
+    parents = [tracking.start_pipeline(name) for name in ("first", "failed")]
+    tracking.finish_pipeline(parents[0], metrics=entry(0.5))
+    tracking.finish_pipeline(parents[1], "FAILED", metrics=None)
+    experiment = client().get_experiment(tracking._client()[1])
+    view = json.loads(experiment.tags[compared.VIEW_TAG])
+    assert parents[0] in view["searchFilter"]
+    assert client().search_runs([experiment.experiment_id], view["searchFilter"]) == []
+    assert len(experiment.tags[compared.VIEW_TAG]) < 5000  # MLflow takes no longer one
+    link = compared.link(5001, mlflow_store.experiment_id())
+    assert f"//localhost:5001/#/experiments/{experiment.experiment_id}/runs?" in link
+
+
+def test_a_taken_port_is_a_sentence(home, monkeypatch, capsys):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert mlflow_pages.main(["--port", str(port)]) == 1
+    assert f"Port {port} cannot be listened on" in capsys.readouterr().err
+    assert mlflow_pages.main(["--port", "70000"]) == 1
+    assert "PORT=70000" in capsys.readouterr().err
+
+
+def test_without_a_store_there_are_no_pages_and_a_sentence(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(mlflow_store, "ROOT", tmp_path)
+    assert mlflow_pages.main(["--port", str(free_port())]) == 1
+    assert "make pipeline" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_pipeline_is_resumed_if_its_run_is_still_there(home):
@@ -239,12 +329,10 @@ def test_by_hand(home, tmp_path):
     candidate(tmp_path / "models" / "forest", "forest")
     notebook = Notebook("03_isolation_forest", tmp_path)
     notebook.finish({"n": 1}, "test", "custom", ["forest"])
-    run = client().search_runs([tracking._client()[1]])[0]
-    assert (run.info.run_name, run.data.metrics["n"], run.data.tags["dataset"]) == (
-        "03_isolation_forest",
-        1,
-        "test",
-    )
+    [run] = client().search_runs([tracking._client()[1]], "tags.kind = 'notebook'")
+    assert (run.info.run_name, run.data.tags["dataset"]) == ("03_isolation_forest", "test")
+    assert [f.path for f in client().list_artifacts(run.info.run_id)] == ["metrics.json"]
+    assert [r.info.run_name for r in candidates_of(run.info.run_id).values()] == ["Forest"]
     assert [m.name for m in client().search_logged_models([tracking._client()[1]])] == ["forest"]
 
 
@@ -252,7 +340,9 @@ def test_model_is_an_onnx_model_with_signature_and_example_and_no_pickle(home, t
     import mlflow
 
     folder = candidate(tmp_path / "c", "autoencoder@train_on=all")
-    model_id = tracking.log_candidate(tracking.start_pipeline("run"), folder)
+    tracking.log_candidate(tracking.start_pipeline("run"), folder)
+    [found] = client().search_logged_models([tracking._client()[1]])
+    model_id = found.model_id
     model = mlflow.pyfunc.load_model(f"models:/{model_id}")
     rows = np.array([[1, 2, 3], [4, 5, 6]], dtype=np.float32)
     assert model.predict(rows)["raw_score"].tolist() == [6, 15]
@@ -487,7 +577,7 @@ def test_what_was_being_logged_when_a_process_died_is_ended(home, tmp_path):
     parent = tracking.start_pipeline("run")
     child = tracking._start("03_isolation_forest", {}, parent_id=parent)
     other = tracking._start("03_isolation_forest", {}, parent_id=tracking.start_pipeline("b"))
-    whole = tracking.log_candidate(child, candidate(tmp_path / "c"))
+    whole = tracking._log_model(child, candidate(tmp_path / "c"))
     experiment = tracking._client()[1]
     cut_off = [
         client().create_logged_model(experiment, "forest", run).model_id for run in (parent, child)
@@ -747,7 +837,7 @@ def test_through_a_server(empty, tmp_path, monkeypatch):
         folder = candidate(tmp_path / "c")
         parent = tracking.start_pipeline("run")
         assert tracking.start_pipeline("run", parent_id=parent) == parent
-        tracking.log_stage(parent, "03_isolation_forest", metrics={"n": 1}, candidates=[folder])
+        tracking.log_stage(parent, "03_isolation_forest", candidates={folder: "Forest"})
         assert tracking.champion(NAME) is None
         tracking.register(folder, NAME, ["first"])
         tracking.register(candidate(tmp_path / "d", shift=1), NAME, ["second"])

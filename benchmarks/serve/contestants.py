@@ -5,6 +5,7 @@ import http.client
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from server import free_port
 
 HERE = Path(__file__).resolve().parent
 FEATURES = [f"V{i}" for i in range(1, 29)] + ["Amount"]
+EXPORTED = "exported"  # the name of a bundle that is given
 MODELS = {  # name: detector and what differs from its defaults
     "isolation_forest": ("isolation_forest", {}),
     # as the paper has it
@@ -39,18 +41,33 @@ MODELS = {  # name: detector and what differs from its defaults
 }
 
 
-def fit(folder, rows=20_000, seed=0):
-    """Fit every model on simulated transactions -> rows to send (1,000, 29) float64, with 15 digits
+def take(bundle_folder, folder, seed=0):
+    """Copy an exported bundle to `folder`/exported/ and its graph to `folder`/exported.onnx -> rows
+    to send (1,000, d) float64 with 15 digits, drawn from the ranges of its manifest.
+    """
+    target = folder / EXPORTED
+    shutil.copytree(bundle_folder, target)
+    model = bundle.load(target)
+    (graph,) = target.glob("model*.onnx")
+    shutil.copy(graph, folder / "exported.onnx")
+    low, high = model.reference["low"], model.reference["high"]
+    sent = np.random.default_rng(seed).uniform(low, high, (1_000, len(low)))
+    return _digits(sent)
+
+
+def fit(folder, models, rows=20_000, seed=0):
+    """Fit models on simulated transactions -> rows to send (1,000, 29) float64, with 15 digits
     as the public file.
 
-    Writes `folder`/<model>/ (the bundle) and `folder`/<model>.joblib (the estimator, for the
-    typical way).
+    Writes `folder`/<model>/ (the bundle), `folder`/<model>.onnx (its graph) and
+    `folder`/<model>.joblib (the estimator, for the typical way).
     """
     frame = simulation.simulate(rows=rows, seed=seed)
     X = frame[FEATURES].to_numpy(np.float32)
     weight = np.ones(len(X))
     low, median, high = np.quantile(X, [0.01, 0.5, 0.99], axis=0).astype(float).tolist()
-    for name, (kind, changes) in MODELS.items():
+    for name in models:
+        kind, changes = MODELS[name]
         detector = registry.make(kind, seed=seed, **changes).fit(
             X, weight=weight, validation=(X[:4_000], weight[:4_000])
         )
@@ -78,10 +95,16 @@ def fit(folder, rows=20_000, seed=0):
             "version": "1",
         }
         bundle.write(folder / name, graphs, manifest)
+        (folder / f"{name}.onnx").write_bytes(graphs["model.onnx"])
         joblib.dump(detector, folder / f"{name}.joblib")
     sent = frame[FEATURES].to_numpy(np.float64)[:1_000]
     # simulated ones have 6 digits
     sent[:, :-1] += np.random.default_rng(seed).uniform(-5e-7, 5e-7, sent[:, :-1].shape)
+    return _digits(sent)
+
+
+def _digits(sent):
+    """Return float64 numbers with 15 significant digits."""
     return np.array([[float(f"{value:.15g}") for value in row] for row in sent])
 
 
@@ -204,9 +227,7 @@ def mlflow_serve(folder, model):
 
     target = folder / f"mlflow-{model}"
     if not target.exists():
-        mlflow.onnx.save_model(
-            onnx.load(folder / model / "model.onnx"), target, pip_requirements=[]
-        )
+        mlflow.onnx.save_model(onnx.load(folder / f"{model}.onnx"), target, pip_requirements=[])
     command = [
         sys.executable,
         "-m",
@@ -234,7 +255,7 @@ def mlserver(folder, model, python):
     target = folder / f"mlserver-{model}"
     target.mkdir(exist_ok=True)
     settings = {"name": "fraud", "implementation": "mlserver_onnx.OnnxModel"}
-    settings["parameters"] = {"uri": str(folder / model / "model.onnx"), "version": "1"}
+    settings["parameters"] = {"uri": str(folder / f"{model}.onnx"), "version": "1"}
     (target / "model-settings.json").write_text(json.dumps(settings))
     code = (
         "import json,sys; json.dump({'http_port': int(sys.argv[1]), 'grpc_port': int(sys.argv[1]) "
@@ -256,22 +277,23 @@ def mlserver(folder, model, python):
     )
 
 
-def everyone(folder, mlserver_python=None):
+def everyone(folder, models, mlserver_python=None):
     """All contestants; the reference first."""
     found = [
         Contestant("FastAPI, constant answer", "", uvicorn("constant")),
         Contestant("bare ASGI", "", uvicorn("bare")),
     ]
-    for model in MODELS:
+    for model in models:
         found.append(ours(folder, model))
     for model in ("isolation_forest", "autoencoder"):
-        environ = {"BENCHMARK_ESTIMATOR": str(folder / f"{model}.joblib"), "PYTHONPATH": str(ROOT)}
-        found.append(
-            Contestant(
-                "estimator in def", model, [*uvicorn("typical"), "--factory"], environ=environ
-            )
-        )
-    for model in MODELS:
+        if model in models:
+            environ = {
+                "BENCHMARK_ESTIMATOR": str(folder / f"{model}.joblib"),
+                "PYTHONPATH": str(ROOT),
+            }
+            typical = [*uvicorn("typical"), "--factory"]
+            found.append(Contestant("estimator in def", model, typical, environ=environ))
+    for model in models:
         found.append(mlflow_serve(folder, model))
         if mlserver_python:
             found.append(mlserver(folder, model, mlserver_python))

@@ -7,6 +7,7 @@ category is, is fitted on reference alone once the cuts are known (`encoders`, `
 from __future__ import annotations
 
 import hashlib
+import sys
 from typing import Any
 
 import numpy as np
@@ -229,3 +230,9 @@ def encode(
         codes, words = _values(frame[dataset.text_of[category.name]])
         columns[category.name] = categories.rarity(fitted[category.name], words)[codes]
     return frame.assign(**columns)
+
+
+if __name__ == "__main__":
+    from lib.data import statement_command  # it imports this module
+
+    sys.exit(statement_command.main())

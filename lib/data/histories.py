@@ -1,5 +1,8 @@
 """Compute histories of entities in DuckDB, as SQL that a warehouse understands, too.
 
+The windows are written once, in `windowed`: for the query that is run here and for the statement
+that `lib.data.statement` prints.
+
 Time is a whole number of microseconds, so that windows begin and end exactly: (t − within, t) is
 what lies between `within − 1` and 1 of them before. Transactions of one instant do not see each
 other, so the windows end before the present one, which each statistic adds by itself.
@@ -113,55 +116,88 @@ def _used(features: Iterable[Window | SinceLast], statistics: Sequence[str]) -> 
     return {f"{prefix}_{place}": str(c) for place, c in enumerate(dict.fromkeys(used))}
 
 
+@dataclass(frozen=True)
+class Columns:
+    """What a query calls the columns that histories of one entity need.
+
+    Attributes
+    ----------
+    t : microseconds
+    entity : what the transactions of an entity have in common; no two without one have it
+    fraud : 1 = fraud, 0 = genuine, NULL = not known
+    numbers, texts : {column: its name in the query}
+    """
+
+    t: str
+    entity: str
+    fraud: str
+    numbers: dict[str, str]
+    texts: dict[str, str]
+
+    def of(self, feature: Window) -> str:
+        """Return the column that a statistic is of; "" for one that is of transactions."""
+        names = self.texts if feature.statistic == "distinct" else self.numbers
+        return names.get(str(feature.column), "")
+
+
 def sql(features: Sequence[Window | SinceLast]) -> str:
     """Return the query of features that share their entity.
 
     It reads `transactions` (row_number, t, entity, fraud, number_0, …, text_0, …) and answers with
     row_number, feature_0, …
     """
-    names = {}
-    for statistics in (OF_NUMBERS, ("distinct",)):
-        for name, column in _used(features, statistics).items():
-            names[statistics == OF_NUMBERS, column] = name
+    numbers = {column: name for name, column in _used(features, OF_NUMBERS).items()}
+    texts = {column: name for name, column in _used(features, ("distinct",)).items()}
+    expressions, windows = windowed(features, Columns("t", "entity", "fraud", numbers, texts))
     selected = ["row_number"]
+    for position, expression in enumerate(expressions):
+        selected.append(f"{expression} AS feature_{position}")
+    columns = ",\n  ".join(selected)
+    return f"SELECT {columns}\nFROM {TABLE}\n{windows}"
+
+
+def windowed(features: Sequence[Window | SinceLast], columns: Columns) -> tuple[list[str], str]:
+    """Return the SQL of features that share their entity, and the WINDOW clause that it needs."""
     windows: dict[str, str] = {}  # definition -> name
-    for position, feature in enumerate(features):
+    expressions = []
+    for feature in features:
         if isinstance(feature, SinceLast):
             frame = "RANGE BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING"
-            window = _window(windows, "entity", frame)
-            expression = f"(t - max(t) OVER {window}) / {MICROSECONDS}.0"
+            window = _window(windows, columns, frame)
+            expressions.append(f"({columns.t} - max({columns.t}) OVER {window}) / {MICROSECONDS}e0")
         else:
-            of = names.get((feature.statistic in OF_NUMBERS, feature.column), "")
-            expression = _expression(feature, of, windows)
-        selected.append(f"{expression} AS feature_{position}")
+            expressions.append(_expression(feature, columns, windows))
     defined = [f"{name} AS ({definition})" for definition, name in windows.items()]
-    columns = ",\n  ".join(selected)
-    return f"SELECT {columns}\nFROM {TABLE}\nWINDOW " + ",\n  ".join(defined)
+    return expressions, "WINDOW " + ",\n  ".join(defined)
 
 
-def _window(windows: dict[str, str], partition: str, frame: str) -> str:
-    """Return the name of a window, which is added if it is not there."""
-    definition = f"PARTITION BY {partition} ORDER BY t {frame}"
-    return windows.setdefault(definition, f"w{len(windows)}")
-
-
-def _expression(feature: Window, of: str, windows: dict[str, str]) -> str:
-    """Return the SQL of one statistic.
+def _window(windows: dict[str, str], columns: Columns, frame: str, also: str = "") -> str:
+    """Return the name of a window, which is added if it is not there.
 
     Parameters
     ----------
-    of : the column of the query that it is of
+    also : a column whose value the rows have in common, too
     """
+    partition = f"{columns.entity}, {also}" if also else columns.entity
+    definition = f"PARTITION BY {partition} ORDER BY {columns.t} {frame}"
+    return windows.setdefault(definition, f"w{len(windows)}")
+
+
+def _expression(feature: Window, columns: Columns, windows: dict[str, str]) -> str:
+    """Return the SQL of one statistic."""
+    of = columns.of(feature)
     within = feature.within_s * MICROSECONDS
     if feature.delay_s is not None:
         delay = feature.delay_s * MICROSECONDS
         frame = f"RANGE BETWEEN {delay + within - 1} PRECEDING AND {delay} PRECEDING"
-        window = _window(windows, "entity", frame)
+        window = _window(windows, columns, frame)
+        if feature.statistic in OF_LABELS:
+            of = columns.fraud
         return _past(feature.statistic, of, window)
     frame = f"RANGE BETWEEN {within - 1} PRECEDING AND 1 PRECEDING"
-    window = _window(windows, "entity", frame)
+    window = _window(windows, columns, frame)
     if feature.statistic == "distinct":
-        same = _window(windows, f"entity, {of}", frame)
+        same = _window(windows, columns, frame, also=of)
         is_new = f"CASE WHEN {of} IS NULL OR count(*) OVER {same} > 0 THEN 0 ELSE 1 END"
         return f"count(DISTINCT {of}) OVER {window} + {is_new}"
     return _with_present(feature.statistic, of, window)
@@ -179,8 +215,8 @@ def _past(statistic: str, x: str, w: str) -> str:
         "min": f"min({x}) OVER {w}",
         "std": f"{differ} * stddev_samp({x}) OVER {w}",
         "distinct": f"count(DISTINCT {x}) OVER {w}",
-        "fraud_count": f"coalesce(sum(fraud) OVER {w}, 0)",
-        "fraud_rate": f"coalesce(sum(fraud) OVER {w} / nullif(count(fraud) OVER {w}, 0), 0)",
+        "fraud_count": f"coalesce(sum({x}) OVER {w}, 0)",
+        "fraud_rate": f"coalesce(sum({x}) OVER {w} / nullif(count({x}) OVER {w}, 0), 0)",
     }[statistic]
 
 

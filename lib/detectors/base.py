@@ -3,7 +3,7 @@
 This file decides the sign: a higher ``raw_score`` is more anomalous, for every model.
 """
 
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,6 +13,8 @@ from sklearn.utils.validation import check_array, check_is_fitted
 
 from lib.detectors.onnx_graph import Graph
 
+# apart from the parameters in a manifest: they are named beside them
+OUTSIDE_PARAMETERS = {"seed", "threads"}
 Rows = tuple[ArrayLike, ArrayLike | None]  # X (n, d) float32 and weight (n,) float64
 
 
@@ -95,6 +97,11 @@ class Detector(BaseEstimator):
         None if the detector has no such terms.
         """
         return None
+
+    def described(self) -> dict[str, Any]:
+        """Return the parameters as plain data, but for seed and threads, for a manifest."""
+        parameters = self.get_params()
+        return {key: value for key, value in parameters.items() if key not in OUTSIDE_PARAMETERS}
 
     def to_onnx(self) -> bytes:
         """Return the graph from ``features`` float32 [n, d], raw, to ``raw_score`` float32 [n]."""

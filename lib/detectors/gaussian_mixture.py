@@ -195,8 +195,8 @@ class GaussianMixtureEnsemble(Detector):
         _, distance = self._graph_distances(graph, stack)
         terms = self._graph_terms(graph, stack, distance)
         log_density = graph.add("ReduceLogSumExp", terms, axes=[2], keepdims=0)  # [n, M]
-        mean = graph.add("ReduceMean", log_density, axes=[1], keepdims=0)
-        return graph.add("Neg", mean)
+        share = np.full(self.members, -1 / self.members)
+        return graph.add("MatMul", log_density, share)
 
     def graph_contributions(self, graph: Graph) -> str:
         """Add what the raw score owes to each column; they need not add up to it.

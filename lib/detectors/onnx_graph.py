@@ -7,7 +7,7 @@ same bytes. A converter of whole estimators takes far longer and gives larger, s
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 from onnx import ModelProto, NodeProto, TensorProto, checker, helper, numpy_helper
 
 from lib.bundle.calibration import Calibration
@@ -17,6 +17,7 @@ from lib.detectors.scaling import CLIP, Scaler
 FEATURES = "features"
 OPSETS = (("", 17), ("ai.onnx.ml", 3))
 IR_VERSION = 9
+FINITE = 1e30  # of a size that no transaction has, far from where float32 overflows
 
 
 class Graph:
@@ -76,16 +77,57 @@ class Graph:
         """
         names = [self._name(each) for each in inputs]
         output = f"{op.lower()}_{len(self._nodes)}"
-        node = helper.make_node(
-            op,
-            names,
-            [output],
-            name=output,
-            domain=domain,
-            **attributes,
+        self._nodes.append(
+            helper.make_node(op, names, [output], output, domain=domain, **attributes)
         )
-        self._nodes.append(node)
         return output
+
+    def smallest(self, values: str, k: int) -> tuple[str, str]:
+        """Return the names of the k least values of each row [n, k], ascending, and their places.
+
+        Parameters
+        ----------
+        values : str
+            Of shape [n, m].
+        k : int
+        """
+        name = f"topk_{len(self._nodes)}"
+        outputs = (f"{name}_values", f"{name}_places")
+        inputs = [values, self.constant([k], np.int64)]
+        self._nodes.append(helper.make_node("TopK", inputs, outputs, name, largest=0, axis=1))
+        return outputs
+
+    def count_below(self, values: str, tables: Sequence[NDArray], *, equal: bool = False) -> str:
+        """Count for each value the numbers of its column's table below it, int64 [n, d].
+
+        A binary search, all columns at once: log2 of the longest table's length in steps.
+
+        Parameters
+        ----------
+        values : str
+            float64 [n, d].
+        tables : sequence of d arrays, float64, ascending
+        equal : bool
+            Whether numbers equal to the value count as well.
+        """
+        size = 1 << max(len(each) for each in tables).bit_length()
+        padded = np.full((len(tables), size), np.inf)
+        for row, each in zip(padded, tables, strict=True):
+            row[: len(each)] = each
+        table = self.exact(padded.ravel())
+        starts = self.constant(np.arange(len(tables))[None, :] * size, np.int64)
+        nothing = self.constant(np.zeros((1, len(tables))), np.int64)
+        count = self.add("Expand", nothing, self.add("Shape", values))
+        step = size // 2
+        while step:
+            probed = self.add("Add", count, self.constant(step - 1, np.int64))
+            probe = self.add("Gather", table, self.add("Add", probed, starts))
+            passed = self.add("LessOrEqual" if equal else "Less", probe, values)
+            jump = self.add("Cast", passed, to=TensorProto.INT64)
+            jump = self.add("Mul", jump, self.constant(step, np.int64))
+            count = self.add("Add", count, jump)
+            step //= 2
+        return count
 
     def _name(self, value):
         """Return a name as it is, and that of an array or number stored as float32."""
@@ -125,19 +167,31 @@ class Graph:
         shifted = self.add("Sub", x, scaler.shift_)
         t = self.add("Mul", shifted, 1 / scaler.unit_)
         if scaler.logged_.any():
-            t = self._log_some(t, scaler.logged_)
-        centred = self.add("Sub", t, scaler.centre_)
-        z = self.add("Mul", centred, 1 / scaler.scale_)
+            z = self._log_some(t, scaler)
+        else:
+            centred = self.add("Sub", t, scaler.centre_)
+            z = self.add("Mul", centred, 1 / scaler.scale_)
         return self.add("Clip", z, -CLIP, CLIP)
 
-    def _log_some(self, t, logged):
-        """Apply `lib.detectors.scaling.signed_log` to the columns marked in `logged` (d,) bool."""
-        size = self.add("Abs", t)
+    def _log_some(self, t, scaler):
+        """Apply `lib.detectors.scaling.signed_log` to the columns that are logged; standardise all.
+
+        Most tables have few such columns, and a logarithm costs as much as ten products: they are
+        gathered, and put back in their places by a product with one entry a column, which is exact.
+        """
+        t = self.add("Clip", t, -FINITE, FINITE)  # infinity times 0 would be NaN
+        factor = 1 / scaler.scale_
+        places = np.flatnonzero(scaler.logged_)
+        logged = self.add("Gather", t, self.constant(places, np.int64), axis=1)
+        size = self.add("Abs", logged)
         size = self.add("Add", size, 1.0)
         size = self.add("Log", size)
-        sign = self.add("Sign", t)
+        sign = self.add("Sign", logged)
         signed = self.add("Mul", sign, size)
-        return self.add("Where", self.constant(logged, bool), signed, t)
+        spread = np.diag(factor)[places]  # (k, d)
+        put_back = self.add("Gemm", signed, spread, -scaler.centre_ * factor)
+        kept = np.where(scaler.logged_, 0.0, factor)
+        return self.add("Gemm", t, np.diag(kept), put_back)
 
     def surprise(self, raw: str, calibration: Calibration) -> str:
         """Compute the surprise of raw scores [n], float64 [n].
@@ -178,17 +232,21 @@ class Graph:
         log_tail = self.add("Log", tail)
         return self.add("Sub", log_tail, log_share)
 
-    def include(self, model: bytes) -> str:
-        """Add all nodes of another graph over the same ``features``; return its output's name.
+    def include(self, model: bytes, features: str = FEATURES, output: str = "") -> str:
+        """Add all nodes of another graph with one input; return the name of its output.
 
         Parameters
         ----------
         model : bytes
-            What :meth:`finish` returned for the other graph.
+            What :meth:`finish` returned for the other graph, or a converter.
+        features : str
+            What takes the place of its input.
+        output : str
+            Which of its outputs; empty: the first.
         """
         inner = ModelProto.FromString(model).graph
         # both graphs number their nodes and constants from 0: those of the other get new names
-        renamed = {"": "", FEATURES: FEATURES}
+        renamed = {"": "", inner.input[0].name: features}
         for tensor in inner.initializer:
             array = numpy_helper.to_array(tensor)
             renamed[tensor.name] = self.constant(array, array.dtype)
@@ -198,11 +256,11 @@ class Graph:
             copied.CopyFrom(node)
             copied.name = name
             copied.input[:] = [renamed[each] for each in node.input]
-            copied.output[:] = [name]
-            renamed[node.output[0]] = name
+            copied.output[:] = [f"{name}_{i}" if i else name for i in range(len(node.output))]
+            renamed |= dict(zip(node.output, copied.output, strict=True))
+            renamed[""] = ""  # an output that is left out
             self._nodes.append(copied)
-        output = inner.output[0]
-        return renamed[output.name]
+        return renamed[output or inner.output[0].name]
 
     def tree_sum(self, trees: Sequence[Tree], features: str = FEATURES) -> str:
         """Sum over trees the value of the leaf that each row reaches, float32 [n, 1].

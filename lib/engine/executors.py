@@ -28,8 +28,10 @@ from typing import Any
 from lib.errors import DataError
 
 LOCAL = "local:"
-CLUSTER = ("tcp://", "tls://")
+TLS = "tls://"
+CLUSTER = ("tcp://", TLS)
 PACKAGES = ("numpy", "pandas", "pyarrow", "onnxruntime")  # that scores and files depend on
+SOURCES = (".py", ".j2")
 AHEAD = 1000  # parts with the engine at a time
 RETRIES = 3  # of a part whose files could not be read or written
 CONNECT_S = 20
@@ -73,9 +75,7 @@ def opened(address: str = "") -> Iterator[Executor]:
         with ProcessPoolExecutor(_processes(address), mp_context=context) as pool:
             yield pool
     elif address.startswith(CLUSTER):
-        with _connected(address) as client:
-            _bring_code(client)
-            _refuse_other_versions(client)
+        with connected(address) as client:
             yield client.get_executor(pure=False, retries=RETRIES)
     else:
         raise DataError(f"--engine is {address!r}; {EXPECTED}")
@@ -89,18 +89,30 @@ def _processes(address: str) -> int:
 
 
 @contextmanager
-def _connected(address: str) -> Iterator[Any]:
+def connected(address: str) -> Iterator[Any]:
+    """Yield the client of a Dask scheduler whose workers have this `lib` and these packages.
+
+    Raises DataError where no scheduler answers, or a worker has other versions.
+    """
     try:
         from distributed import Client
+        from distributed.security import Security
     except ImportError as error:
         raise DataError(
             f"--engine {address} needs Dask, which is not installed: pip install '.[cluster]'"
         ) from error
+    if address.startswith(TLS) and Security().get_connection_args("client")["ssl_context"] is None:
+        raise DataError(
+            f"--engine {address} needs a certificate: set DASK_DISTRIBUTED__COMM__TLS__CA_FILE, "
+            "…__TLS__CLIENT__CERT and …__TLS__CLIENT__KEY, see docs/scale.md"
+        )
     try:
         client = Client(address, timeout=CONNECT_S, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
         raise DataError(f"no Dask scheduler answers at {address}") from error
     with client:
+        _bring_code(client)
+        _refuse_other_versions(client)
         yield client
 
 
@@ -144,14 +156,19 @@ def _bring_code(client: Any) -> None:
 
 
 def code() -> bytes:
-    """Return the Python files of `lib` as a zip archive, the same bytes for the same files."""
+    """Return the sources of `lib` as a zip archive, the same bytes for the same files."""
     folder = Path(__file__).resolve().parents[1]
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as zipped:
-        for path in sorted(folder.rglob("*.py")):
+        for path in sources(folder):
             name = path.relative_to(folder.parent).as_posix()
             zipped.writestr(zipfile.ZipInfo(name), path.read_bytes(), zipfile.ZIP_DEFLATED)
     return archive.getvalue()
+
+
+def sources(folder: Path) -> list[Path]:
+    """Return the Python files of a folder, and the templates that they fill in, sorted."""
+    return sorted(path for path in folder.rglob("*") if path.suffix in SOURCES)
 
 
 def versions() -> dict[str, str]:
@@ -161,8 +178,13 @@ def versions() -> dict[str, str]:
 
 @cache
 def _versions() -> dict[str, str]:
+    return installed(PACKAGES)
+
+
+def installed(packages: Iterable[str]) -> dict[str, str]:
+    """Return {package: its version, or "missing"}, Python's first two numbers among them."""
     found = {"Python": ".".join(platform.python_version_tuple()[:2])}
-    for package in PACKAGES:
+    for package in packages:
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

@@ -331,9 +331,12 @@ def _models(results: Results, folders: Mapping[str, Path]) -> dict[str, dict]:
         if name in results.untouched:
             models[name]["untouched"] = results.untouched[name]
         if name in folders:
-            fit = bundle.verify(folders[name])["fit"]
+            manifest = bundle.verify(folders[name])
+            fit = manifest["fit"]
             models[name]["train_on"] = fit["train_on"]
             models[name]["labels_seen"] = fit["labels_seen"]
+            if "shown" in manifest:
+                models[name]["shown"] = manifest["shown"]
         if name in results.costs:
             # here and not in the manifest: a bundle is the same bytes on a slower machine
             models[name] |= asdict(results.costs[name])

@@ -67,3 +67,9 @@ def in_words(figure: Figure, digits: int = 3) -> str:
     low = number(figure["low"], digits)
     high = number(figure["high"], digits)
     return f"{value} (95 % interval {low} to {high})"
+
+
+def percent(share: float) -> str:
+    """Return a share as people write it: `12.3 %`, `0.4 %`, `0.03 %`."""
+    is_tiny = 0 < share < 0.001
+    return f"{100 * share:.1g} %" if is_tiny else f"{100 * share:.1f} %"

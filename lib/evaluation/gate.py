@@ -262,7 +262,7 @@ def _best(candidates, given) -> tuple[Candidate | None, list[str]]:
     reasons = []
     for candidate in candidates:
         if candidate.supervised and not terms.allow_supervised:
-            reasons.append(f"{candidate.name} was fitted with labels and takes no part")
+            reasons.append(f"the model {candidate.name} learns from labels and takes no part")
         else:
             eligible.append(candidate)
     if not given.validation.n_frauds:

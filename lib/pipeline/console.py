@@ -16,6 +16,7 @@ from lib.reporting.names import (
     NOT_EXPORTED,
     champion_entry,
     headline,
+    introduce,
     label,
     plain,
     served,
@@ -24,7 +25,7 @@ from lib.reporting.names import (
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-    from lib.pipeline.notebook_execution import NotebookExecution
+    from lib.pipeline.pipeline_execution import Execution
     from lib.pipeline.plan import Task
     from lib.pipeline.runs import Run
 
@@ -52,6 +53,7 @@ class Progress:
         self.n_cells = n_cells or {}
         self.stream = stream or sys.stderr
         self.n_started = 0
+        self._place_of: dict[str, str] = {}
         self._said_at = time.monotonic()
 
     def say(self, text: str) -> None:
@@ -79,8 +81,9 @@ class Progress:
         if task.why:
             self.say(f"          {task.why}")
 
-    def tick(self, executions: Sequence[NotebookExecution]) -> None:
+    def tick(self, executions: Sequence[Execution]) -> None:
         """Say how far the notebooks that are running are, unless something was said just now."""
+        self._say_places(executions)
         silent_s = time.monotonic() - self._said_at
         if not executions or silent_s <= PULSE_S:
             return
@@ -88,7 +91,16 @@ class Progress:
         text = "   ".join(parts)
         self.say(f"{_clock()}        … {text}")
 
-    def _how_far(self, execution: NotebookExecution) -> str:
+    def _say_places(self, executions: Sequence[Execution]) -> None:
+        """Say on which worker a notebook is, and when another one has taken it."""
+        for execution in executions:
+            before = self._place_of.get(execution.name, "")
+            if execution.place != before:
+                again = f"{before} is lost; again " if before else ""
+                self.say(f"{_clock()}        {execution.name}: {again}on {execution.place}")
+                self._place_of[execution.name] = execution.place
+
+    def _how_far(self, execution: Execution) -> str:
         cells = f"{execution.n_done}/{self.n_cells[execution.name]} cells"
         return f"{execution.name} {cells}, {execution.seconds:.0f} s"
 
@@ -135,8 +147,9 @@ class Bars(Progress):
         # as it is: brackets in a message are no markup
         self._bars.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def tick(self, executions: Sequence[NotebookExecution]) -> None:
+    def tick(self, executions: Sequence[Execution]) -> None:
         """Show a bar for each notebook that is running, none for those that have ended."""
+        self._say_places(executions)
         running = {execution.name: execution for execution in executions}
         for name in list(self._bar_of):
             if name not in running:
@@ -202,6 +215,7 @@ def summary(
     remarks : sentences that must not be overlooked
     """
     metrics = read_json(run.folder / "metrics.json", {})
+    introduce(metrics.get("models", {}))
     withheld = _withheld(run, tasks)
     is_exported = status != "done" or not withheld
     reasons = metrics.get("verdict", {}).get("reasons") or [""]
@@ -252,6 +266,7 @@ def _stage(task: Task) -> dict[str, Any]:
         "why": task.why,
         "seconds": task.record.get("seconds"),
         "peak_mb": task.record.get("peak_mb"),
+        "worker": task.record.get("worker"),
     }
 
 

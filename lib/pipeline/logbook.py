@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from lib.files import read_json
 from lib.pipeline.runs import Run
-from lib.pipeline.stages import read_cells, within
+from lib.pipeline.stages import header, read_cells, within
 from lib.registry import mlflow_store
 from lib.registry.serving import Now
-from lib.reporting import run_descriptions
+from lib.reporting import names, run_descriptions
 
 if TYPE_CHECKING:
     from lib.pipeline.plan import Task
@@ -68,7 +68,7 @@ class Logbook:
 
         Parameters
         ----------
-        metrics : the run's metrics.json
+        metrics : the run's metrics.json; MLflow gets the champion's figures
         """
         self._thread.submit(self._attempt, self._finish, status, metrics, now)
         self._thread.shutdown()
@@ -107,24 +107,29 @@ class Logbook:
         reused = task.record.get("run", self.run.name) != self.run.name
         if reused:
             tags["reused_from"] = task.record["run"]
-        # their candidates have been logged already
-        if reused or "registry" in task.job.stage.writes:
-            models = []
-        stage = task.job.stage.name
+        # the comparison may add to the others by now
+        folders = [task.state.kept(key).parent for key in models]
+        labels = {}
+        for folder in folders:
+            names.introduce({folder.name: read_json(folder / "manifest.json", {})})
+            labels[folder] = names.label(folder.name)
+        stage = task.job.stage
         run_id = tracking.log_stage(
             self._parent.result(),
             task.name,
             params=task.job.parameters,
-            metrics=read_json(places.path(f"run/stages/{task.name}/metrics.json")) or {},
+            metrics=places.path(f"run/stages/{task.name}/metrics.json"),
             figures=[places.path(key) for key in figures if key.endswith(".png")],
             notebooks=places.files(f"run/notebooks/{task.name}.*").values(),
             cards=[places.path(key) for key in cards if key.count("/") == 1],
-            # the comparison may add to the others by now
-            candidates=[task.state.kept(key).parent for key in models],
+            candidates=labels,
             tags=tags,
-            description=run_descriptions.stage(stage, read_cells(task.job.notebook), task.why),
+            description=run_descriptions.stage(
+                stage.name, header(read_cells(task.job.notebook)), task.why
+            ),
             status="FINISHED" if task.is_whole else "FAILED",
             seconds=task.record.get("seconds", 0.0),
+            is_new=not reused,
         )
         if task.is_whole:
             task.state.note(task.record | {"mlflow_run": run_id})
@@ -135,6 +140,6 @@ class Logbook:
         tracking.finish_pipeline(
             self._parent.result(),
             STATUS[status],
-            run_descriptions.figures(metrics),
+            metrics.get("models", {}).get(names.champion_entry(metrics)),
             description=run_descriptions.pipeline(self.run.name, metrics, now),
         )

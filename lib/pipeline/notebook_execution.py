@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +22,21 @@ THREAD_VARIABLES = (
     "NUMEXPR_NUM_THREADS",
 )
 QUIET = {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}  # the debugger's remark on frozen modules
-TEMPLATE = Path(__file__).parent / "templates" / "notebook.html.j2"
+TEMPLATE = "notebook.html.j2"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a notebook ended: `message` is empty if it ran through, else one sentence."""
+    """How a notebook ended: `message` is empty if it ran through, else one sentence.
+
+    `place` is the worker that executed it, empty for this machine.
+    """
 
     message: str
     seconds: float
     peak_mb: float
     n_cells: int
+    place: str = ""
 
 
 @dataclass
@@ -64,6 +69,7 @@ class NotebookExecution:
     kernel: psutil.Process | None = field(default=None, init=False)
     peak_mb: float = field(default=0.0, init=False)
     n_done: int = field(default=0, init=False)  # cells
+    place: str = field(default="", init=False)  # this machine
 
     def __post_init__(self) -> None:
         self._start = time.monotonic()
@@ -197,8 +203,11 @@ def archive(partial: Path, target: Path) -> None:
     from nbconvert import HTMLExporter
 
     # a folder would hide nbconvert's own
-    ours = DictLoader({TEMPLATE.name: TEMPLATE.read_text(encoding="utf-8")})
-    exporter = HTMLExporter(template_file=TEMPLATE.name, extra_loaders=[ours])
+    template = (
+        resources.files("lib.pipeline") / "templates" / TEMPLATE
+    )  # on a worker, in an archive
+    ours = DictLoader({TEMPLATE: template.read_text(encoding="utf-8")})
+    exporter = HTMLExporter(template_file=TEMPLATE, extra_loaders=[ours])
     html, _ = exporter.from_notebook_node(
         nbformat.read(partial, as_version=4), {"metadata": {"name": target.name}}
     )

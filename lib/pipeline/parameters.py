@@ -20,6 +20,8 @@ PIPELINE_OWNED = {  # parameters that the pipeline sets, and what they follow fr
     "run_dir": "the time: every run has a folder of its own",
     "track": "the pipeline, which logs every notebook itself",
     "candidate": "--sweep",
+    "engine": "--engine",
+    "stage": "the notebook's file name",
 }
 
 

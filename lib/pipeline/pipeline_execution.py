@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 from lib.files import read_json
 from lib.pipeline.console import Progress
@@ -16,22 +17,31 @@ from lib.pipeline.plan import Plan, Task
 from lib.pipeline.runs import Run
 from lib.pipeline.settings import Job, Settings, resolved
 from lib.pipeline.state import State, put_back
+from lib.pipeline.workers import Dispatched, Workers
 
 POLL_S = 0.2
 PARENT = "PIPELINE_MLFLOW_RUN"  # variable in which notebooks find the id of the run's MLflow run
+TRACKING = "MLFLOW_TRACKING_URI"
+
+Execution = NotebookExecution | Dispatched
 
 
 @dataclass
 class Running:
     """The notebooks that are being executed."""
 
-    futures: dict[Future, tuple[Task, NotebookExecution]] = field(default_factory=dict)
+    futures: dict[Future, tuple[Task, Execution]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.futures)
 
     @property
-    def executions(self) -> list[NotebookExecution]:
+    def n_away(self) -> int:
+        """How many of them are on workers."""
+        return sum(isinstance(execution, Dispatched) for execution in self.executions)
+
+    @property
+    def executions(self) -> list[Execution]:
         """What is being executed, in the order of its start."""
         return [execution for _, execution in self.futures.values()]
 
@@ -50,10 +60,20 @@ class PipelineExecution:
 
     The newest run is resumed if the same was asked for then and nothing that has finished in it is
     replaced; otherwise there is a new one.
+
+    Parameters
+    ----------
+    engine : address of a Dask scheduler, for notebooks that compute there by themselves; no part of
+        what was asked for, as results are the same
+    workers : those that execute the notebooks that run anywhere; None: they run here, too
     """
 
-    def __init__(self, plan: Plan, asked: Settings):
+    def __init__(
+        self, plan: Plan, asked: Settings, *, engine: str = "", workers: Workers | None = None
+    ):
         self.plan = plan
+        self.engine = engine
+        self.workers = workers
         self.tasks = plan.tasks
         self.data = plan.data
         newest = plan.runs[0] if plan.runs else None
@@ -102,17 +122,17 @@ class PipelineExecution:
 
         Parameters
         ----------
-        n_parallel : notebooks at once
+        n_parallel : notebooks at once on this machine
         timeout_s : limit for one notebook, 0 for none
         inherit : file descriptors that kernels keep open
         """
         # MLflow, in its thread, changes the process's own for moments
         environment = dict(os.environ)
         running = Running()
-        with ThreadPoolExecutor(n_parallel) as pool:
+        with ThreadPoolExecutor(len(self.tasks)) as pool:
             try:
                 while True:
-                    for task in self._next(n_parallel - len(running), logbook):
+                    for task in self._next(n_parallel, running, logbook):
                         self._clear(task)
                         if "registry" in task.job.stage.reads:
                             environment[PARENT] = logbook.parent_id
@@ -144,8 +164,20 @@ class PipelineExecution:
             show.ended(task)
             logbook.stage(task, self.places)
 
-    def _next(self, n: int, logbook: Logbook) -> list[Task]:
-        """Return at most `n` tasks whose turn has come, those first that took longest last time."""
+    def _next(self, n_parallel: int, running: Running, logbook: Logbook) -> list[Task]:
+        """Return tasks that can start now, those first that took longest last time."""
+        ready = sorted(self._ready(logbook), key=lambda task: -task.expected_s)
+        here = [task for task in ready if not self._is_away(task)]
+        away = [task for task in ready if self._is_away(task)]
+        n_here = n_parallel - (len(running) - running.n_away)
+        n_away = self.workers.capacity() - running.n_away if away and self.workers else 0
+        return here[: max(0, n_here)] + away[: max(0, n_away)]
+
+    def _is_away(self, task: Task) -> bool:
+        return self.workers is not None and task.job.stage.runs_anywhere
+
+    def _ready(self, logbook: Logbook) -> list[Task]:
+        """Return the tasks whose turn has come."""
         for task in self.tasks:
             is_its_turn = all(before.is_whole for before in task.before)
             if task.status != "waiting" or not is_its_turn:
@@ -154,8 +186,7 @@ class PipelineExecution:
             if task.is_whole:
                 self._adopt([task])
                 logbook.stage(task, self.places)
-        ready = [task for task in self.tasks if task.status == "to run"]
-        return sorted(ready, key=lambda task: -task.expected_s)[:n]
+        return [task for task in self.tasks if task.status == "to run"]
 
     def _clear(self, task: Task) -> None:
         """Remove what an earlier attempt has left, and put the task's inputs back as written."""
@@ -166,17 +197,21 @@ class PipelineExecution:
 
     def _execution(
         self, task: Task, environment: dict[str, str], timeout_s: float, inherit: Sequence[int]
-    ) -> NotebookExecution:
-        return NotebookExecution(
+    ) -> Execution:
+        is_away = self._is_away(task)
+        execution = NotebookExecution(
             task.job.notebook,
             archive=self.run.folder / "notebooks" / task.name,
             parameters=self.parameters(task.job),
             root=self.plan.root,
-            environment=environment,
+            environment=travelling(environment) if is_away else environment,
             threads=task.job.parameters.get("threads", 1),
             timeout_s=timeout_s,
-            inherit=inherit,
+            inherit=() if is_away else inherit,
         )
+        if self.workers is not None and is_away:
+            return self.workers.dispatched(execution, task.state)
+        return execution
 
     def parameters(self, job: Job) -> dict[str, Any]:
         """Return all parameters of a job's notebook: its own, and those that the pipeline sets."""
@@ -193,6 +228,8 @@ class PipelineExecution:
             "run_dir": str(self.run.folder),
             "track": False,
             "candidate": job.candidate,
+            "engine": self.engine,
+            "stage": job.stage.name,
         }
         unless_given = {
             "registered_name": self.data.registered_name,
@@ -211,7 +248,10 @@ class PipelineExecution:
 
     def _end(self, task: Task, outcome: Outcome) -> None:
         """Put on record how a task has ended."""
-        figures = {"seconds": round(outcome.seconds, 1), "peak_mb": round(outcome.peak_mb)}
+        figures: dict[str, Any] = {"seconds": round(outcome.seconds, 1)}
+        figures["peak_mb"] = round(outcome.peak_mb)
+        if outcome.place:
+            figures["worker"] = outcome.place
         task.status = "failed"
         task.why = outcome.message
         task.record = figures
@@ -223,3 +263,17 @@ class PipelineExecution:
             task.status = "done"
         except OSError as error:
             task.why = f"what it wrote could not be kept: {error}"
+
+
+def travelling(environment: dict[str, str]) -> dict[str, str]:
+    """Return the variables that go to workers, which have their own for the rest.
+
+    Without what an address says before its host: credentials do not pass through a scheduler.
+    """
+    found = {name: environment[name] for name in (TRACKING, PARENT) if environment.get(name)}
+    if TRACKING in found:
+        address = urlsplit(found[TRACKING])
+        if "@" in address.netloc:
+            host = address.netloc.rpartition("@")[2]
+            found[TRACKING] = address._replace(netloc=host).geturl()
+    return found

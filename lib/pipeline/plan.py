@@ -116,7 +116,8 @@ class Plan:
 
     def _begin(self, task: Task) -> None:
         """Link a task to those before it, and decide it if they are whole."""
-        stages = upstream(task.job.stage)
+        present = list(dict.fromkeys(other.job.stage for other in self.tasks))
+        stages = upstream(task.job.stage, present)
         task.before = [other for other in self.tasks if other.job.stage in stages]
         if not task.chosen:
             self._keep(task)

@@ -3,13 +3,17 @@
 Places are written as people say them: `raw` (the raw file), `splits` (the folder of one split),
 `run/…` (in the run's folder), `registry`, `serve/model`. The order follows from them: a stage comes
 after the earlier ones that write what it reads.
+
+A notebook that is not in the table is a stage as well if it has a parameter `candidate`: it fits a
+detector, and its first cell says so.
 """
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lib.errors import Refused, unknown
 
@@ -40,6 +44,11 @@ class Stage:
         """`autoencoder` for `04_autoencoder`."""
         return self.name.partition("_")[2]
 
+    @property
+    def runs_anywhere(self) -> bool:
+        """Whether a worker can execute it: it needs the split alone, and writes into the run."""
+        return self.reads == ("splits",) and all(within(key, "run") for key in self.writes)
+
 
 def _fits(name: str, usual_s: float) -> Stage:
     """Return the stage of a notebook that fits the detector it is named after."""
@@ -61,7 +70,11 @@ STAGES = (
         reads=("splits", "run/models", "registry"),
         writes=("run/models", "run/metrics.json", "run/model_card.md", "registry"),
     ),
-    Stage("10_export", reads=("run/models", "registry"), writes=("serve/model", "run/bundle")),
+    Stage(
+        "10_export",
+        reads=("splits", "run/models", "registry"),
+        writes=("serve/model", "run/bundle", "run/refit"),
+    ),
     Stage(
         "11_production",
         reads=("splits", "serve/model", "run/bundle"),
@@ -73,9 +86,89 @@ STAGES = (
 )
 
 
+# names that a candidate cannot have: of models that the comparison makes itself, and of naive rules
+RESERVED = (
+    *("fusion", "few_labels", "supervised_trees", "present_champion"),
+    *("random", "amount", "max_abs_z"),
+)
+OWN_NAME = re.compile(r"\d\w*?_([a-z]\w*)", re.ASCII)
+OWN_USUAL_S = 20
+# what a notebook of the user's own has to name in its first cell
+OWN_HEADER = {"Reads": "`split_dir`", "Writes": "`models/<candidate>/`"}
+# an item of the list in a notebook's first cell, up to the next item
+_ITEM = re.compile(r"^- \*(\w+)\*: (.*(?:\n(?!- ).+)*)", re.MULTILINE)
+
+
 def present(root: Path) -> tuple[Stage, ...]:
-    """Return the stages whose notebook is in `root/notebooks`, in order."""
-    return tuple(stage for stage in STAGES if notebook(root, stage).is_file())
+    """Return the stages whose notebook is in `root/notebooks`, in order.
+
+    Notebooks of the user's own that fit a detector come before the first that compares any.
+
+    Raises
+    ------
+    Refused
+        A notebook has a parameter `candidate`, and its name or first cell does not say what of.
+    """
+    table = tuple(stage for stage in STAGES if notebook(root, stage).is_file())
+    own = _own(Path(root))
+    first = next((i for i, s in enumerate(table) if "run/models" in s.reads), len(table))
+    return (*table[:first], *own, *table[first:])
+
+
+def _own(root: Path) -> tuple[Stage, ...]:
+    """Return the stages of notebooks that are not in the table and fit a detector."""
+    known = {stage.name for stage in STAGES}
+    taken = {stage.short for stage in STAGES} | set(RESERVED)
+    found = []
+    for path in sorted((root / "notebooks").glob("*.ipynb")):
+        if path.stem in known or not _has_candidate(path):
+            continue
+        stage = _own_stage(path)
+        if stage.short in taken:
+            raise Refused(
+                f"notebooks/{path.name}: another model is called {stage.short} already; give the "
+                "notebook another name, such as 08b_lof.ipynb."
+            )
+        taken.add(stage.short)
+        found.append(stage)
+    return tuple(found)
+
+
+def _has_candidate(path: Path) -> bool:
+    """Return whether a file is a notebook with a parameter `candidate`."""
+    try:
+        cells = read_cells(path)
+    except Refused:  # somebody's own file, which no run needs
+        return False
+    tagged = "\n".join(cell.source for cell in cells if "parameters" in cell.tags)
+    return re.search(r"^candidate\s*:", tagged, re.MULTILINE) is not None
+
+
+def _own_stage(path: Path) -> Stage:
+    if OWN_NAME.fullmatch(path.stem) is None:
+        raise Refused(
+            f"notebooks/{path.name} has a parameter `candidate`, and so is a stage that fits a "
+            "detector: name it with a number, an underscore and the candidate's name, such as "
+            "08b_lof.ipynb."
+        )
+    said = header(read_cells(path))
+    for item, place in OWN_HEADER.items():
+        if place not in said.get(item, ""):
+            raise Refused(
+                f"notebooks/{path.name}: its first cell needs a line `- *{item}*: …` that names "
+                f"{place}, as in notebooks/templates/detector.ipynb."
+            )
+    return _fits(path.stem, usual_s=OWN_USUAL_S)
+
+
+def header(cells: Iterable[tuple[str, str, Any]]) -> dict[str, str]:
+    """Return the items of a notebook's first cell: {"Question": …, "Reads": …}, each in one line.
+
+    cells : (kind, source, tags) each, see `read_cells`
+    """
+    first = next((source for kind, source, _ in cells if kind == "markdown"), "")
+    # a line break would end the item of a list
+    return {item: " ".join(text.split()) for item, text in _ITEM.findall(first)}
 
 
 def notebook(root: Path, stage: Stage) -> Path:
@@ -83,9 +176,9 @@ def notebook(root: Path, stage: Stage) -> Path:
     return Path(root) / "notebooks" / f"{stage.name}.ipynb"
 
 
-def upstream(stage: Stage) -> tuple[Stage, ...]:
-    """Return the earlier stages that `stage` waits for: those that write something it reads."""
-    earlier = STAGES[: STAGES.index(stage)]
+def upstream(stage: Stage, stages: Sequence[Stage] = STAGES) -> tuple[Stage, ...]:
+    """Return the stages before `stage` that it waits for: those that write something it reads."""
+    earlier = stages[: stages.index(stage)]
     return tuple(before for before in earlier if _feeds(before, stage))
 
 

@@ -13,9 +13,10 @@ from scipy.stats import spearmanr
 
 from lib import bundle
 from lib.data import splits
-from lib.data.splits import Split
 from lib.detectors import baselines
 from lib.detectors import registry as detectors
+from lib.detectors.base import Detector
+from lib.detectors.wrapped import from_description
 from lib.errors import DataError
 from lib.evaluation import comparison, gate, metrics
 from lib.production.history import History, Periods
@@ -66,18 +67,14 @@ def retrain(
     members = {family: champion["fit"]["parameters"]}
     if family == FUSION:
         members = members[FUSION]["of"]
-    for name in members:
-        if name not in challengers.MODELS:
-            raise DataError(
-                f"{name} cannot be retrained, only {', '.join(challengers.MODELS)} can; choose "
-                "the policies frozen and threshold"
-            )
+    fresh = {name: _unfitted(name, given, seed, threads) for name, given in members.items()}
     split = splits.open_split(history.write(folder / "split", periods))
     start = time.perf_counter()
     # one after another: each sets the compute threads of the whole process
-    for name, parameters in members.items():
-        detector = detectors.make(name, **parameters, seed=seed, threads=threads)
-        _fit(detector, name, regime, split, folder)
+    for name, detector in fresh.items():
+        fitted = candidates.fit(detector, split, regime)
+        shown = candidates.Shown(**champion["shown"]) if "shown" in champion else None
+        candidates.write(folder, candidates.variant(name, regime), fitted, split, shown)
     if family == FUSION:
         folders = challengers.ensure(folder, split, make=False)
         fuse(folder, split, folders, list(members), threads)
@@ -85,15 +82,20 @@ def retrain(
     return Challenger(made, *periods, fit_s=time.perf_counter() - start)
 
 
-def _fit(
-    detector,
-    name: str,
-    regime: str,
-    split: Split,
-    folder: Path,
-) -> None:
-    fitted = candidates.fit(detector, split, regime)
-    candidates.write(folder, candidates.variant(name, regime), fitted, split)
+def _unfitted(name: str, parameters: dict[str, Any], seed: int, threads: int) -> Detector:
+    """Return a detector of the champion's family with its parameters.
+
+    Of another library's estimator the manifest names class and parameters.
+    """
+    why = f"only {', '.join(challengers.MODELS)} and estimators of other libraries can"
+    if name in challengers.MODELS:
+        return detectors.make(name, **parameters, seed=seed, threads=threads)
+    if "estimator" in parameters:
+        try:
+            return from_description(parameters, seed, threads)
+        except (ValueError, TypeError) as error:
+            why = str(error).rstrip(".")
+    raise DataError(f"{name} cannot be retrained: {why}. Choose the policies frozen and threshold.")
 
 
 def shadow(

@@ -18,11 +18,13 @@ from lib.evaluation import intervals, metrics
 from lib.production import challenger, drift, drift_categories, monitoring, replay, sandbox
 from lib.production.challenger import Challenger
 from lib.production.history import History, Periods
-from lib.registry import export, tracking
+from lib.registry import export, refit, tracking
+from lib.reporting import cards
 from lib.reporting.names import plain, what_drifted
 
 POLICIES = {
     "frozen": "nothing changes",
+    "refit": "begins with a refit on reference and validation; then nothing changes",
     "threshold": "after each batch the threshold is re-set to the budget on recent scores",
     "retrain_every": "as threshold, and a new fit every few batches",
     "retrain_on_drift": "as threshold, and a new fit when features or scores have drifted",
@@ -139,15 +141,26 @@ class Deployment:
             validation = history.data.take(history.slices["validation"])
             self.block_s = intervals.block_length(validation.time_s)
 
+        fitted_on = history.slices["reference"]
+        if policy == "refit":
+            start = self._refitted(Path(start))
+            fitted_on = slice(0, history.n_past)
         manifest, graphs = read(Path(start))
         self.brought = export.recent_transactions(history.split, manifest)
         self.labelled_to = history.n_past  # transactions, from the first on, whose label was sent
         exported = self.folder / "start"
         bundle.write(exported, graphs, manifest | {"name": self.name})
-        first = Challenger(
-            exported, history.slices["reference"], history.slices["validation"], fit_s=0.0
-        )
+        first = Challenger(exported, fitted_on, history.slices["validation"], fit_s=0.0)
         self._promote(first, ["exported"])
+
+    def _refitted(self, start: Path) -> Path:
+        """Return the folder of the first bundle's refit; DataError where there is none."""
+        why_not = refit.obstacle(read(start)[0])
+        if why_not:
+            raise DataError(f"{why_not} Leave the policy refit out.")
+        return refit.refit(
+            start, self.history.split, self.folder, card=cards.model, threads=self.options.threads
+        )
 
     def run(self) -> Deployment:
         """Replay all batches; return self."""
@@ -159,7 +172,7 @@ class Deployment:
                 # a challenger has been in shadow for the whole batch
                 if self.challenger:
                     self._decide(batch)
-                if self.policy != "frozen":
+                if self.policy not in ("frozen", "refit"):
                     self._set_threshold(batch)
                 if not self.challenger and self._is_due(i):
                     self._retrain(batch)

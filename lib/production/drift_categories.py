@@ -15,7 +15,7 @@ from lib.bundle import Bundle
 from lib.bundle.categories import MISSING, rarity
 from lib.data.columns import free_name, one_line
 from lib.data.splits import Split
-from lib.production import drift_statistics
+from lib.production import drift_statistics, usual_sizes
 from lib.production.drift_statistics import Sample
 
 MAX_VALUES = 50  # of a category that are told apart, the most frequent of reference
@@ -63,6 +63,7 @@ class Shift:
     null : its distribution without drift; None where there are too few rows
     total_variation : half the sum of the shares' absolute differences, 0 to 1: the largest
         difference that any set of values makes
+    moved : what chance does not explain of it
     code : position of the value that has moved most clearly
     before, now : its shares
     unheard : share of the current window whose value the reference window does not hold
@@ -72,6 +73,7 @@ class Shift:
     psi: float
     null: drift_statistics.PSINull | None
     total_variation: float
+    moved: float
     code: int
     before: float
     now: float
@@ -179,6 +181,7 @@ def compare(
         psi=psi,
         null=null,
         total_variation=float(np.abs(now - before).sum() / 2),
+        moved=usual_sizes.beyond_chance(before, now, 1 / n + 1 / m),
         code=code,
         before=float(before[code]),
         now=float(now[code]),

@@ -7,7 +7,7 @@ has no score, because the server refused the row, the row has been no alert and 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +173,9 @@ def look(
     figures["score_drifted"] = reference.score in flagged
     figures["drifted"] = [name for name in flagged if name != reference.score]
     columns = reference.verdict.columns
-    figures["moved"] = {c.name: c.moved for c in columns if c.flagged and c.moved}
+    figures["moved"] = {c.name: c.in_words for c in columns if c.flagged and c.in_words}
+    figures["n_significant"] = len(reference.verdict.significant)
+    figures["flags"] = [asdict(c) for c in columns if c.flagged]
     figures["persistent"] = list(table.index[table["loud"]])
     return figures, table
 

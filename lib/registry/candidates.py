@@ -7,14 +7,16 @@ calibrated). Every fit depends on this file: what only the comparison needs is i
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.stats import spearmanr
 
 from lib import bundle
 from lib.bundle import Bundle
@@ -24,16 +26,16 @@ from lib.data.datasets import UNLABELLED, Arrays
 from lib.data.splits import Split
 from lib.detectors.base import Detector
 from lib.detectors.sampling import weighted_quantile
-from lib.errors import DataError
+from lib.errors import BundleError, DataError
 from lib.files import whole, write_json
 
 if TYPE_CHECKING:
     from lib.evaluation.intervals import Basis
 
 REGIMES = {"genuine": ("genuine",), "all": ("all",), "both": ("genuine", "all")}
+# relative to the spread of the scores; float32 arithmetic over a few hundred terms
+TOLERANCE = 1e-5
 N_PARITY = 10_000  # rows kept for the proof that an export scores as its estimator did
-# apart from the parameters in a manifest: they are named beside them
-OUTSIDE_PARAMETERS = {"seed", "threads"}
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,37 @@ class Fit:
     regime: str = "genuine"
     supervised: bool = False
     seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Shown:
+    """How people see a detector that this project does not know; notebooks of one's own give it.
+
+    Parameters
+    ----------
+    label : its name in tables, figures and pages
+    colour : of its lines, such as `#1B9E77`
+    about : what the score is, in a sentence, for the model card
+
+    Raises
+    ------
+    DataError
+        If one of them is not as it can stand there.
+    """
+
+    label: str
+    colour: str
+    about: str
+
+    def __post_init__(self) -> None:
+        for key, pattern, expected in (
+            ("label", r"[^\n|<>`]{1,40}", "up to 40 characters in one line, without | < > `"),
+            ("colour", r"#[0-9A-Fa-f]{6}", "six digits behind #, such as #1B9E77"),
+            ("about", r"[^\n|<>`]{1,300}", "a sentence of up to 300 characters, without | < > `"),
+        ):
+            value = getattr(self, key)
+            if re.fullmatch(pattern, str(value)) is None:
+                raise DataError(f"shown: {key} is {value!r}; expected {expected}.")
 
 
 def regimes(train_on: str, split: Split | None = None) -> tuple[str, ...]:
@@ -160,12 +193,14 @@ def fit(
     return Fit(detector, training, regime, supervised, seconds)
 
 
-def write(run_dir: Path, name: str, fitted: Fit, split: Split) -> Path:
+def write(run_dir: Path, name: str, fitted: Fit, split: Split, shown: Shown | None = None) -> Path:
     """Write a fit as the candidate `name` of a run, whole or not at all; return its folder.
 
     `parity.npz` keeps up to 10,000 validation rows (`X`, float32) with the estimator's own scores
     (`raw_score`, float64), so that an export can prove, much later and elsewhere, that the graph
     answers as the estimator did.
+
+    shown : of a detector that this project does not know
     """
     folder = Path(run_dir) / "models" / name
     detector = fitted.detector
@@ -173,7 +208,10 @@ def write(run_dir: Path, name: str, fitted: Fit, split: Split) -> Path:
     explain = detector.explain_onnx()
     if explain is not None:
         graphs["explain.onnx"] = explain
-    bundle.write(folder, graphs, _manifest(name, fitted, split))
+    manifest = _manifest(name, fitted, split)
+    if shown is not None:
+        manifest["shown"] = asdict(shown)
+    bundle.write(folder, graphs, manifest)
     X = split.arrays("validation").X[:N_PARITY]
     with whole(folder / "parity.npz") as partial:
         np.savez_compressed(partial, X=X, raw_score=detector.raw_score(X))
@@ -181,7 +219,13 @@ def write(run_dir: Path, name: str, fitted: Fit, split: Split) -> Path:
 
 
 def write_all(
-    run_dir: Path, candidate: str, fitted: dict[str, Fit], split: Split, threads: int = 1
+    run_dir: Path,
+    candidate: str,
+    fitted: dict[str, Fit],
+    split: Split,
+    threads: int = 1,
+    *,
+    shown: Shown | None = None,
 ) -> dict[str, Bundle]:
     """Write the fit of each regime as a candidate of a run; return the bundles by name.
 
@@ -191,13 +235,56 @@ def write_all(
     ----------
     candidate : name of the fit without known frauds; `variant` names the others
     threads : of scoring
+    shown : of a detector that this project does not know
     """
     bundles = {}
     for regime, fit_of_regime in fitted.items():
         name = variant(candidate, regime)
-        folder = write(run_dir, name, fit_of_regime, split)
+        folder = write(run_dir, name, fit_of_regime, split, shown)
         bundles[name] = bundle.load(folder, threads=threads)
     return bundles
+
+
+def parity(exported: Bundle, folder: Path) -> dict[str, Any]:
+    """Compare a bundle with the estimator's own scores on the rows kept in `parity.npz`.
+
+    Returns
+    -------
+    dict: `n` rows, `max_relative_difference` (of the raw score, relative to the larger of its size
+    and the spread of all scores), `rank_correlation` (Spearman), `swapped`: rows whose neighbour in
+    the estimator's order scores lower in the bundle by more than float32 explains.
+
+    Raises
+    ------
+    BundleError
+        If a difference or a swap is beyond that; the bundle must not be served.
+    """
+    with np.load(Path(folder) / "parity.npz") as kept:
+        X, expected = kept["X"], kept["raw_score"]
+    scores = exported.raw_score(X)
+    # a model may score everything alike: its spread is then 0
+    scale = np.maximum(np.abs(expected), np.ptp(expected) or 1.0)
+    difference = np.abs(scores - expected) / scale
+    worst = float(difference.max())
+    order = np.argsort(expected, kind="stable")
+    # in the estimator's order scores may fall by what float32 explains, and no more
+    step = np.diff(scores[order])
+    allowed = TOLERANCE * scale[order][1:]
+    swapped = int((step < -allowed).sum())
+    if worst > TOLERANCE or swapped:
+        raise BundleError(
+            f"The graph differs from its estimator by {worst:.1e} (relative), {swapped} rows out "
+            "of order."
+        )
+    # ranks of scores that are all alike have no correlation
+    varied = np.ptp(expected) > 0 and np.ptp(scores) > 0
+    correlation = float(spearmanr(scores, expected).statistic) if varied else 1.0
+    return {
+        "n": len(X),
+        "max_relative_difference": worst,
+        "rank_correlation": correlation,
+        "swapped": swapped,
+    }
 
 
 def _manifest(name: str, fitted: Fit, split: Split) -> dict[str, Any]:
@@ -206,10 +293,6 @@ def _manifest(name: str, fitted: Fit, split: Split) -> dict[str, Any]:
     training = fitted.training
     dataset = split.dataset
     period = split.manifest["periods"]["reference"]
-    parameters = {}
-    for key, value in detector.get_params().items():
-        if key not in OUTSIDE_PARAMETERS:
-            parameters[key] = value
     # known frauds are in a supervised fit; what is usual is told by the others
     usual = training.take(training.y != 1) if fitted.supervised else training
     low, median, high = _ranges(usual)
@@ -231,7 +314,7 @@ def _manifest(name: str, fitted: Fit, split: Split) -> dict[str, Any]:
             "split": split.fingerprint,
             "seed": detector.seed,
             "threads": detector.threads,
-            "parameters": parameters,
+            "parameters": detector.described(),
         },
         "reference": {"low": low, "median": median, "high": high},
     }

@@ -12,8 +12,8 @@ from lib import bundle
 from lib.bundle.calibration import Calibration
 from lib.bundle.manifest import MODEL_CARD, read
 from lib.data.splits import Split
+from lib.detectors.registry import SUPERVISED, settings
 from lib.detectors.registry import make as make_detector
-from lib.detectors.registry import settings
 from lib.errors import DataError
 from lib.registry import candidates
 
@@ -100,8 +100,8 @@ def ensure(
         # a run's folder may hold candidates of a split before, which are not to be compared
         if bundle.verify(folder)["fit"]["split"] == split.fingerprint:
             found[folder.name] = folder
-    families = {name.split("@")[0] for name in found}
-    if families & set(MODELS):
+    made_by_comparison = {"fusion", *SUPERVISED}
+    if {name.split("@")[0] for name in found} - made_by_comparison:
         return found
     if not make:
         raise DataError(

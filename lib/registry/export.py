@@ -1,4 +1,4 @@
-"""From the registry to the server: provenance, parity with the estimator, scoring time."""
+"""From the registry to the server: provenance, scoring time, examples."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import spearmanr
 
 from lib import bundle
 from lib.bundle import recent
@@ -20,12 +19,8 @@ from lib.bundle.raw import RawTable
 from lib.data import raw_rows, splits
 from lib.data.splits import Split
 from lib.detectors.isolation_forest import IsolationForest
-from lib.errors import BundleError
 from lib.registry import candidates, challengers, serving, tracking
 from lib.registry.mlflow_store import Champion, git_commit
-
-# relative to the spread of the scores; float32 arithmetic over a few hundred terms
-TOLERANCE = 1e-5
 
 
 def provenance(present: Champion) -> dict[str, Any]:
@@ -102,48 +97,6 @@ def recent_transactions(split: Split, manifest: Mapping[str, Any]) -> dict[str, 
     periods = [split.frame(period) for period in ("reference", "validation")]
     past = pd.concat(periods, ignore_index=True)
     return {HISTORY: recent.pack(raw_rows.recent(split.dataset, past, raw))}
-
-
-def parity(exported: bundle.Bundle, folder: Path) -> dict[str, Any]:
-    """Compare a bundle with the estimator's own scores on the rows kept in `parity.npz`.
-
-    Returns
-    -------
-    dict: `n` rows, `max_relative_difference` (of the raw score, relative to the larger of its size
-    and the spread of all scores), `rank_correlation` (Spearman), `swapped`: rows whose neighbour in
-    the estimator's order scores lower in the bundle by more than float32 explains.
-
-    Raises
-    ------
-    BundleError
-        If a difference or a swap is beyond that; the bundle must not be served.
-    """
-    with np.load(Path(folder) / "parity.npz") as kept:
-        X, expected = kept["X"], kept["raw_score"]
-    scores = exported.raw_score(X)
-    # a model may score everything alike: its spread is then 0
-    scale = np.maximum(np.abs(expected), np.ptp(expected) or 1.0)
-    difference = np.abs(scores - expected) / scale
-    worst = float(difference.max())
-    order = np.argsort(expected, kind="stable")
-    # in the estimator's order scores may fall by what float32 explains, and no more
-    step = np.diff(scores[order])
-    allowed = TOLERANCE * scale[order][1:]
-    swapped = int((step < -allowed).sum())
-    if worst > TOLERANCE or swapped:
-        raise BundleError(
-            f"The graph differs from its estimator by {worst:.1e} (relative), {swapped} rows out "
-            "of order."
-        )
-    # ranks of scores that are all alike have no correlation
-    varied = np.ptp(expected) > 0 and np.ptp(scores) > 0
-    correlation = float(spearmanr(scores, expected).statistic) if varied else 1.0
-    return {
-        "n": len(X),
-        "max_relative_difference": worst,
-        "rank_correlation": correlation,
-        "swapped": swapped,
-    }
 
 
 def speed(

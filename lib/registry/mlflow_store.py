@@ -260,6 +260,24 @@ def relocate() -> None:
             connection.execute(moved, [new, n + 1, n, row[0]])
 
 
+def experiment_id() -> str | None:
+    """Return the id of our experiment in a SQLite store; None where nothing was logged to it yet.
+
+    Other stores: TrackingError.
+    """
+    path = database(tracking_uri())
+    if path is None:
+        raise TrackingError(
+            f"{shown(tracking_uri())} is no SQLite store; its server has pages of its own."
+        )
+    if not path.is_file():
+        return None
+    with _open(path) as connection:
+        query = "SELECT experiment_id FROM experiments WHERE name = ?"
+        row = _first(connection, query, EXPERIMENT)
+    return str(row[0]) if row else None
+
+
 def champion_version(name: str, alias: str = "champion") -> str | None:
     """Return the version behind an alias of a SQLite registry; None without one.
 

@@ -28,6 +28,7 @@ class Model:
     model : the candidate that it was, such as `fusion`
     since : when it became champion, or was exported; ISO 8601 in UTC
     dataset, source : what it was made for and from; of a bundle only
+    refit : the periods that its configuration was fitted on anew; empty: it is what was compared
     """
 
     name: str
@@ -37,6 +38,7 @@ class Model:
     since: str = ""
     dataset: str = ""
     source: str = ""
+    refit: str = ""
 
     @property
     def called(self) -> str:
@@ -94,7 +96,8 @@ class Now:
             return [*said, "serve/model is empty: nothing is served from it."]
         of = f" for {self.bundle.dataset}" if self.bundle.dataset else ""
         exported = f", exported {self.bundle.since}" if self.bundle.since else ""
-        said.append(f"serve/model holds {self.bundle}{of}{exported}.")
+        anew = f", fitted anew on {self.bundle.refit}" if self.bundle.refit else ""
+        said.append(f"serve/model holds {self.bundle}{of}{anew}{exported}.")
         if self.champion is not None and not self.is_exported:
             said.append(self._difference())
         return said
@@ -180,5 +183,6 @@ def exported(bundle_dir: Path) -> tuple[Model | None, str]:
         since=str(provenance.get("exported_at", "")),
         dataset=str(found.get("dataset", {}).get("name", "")),
         source=str(found.get("dataset", {}).get("source", "")),
+        refit=str(found.get("refit", {}).get("periods", "")),
     )
     return model, ""

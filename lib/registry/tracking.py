@@ -1,9 +1,11 @@
 """Keep runs and models in MLflow; the only file that imports it, and only when used.
 
 The import takes seconds.
-A pipeline is a parent run with a child run for each stage. A candidate is an MLflow ONNX model
-whose folder carries the candidate's own files beside MLflow's, byte for byte, so that the registry
-alone is enough to export it.
+A pipeline is a parent run with a child run for each stage and one for each candidate. Those of
+candidates have few figures, under the same names, so that they compare; what else a notebook found
+is in its metrics.json. A candidate's model is an MLflow ONNX model whose folder carries the
+candidate's own files beside MLflow's, byte for byte, so that the registry alone is enough to export
+it.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ import numpy as np
 from lib import bundle
 from lib.errors import BundleError, TrackingError
 from lib.files import read_json
-from lib.registry import descriptions, mlflow_store
+from lib.registry import compared, descriptions, mlflow_store
 from lib.registry.mlflow_store import Champion, Version, flatten, in_a_sentence
 from lib.registry.turns import turn
 
@@ -34,6 +36,7 @@ from lib.registry.turns import turn
 PARENT = "PIPELINE_MLFLOW_RUN"
 CHAMPION, PREVIOUS = "champion", "previous"
 ANY = "any"  # champion whatsoever
+MAX_DIGEST = 36  # characters that MLflow takes
 # MLflow's pages then begin with the table of runs
 KIND = {"mlflow.experimentKind": "custom_model_development"}
 FILES = (
@@ -104,11 +107,11 @@ def _start(
     name, tags=None, description="", parent_id="", started_s=None, program="run_pipeline.py"
 ):
     client, experiment = _client()
-    kind = "NOTEBOOK" if program.endswith(".ipynb") else "LOCAL"
+    source = "NOTEBOOK" if program.endswith(".ipynb") else "LOCAL"
     ours = {
         "mlflow.note.content": description,
         "mlflow.source.name": program,
-        "mlflow.source.type": kind,
+        "mlflow.source.type": source,
     }
     tags = {key: str(value) for key, value in (tags or {}).items()} | ours
     if parent_id:
@@ -138,7 +141,7 @@ def start_pipeline(
         _end_interrupted(client, experiment, parent_id)
         client.update_run(parent_id, status="RUNNING")
         return parent_id
-    return _start(run_name, tags, description)
+    return _start(run_name, {"kind": "pipeline", **(tags or {})}, description)
 
 
 def _end_interrupted(client, experiment, parent_id):
@@ -164,15 +167,18 @@ def _end_interrupted(client, experiment, parent_id):
 def finish_pipeline(
     run_id: str,
     status: str = "FINISHED",
-    metrics: dict | None = None,
+    metrics: Mapping[str, Any] | None = None,
     description: str = "",
 ) -> None:
-    """End the parent run.
+    """End the parent run; MLflow's pages show its candidates from now on, if it has compared any.
 
-    status : FINISHED, FAILED or KILLED; metrics : nested dict; description : Markdown
+    status : FINISHED, FAILED or KILLED; description : Markdown
+    metrics : the champion's entry in the run's metrics.json, see `compared.figures`
     """
-    client, _ = _client()
-    _log(client, run_id, {}, metrics or {})
+    client, experiment = _client()
+    if metrics:
+        _log(client, run_id, {}, compared.figures(metrics))
+        client.set_experiment_tag(experiment, compared.VIEW_TAG, compared.view(run_id))
     if description:
         client.set_tag(run_id, "mlflow.note.content", description[: descriptions.LIMIT])
     client.set_terminated(run_id, status)
@@ -192,50 +198,142 @@ def log_stage(  # noqa: PLR0913 - all that a stage has left
     stage: str,
     *,
     params: Mapping[str, Any] | None = None,
-    metrics: dict | None = None,
+    metrics: Path | None = None,
     figures: Iterable[Path] = (),
     notebooks: Iterable[Path] = (),
     cards: Iterable[Path] = (),
-    candidates: Iterable[Path] = (),
+    candidates: Mapping[Path, str] | None = None,
     tags: Mapping[str, Any] | None = None,
     description: str = "",
     status: str = "FINISHED",
     seconds: float = 0.0,
+    is_new: bool = True,
 ) -> str:
     """Log one stage as a child run, from the files that it left; return the child's id.
 
     Parameters
     ----------
     parent_id : the pipeline's run; empty for a run of its own
-    params : dict of plain values; metrics : nested dict, see `flatten`
-    figures, notebooks, cards : files to attach (the executed .ipynb and .html; Markdown)
-    candidates : folders, see `log_candidate`
+    params : dict of plain values
+    metrics, figures, notebooks, cards : files to attach (the stage's metrics.json; images; the
+        executed .ipynb and .html; Markdown)
+    candidates : {folder: label}; see `log_candidate`
     tags : dict, such as dataset and source; description : Markdown
     status : FINISHED or FAILED; seconds : how long it took; it has just ended
+    is_new : whether it has run now; the models of an earlier run have been logged then
     """
     client, _ = _client()
     end_s = time.time()
     notebook = stage.partition("@")[0]
     run_id = _start(
         stage,
-        {"stage": stage, **(tags or {})},
+        {"kind": "notebook", "stage": stage, **(tags or {})},
         description,
         parent_id,
         started_s=end_s - seconds,
         program=f"notebooks/{notebook}.ipynb",
     )
-    _log(client, run_id, params or {}, metrics or {})
+    _log(client, run_id, params or {}, {})
+    if metrics is not None and metrics.is_file():
+        client.log_artifact(run_id, str(metrics))
     for place, paths in (("figures", figures), ("notebook", notebooks), ("cards", cards)):
         for path in paths:
             client.log_artifact(run_id, str(path), place)
-    for folder in candidates:
-        log_candidate(run_id, folder)
+    for folder, label in (candidates or {}).items():
+        log_candidate(parent_id or run_id, folder, label, tags=tags, is_new=is_new)
     client.set_terminated(run_id, status, round(end_s * 1000))
     return run_id
 
 
 @in_a_sentence
-def log_candidate(run_id: str, folder: Path) -> str:
+def log_candidate(
+    parent_id: str,
+    folder: Path,
+    label: str = "",
+    *,
+    tags: Mapping[str, Any] | None = None,
+    is_new: bool = True,
+) -> str:
+    """Log a candidate as a child run with its model, or add what is known by now; return its id.
+
+    Parameters
+    ----------
+    parent_id : the run it belongs to
+    folder : of the candidate; its metrics.json has what it is compared by
+    label : its name for people, which the run gets; by default the candidate's own
+    tags : besides those that follow from the manifest
+    is_new : False leaves the model out: an earlier run has logged it
+    """
+    client, _ = _client()
+    folder = Path(folder)
+    manifest = read_json(folder / "manifest.json")
+    run = _run_of_candidate(client, parent_id, manifest["model"])
+    if run is None:
+        run = _start_candidate(client, manifest, label, tags, parent_id)
+    models = _whole_models(client, run)
+    if is_new and not models:
+        models = [_log_model(run, folder)]
+    entry = read_json(folder / "metrics.json") or manifest.get("metrics", {})
+    entry.setdefault("bytes", (folder / "model.onnx").stat().st_size)
+    _log(client, run, {}, compared.figures(entry), models[0] if models else None)
+    client.set_terminated(run)
+    return run
+
+
+def _run_of_candidate(client, parent_id, name):
+    """Return the id of the run that a candidate has already in this parent; None without one."""
+    _, experiment = _client()
+    ours = f"tags.kind = 'candidate' AND tags.`mlflow.parentRunId` = '{parent_id}'"
+    for run in client.search_runs([experiment], ours):
+        if run.data.tags.get("candidate") == name:
+            return run.info.run_id
+    return None
+
+
+def _start_candidate(client, manifest, label, tags, parent_id):
+    """Start the run of a candidate, with what does not change any more: parameters, tags, data."""
+    name = manifest["model"]
+    fit = manifest["fit"]
+    said = {
+        "kind": "candidate",
+        "candidate": name,
+        "family": name.partition("@")[0],
+        **{key: fit[key] for key in ("train_on", "labels_seen", "seed") if key in fit},
+    }
+    run_id = _start(label or name, (tags or {}) | said, parent_id=parent_id)
+    _log(client, run_id, fit.get("parameters", {}), {})
+    client.log_inputs(run_id, [_data_of(manifest)])
+    return run_id
+
+
+def _data_of(manifest):
+    """Return the rows of a fit as MLflow names data: by name, digest and source."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+    from mlflow.types import ColSpec, Schema
+
+    dataset, fit = manifest["dataset"], manifest["fit"]
+    columns = Schema([ColSpec("float", feature) for feature in manifest["features"]])
+    data = Dataset(
+        name=dataset["name"],
+        digest=fit.get("split", "")[:MAX_DIGEST] or "unknown",
+        source_type=dataset["source"],
+        source=json.dumps({"source": dataset["source"], "split": fit.get("split", "")}),
+        schema=json.dumps({"mlflow_colspec": columns.to_dict()}),
+        profile=json.dumps({"num_rows": fit["n"]}),
+    )
+    return DatasetInput(data, [InputTag("mlflow.data.context", "reference")])
+
+
+def _whole_models(client, run_id):
+    """Return the ids of a run's models that have been logged to the end."""
+    from mlflow.entities import LoggedModelStatus
+
+    _, experiment = _client()
+    found = client.search_logged_models([experiment], f"source_run_id = '{run_id}'")
+    return [model.model_id for model in found if model.status == LoggedModelStatus.READY]
+
+
+def _log_model(run_id, folder):
     """Log a candidate's folder as an MLflow ONNX model of this run; return its model id.
 
     No requirement is inferred and nothing is pickled; the candidate's files stay as they are, to
@@ -244,7 +342,6 @@ def log_candidate(run_id: str, folder: Path) -> str:
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 
     client, experiment = _client()
-    folder = Path(folder)
     manifest = read_json(folder / "manifest.json")
     params = {key: str(value) for key, value in manifest["fit"].items()}
     model = client.create_logged_model(
@@ -255,7 +352,6 @@ def log_candidate(run_id: str, folder: Path) -> str:
         client.log_model_artifacts(model.model_id, str(Path(temporary) / "model"))
     client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
     client.log_outputs(run_id, [LoggedModelOutput(model.model_id, 0)])
-    _log(client, run_id, {}, manifest.get("metrics", {}), model.model_id)
     return model.model_id
 
 
@@ -351,7 +447,8 @@ def _new_version(client, folder, name, description):
     manifest = read_json(folder / "manifest.json")
     tags = descriptions.version_tags(manifest) | {"bundle_hash": bundle.bundle_hash(folder)}
     run_id = os.environ.get(PARENT) or _start(f"register {manifest['model']}", tags)
-    model_id = log_candidate(run_id, folder)
+    model_id = _log_model(run_id, folder)
+    _log(client, run_id, {}, compared.figures(manifest.get("metrics", {})), model_id)
     # the pipeline ends its own run
     if run_id != os.environ.get(PARENT):
         client.set_terminated(run_id)

@@ -15,7 +15,7 @@ from lib.data import cuts, thin_record
 from lib.data.columns import one_line
 from lib.evaluation.figures import cell
 from lib.files import write_text
-from lib.reporting.names import HEADLINE, SHARES, SIMULATED, SOURCES, code, label
+from lib.reporting.names import HEADLINE, SHARES, SIMULATED, SOURCES, code, introduce, label
 from lib.reporting.tables import markdown
 
 if TYPE_CHECKING:
@@ -62,8 +62,10 @@ def model(manifest: Mapping[str, Any], untouched: Figures | None = None) -> str:
     manifest : with the sha256 of the graphs in `files`
     untouched : {metric: {"value", "low", "high"}} on the last period, where it has been read
     """
+    introduce({manifest["model"]: manifest})
     # a variant is described by its family
     family = manifest["model"].partition("@")[0]
+    about = manifest.get("shown", {}).get("about") or ABOUT.get(family, "")
     fit = manifest["fit"]
     threshold = manifest.get("threshold", {})
     dataset, budget = manifest["dataset"], threshold.get("alert_budget", 0.0)
@@ -74,6 +76,13 @@ def model(manifest: Mapping[str, Any], untouched: Figures | None = None) -> str:
         "whatever comes\n"
         for name in manifest.get("empty_features", ())
     )
+    refit = manifest.get("refit", {})
+    anew = ""
+    if refit:
+        anew = (
+            "- A refit of the configuration that was compared; threshold and figures on validation "
+            "are of models that were fitted on reference and the other half of validation\n"
+        )
     missing = (
         "are refused"
         if manifest["missing"] == "refuse"
@@ -82,7 +91,7 @@ def model(manifest: Mapping[str, Any], untouched: Figures | None = None) -> str:
     lines = [
         f"# {label(manifest['model'])}, a detector of fraud in `{dataset['name']}`",
         *([f"> **{SIMULATED}**"] if dataset["source"] == "simulated" else []),
-        f"{ABOUT.get(family, '')} It learns what is ordinary and ranks what is not.".strip(),
+        f"{about} It learns what is ordinary and ranks what is not.".strip(),
         "## Intended use",
         "It ranks transactions, so that people review the strangest first. It must not block a "
         "payment, refuse a "
@@ -95,8 +104,9 @@ def model(manifest: Mapping[str, Any], untouched: Figures | None = None) -> str:
         f"- {_alert(threshold)}",
         "## Data and labels",
         f"- `{dataset['name']}`: {SOURCES[dataset['source']]}; see the data card of the run\n"
-        f"{empty}- Fitted on {fit['n']:,} transactions of reference (weight "
-        f"{fit['weight']:,.0f}), from {_span(fit)}\n"
+        f"{empty}- Fitted on {fit['n']:,} transactions of {refit.get('periods', 'reference')} "
+        f"(weight {fit['weight']:,.0f}), from {_span(fit)}\n"
+        f"{anew}"
         f"- Regime `{fit['train_on']}`; labels of fraud seen: {fit['labels_seen']}",
         "## Figures",
         "In brackets 95 % intervals, from resampled blocks of time. A budget is the share of "

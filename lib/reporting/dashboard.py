@@ -29,11 +29,13 @@ Result = Mapping[str, Any]  # of one policy: deployment.Deployment.to_dict()
 Results = Mapping[str, Result]  # {policy: result}
 POLICY_COLOURS = {
     "frozen": "#4D4D4D",
+    "refit": "#CC79A7",
     "threshold": "#0072B2",
     "retrain_every": "#009E73",
     "retrain_on_drift": "#D55E00",
 }
 DAY_S = 86_400
+DOUBLINGS = 4  # of half the usual difference, up to the last colour of the drift panel
 N_SHOWN = 12  # rows of the drift panel at most
 HEAT = LinearSegmentedColormap.from_list(
     "heat", ["#F4F6F8", "#DCE6EE", "#F2C9A5", "#E08A4F", "#B5432B"]
@@ -47,6 +49,7 @@ def label(policy: str) -> str:
         "retrain_on_drift": "retrain on drift",
         "threshold": "threshold re-set",
         "frozen": "frozen",
+        "refit": "refit, then frozen",
     }[policy]
 
 
@@ -118,7 +121,10 @@ def _ends(result: Mapping[str, Any]) -> tuple[str, list[str]]:
 
 
 def _shown(table: pd.DataFrame, injected: Iterable[Drift]) -> list[str]:
-    """Return the columns worth a row: flagged or injected, the earliest first, the score on top."""
+    """Return the columns worth a row: flagged or injected, the earliest first, the score on top.
+
+    Those that only differ significantly follow, the most often first.
+    """
     is_score = table["is_score"]
     score = table["name"][is_score].iloc[0]
     features = table[~is_score]
@@ -136,7 +142,9 @@ def _shown(table: pd.DataFrame, injected: Iterable[Drift]) -> list[str]:
     # injected a column not behind the many features that are derived from another
     both = [name for name in begun.index if name in known]
     own = [name for name in both if name in own]
-    names = dict.fromkeys([*own, *both, *begun.index, *known])
+    differs = features[features["significant"]].groupby("name").size()
+    differs = differs.sort_values(ascending=False, kind="stable")
+    names = dict.fromkeys([*own, *both, *begun.index, *known, *differs.index])
     return [score, *list(names)[: N_SHOWN - 1]]
 
 
@@ -234,26 +242,29 @@ def drift(
     names: Sequence[str],
     injected: Sequence[Drift] = (),
 ) -> Axes:
-    """Return the axes with PSI as a multiple of what no drift would pass.
+    """Return the axes with the share that has moved as a multiple of what is usual.
 
-    A row a column of the data; a dot where drift is flagged.
+    The darker, the larger. A row a column of the data; a dot where drift is called, a bar where a
+    difference is significant and no larger than usual.
     """
     batches = list(dict.fromkeys(table["batch"]))
     for row, name in enumerate(names):
-        for column, (_, found) in enumerate(
-            table[table["name"] == name].set_index("batch").loc[batches].iterrows()
-        ):
-            known = pd.notna(found["threshold"]) and pd.notna(found["psi"])
-            ratio = found["psi"] / found["threshold"] if known else 0.0
-            shade = HEAT(np.clip((np.log10(max(ratio, 1e-3)) + 1) / 2.2, 0, 1))
-            ax.add_patch(
-                Rectangle((column + 0.54, row - 0.44), 0.92, 0.88, facecolor=shade, linewidth=0)
-            )
+        of_column = table[table["name"] == name].set_index("batch").loc[batches]
+        for column, (_, found) in enumerate(of_column.iterrows(), 1):
+            # what chance may explain stays pale, however small the batch
+            has_moved = found["significant"] and pd.notna(found["moved"])
+            ratio = found["moved"] / found["usual"] if has_moved else 0.0
+            heat = np.clip((np.log2(max(ratio, 0.5)) + 1) / DOUBLINGS, 0, 1)
+            shade = HEAT(heat)
+            corner = (column - 0.46, row - 0.44)
+            ax.add_patch(Rectangle(corner, 0.92, 0.88, facecolor=shade, linewidth=0))
+            # flagged by something else than what has moved: the cell is pale
+            ink = "white" if heat > 0.6 else plots.INK
             if found["flagged"]:
                 size = 5.5 if found["loud"] else 3.5
-                # flagged by something else than PSI: the cell is pale
-                ink = "white" if ratio > 0.5 else plots.INK
-                ax.plot(column + 1, row, "o", color=ink, markersize=size, markeredgewidth=0)
+                ax.plot(column, row, "o", color=ink, markersize=size, markeredgewidth=0)
+            elif found["significant"]:
+                ax.plot(column, row, "_", color=ink, markersize=4, markeredgewidth=0.8, alpha=0.6)
     for d in (d for d in injected if d.what != "fraud"):
         for name in (n for n in d.features if n in names):
             corner = (d.first_batch - 0.49, names.index(name) - 0.47)
@@ -272,9 +283,9 @@ def drift(
             )
     ax.set_yticks(range(len(names)), [plots.plain(name) for name in names], fontsize=8.5)
     ax.set(ylim=(len(names) - 0.4, -0.6), title="Drift against the reference window")
-    said = "stronger: larger PSI   ·   dot: flagged, large if again" + (
-        "   ·   frame: injected" if injected else ""
-    )
+    said = "dot: drift, large if again   ·   bar: significant only"
+    if injected:
+        said += "   ·   frame: injected"
     _hint(ax, said)
     ax.grid(visible=False)
     ax.spines[:].set_visible(False)
@@ -432,3 +443,21 @@ def by_policy(results: Results) -> pd.DataFrame:
             "time spent fitting": f"{t['fit_s']:.0f} s",
         }
     return pd.DataFrame(rows).T.rename_axis("policy")
+
+
+def drilled(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a drill found (`lib.production.drill`), with words for its keys."""
+    words = {
+        "n_lines": "lines in the log",
+        "n_lost": "transactions without a line",
+        "n_duplicated": "transactions with more than one line",
+        "n_refused": "transactions that were refused",
+        "n_retries": "requests that were sent again",
+        "n_wrong": "scores that are not those of the version named beside them",
+        "n_reloads": "times that the server took up another version",
+        "n_kills": "times that the server was killed",
+        "versions": "versions in the order in which they answered",
+    }
+    shown = {words.get(key, key): value for key, value in found.items()}
+    shown[words["versions"]] = ", ".join(found["versions"])
+    return shown

@@ -178,6 +178,12 @@ def distances(first: Arrays, second: Arrays) -> np.ndarray:
     return np.array(found)
 
 
+def with_distance(name: str, distance: float) -> str:
+    """Return the title of one feature's panel: its name, and the distance on a line of its own."""
+    shown = plain(name, 24)
+    return f"{shown}\nKS {distance:.2f}" if np.isfinite(distance) else shown
+
+
 def figures(names: Sequence[str], values: np.ndarray) -> dict[str, Figure]:
     """Return {name: figure without an interval} for a notebook's metrics.
 

@@ -31,6 +31,8 @@ VARIANTS = {  # what tells candidates of a family apart -> in words
     "isolated=0.15": "15 % isolated",
     ",": ", ",
 }
+# of detectors that a user's own notebooks fit; see `introduce`
+_OWN: dict[str, Mapping[str, str]] = {}
 LOWER = {"random", "max_abs_z", "amount"}
 SOURCES = {
     "full": "the published file, as its fingerprint proves",
@@ -57,10 +59,26 @@ _SETTING = r"\w+=\w+(?:\.\w+)?"
 _VARIANT = f"@{_SETTING}(?:,{_SETTING})*"  # what stands behind a family's name
 
 
+def introduce(models: Mapping[str, Mapping[str, Any]]) -> None:
+    """Call a user's own detectors, from now on, as their notebooks say: label and colour.
+
+    models : {candidate: its manifest, or its entry in a run's metrics.json}; those that have no
+        `shown` are called after their name
+    """
+    for model, entry in models.items():
+        if "shown" in entry:
+            _OWN[model.partition("@")[0]] = entry["shown"]
+
+
+def own_colour(model: str) -> str | None:
+    """Return the colour that a user's notebook has chosen for its candidate; None without one."""
+    return _OWN.get(model.partition("@")[0], {}).get("colour")
+
+
 def label(model: str) -> str:
     """Return a candidate's name as people read it: `gaussian_mixture` -> `Gaussian mixture`."""
     family, _, variant = model.partition("@")
-    text = _MODELS.get(family, family.replace("_", " "))
+    text = _OWN.get(family, {}).get("label") or _MODELS.get(family, family.replace("_", " "))
     if family not in LOWER:
         # not `capitalize`, which would lower the rest: Gaussian
         text = text[0].upper() + text[1:]
@@ -164,13 +182,13 @@ def plain(reason: str, models: Iterable[str] = ()) -> str:
     It begins with a capital.
     """
     names = {}
-    for model in {*_FAMILIES, *models}:
+    for model in {*_FAMILIES, *_OWN, *models}:
         names[model] = label(model)
     names |= HEADLINE
     # the longest first: `fusion` must not win over `fusion@latent=4`
     longest_first = sorted(names, key=len, reverse=True)
     either = "|".join(map(re.escape, longest_first))
-    families = "|".join(sorted(_FAMILIES))
+    families = "|".join(sorted({*_FAMILIES, *_OWN}))
     # a whole name only, not a part of a longer one; of a variant also where nobody has listed it
     whole = rf"(?<![\w@=])(?:{either}|(?:{families}){_VARIANT})(?![\w@=])"
     text = re.sub(whole, lambda found: names.get(found[0]) or label(found[0]), reason)

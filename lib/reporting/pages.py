@@ -17,7 +17,7 @@ from lib.data import labels_seen
 from lib.evaluation import comparison
 from lib.evaluation.figures import Figure, interval, number
 from lib.files import read_json
-from lib.reporting import alerts, differences, names, tables, weeks
+from lib.reporting import alerts, differences, drift_details, names, tables, weeks
 from lib.reporting.names import HEADLINE, NOT_EXPORTED, SHARES, Now, label
 from lib.reporting.plots import colour
 from lib.reporting.rendering import render
@@ -112,6 +112,7 @@ def _content(
         "reviews": _reviews(metrics, now),
         "figures": _present(figures),
         "production": _figure(run_dir, *TIMELINE),
+        "drift": _drift(run_dir),
         "alerts": alerts.of_run(run_dir),
         "weekly": alerts.verdict_of_run(run_dir),
         "since": differences.since_previous(run_dir, metrics),
@@ -121,6 +122,14 @@ def _content(
         "cards": _present([_card(run_dir, name) for name in CARDS]),
         "files": [name for name in FILES if (run_dir / name).is_file()],
     }
+
+
+def _drift(run_dir: Path) -> str:
+    """Return HTML of what the simulated production called drift; empty where it called none."""
+    policies = _read(run_dir / "stages" / TIMELINE[0].partition("-")[0] / "metrics.json")
+    for result in policies.get("policies", {}).values():
+        return drift_details.html(result["steps"])
+    return ""
 
 
 def _present(found: Sequence[dict[str, Any] | None]) -> list[dict[str, Any]]:
@@ -223,7 +232,10 @@ def _fate(champion: Mapping[str, Any] | None, now: Now | None) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return read_json(path, {})
+    """Return a JSON file's content, {} without one; models of the user's own get their names."""
+    content = read_json(path, {})
+    names.introduce(content.get("models", {}))
+    return content
 
 
 def _when(name: str) -> str:

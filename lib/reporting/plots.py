@@ -15,7 +15,7 @@ from lib.data.datasets import UNLABELLED
 from lib.evaluation.figures import Figure as Interval
 from lib.evaluation.figures import number as number_of
 from lib.files import whole
-from lib.reporting.names import label
+from lib.reporting.names import label, own_colour
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,10 +87,13 @@ def save(fig: Figure, folder: Path | str, name: str) -> Path:
 def plain(name: str, width: int = 32) -> str:
     """Return a user's name as it can stand in a figure.
 
-    On one line, shortened, no formula between its dollar signs.
+    On one line, shortened in the middle (the windows of a recipe differ at their end), no formula
+    between its dollar signs.
     """
     text = one_line(name)
-    text = text if len(text) <= width else f"{text[: width - 1]}…"
+    if len(text) > width:
+        n_last = (width - 1) // 2
+        text = f"{text[: width - 1 - n_last]}…{text[-n_last:]}"
     return text.replace("$", r"\$")
 
 
@@ -99,7 +102,7 @@ def colour(model: str) -> str:
 
     Variants such as `autoencoder@latent=4` share their family's.
     """
-    return MODEL_COLOURS.get(model.split("@")[0], INK)
+    return own_colour(model) or MODEL_COLOURS.get(model.split("@")[0], INK)
 
 
 def _line(model: str) -> dict[str, Any]:

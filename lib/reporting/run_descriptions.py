@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from lib.data import labels_seen
@@ -12,33 +11,23 @@ from lib.reporting import names
 from lib.reporting.names import Now
 
 PERIODS = ("validation", "untouched")
-# an item of the list in a notebook's first cell, up to the next item
-_FACT = re.compile(r"^- \*(Question|Reads|Writes)\*: (.*(?:\n(?!- ).+)*)", re.MULTILINE)
+ITEMS = ("Question", "Reads", "Writes")
 
 
-def stage(name: str, cells: Iterable[tuple[str, str, Any]], why: str = "") -> str:
+def stage(name: str, header: Mapping[str, str], why: str = "") -> str:
     """Return what a notebook asks, reads and writes, as Markdown, from its first cell.
 
     Parameters
     ----------
     name : of the notebook, without `.ipynb`
-    cells : (cell_type, source, tags) each, see `lib.pipeline.stages.read_cells`
+    header : {item: text}, see `lib.pipeline.stages.header`
     why : it was executed
     """
-    first = ""
-    for kind, source, _ in cells:
-        if kind == "markdown":
-            first = source
-            break
     lines = [
         f"`notebooks/{name}.ipynb`",
         "",
     ]
-    facts = _FACT.findall(first)
-    for what, text in facts:
-        # a line break would end the item of the list
-        on_one_line = " ".join(text.split())
-        lines.append(f"- *{what}*: {on_one_line}")
+    lines += [f"- *{item}*: {header[item]}" for item in ITEMS if item in header]
     if why:
         lines.append(f"- *Executed because*: {why}")
     return "\n".join(lines)
@@ -59,8 +48,9 @@ def pipeline(name: str, metrics: Mapping[str, Any], now: Now | None = None) -> s
     parts = []
     if metrics.get("source") == "simulated":
         parts.append(f"**{names.SIMULATED}**")
-    decided = names.headline(metrics, now)
     models = metrics.get("models", {})
+    names.introduce(models)
+    decided = names.headline(metrics, now)
     parts += [
         f"**As this run decided: {decided}**",
         _reasons(metrics),
@@ -103,31 +93,3 @@ def _candidates(models: Mapping[str, Any]) -> str:
         inner = " | ".join(cells)
         lines.append(f"| {inner} |")
     return "\n".join(lines)
-
-
-def figures(metrics: Mapping[str, Any]) -> dict[str, dict]:
-    """Return what is worth comparing runs by: {model: {period: {metric: figure}}}.
-
-    The headline figures of every model and, under `champion`, of the champion.
-    """
-    found: dict[str, dict] = {}
-    models = metrics.get("models", {})
-    for model, entry in models.items():
-        periods = {}
-        for period in PERIODS:
-            # before `untouched` is read, it has no entry
-            if period in entry:
-                periods[period] = _headline_only(entry[period])
-        found[model] = periods
-    champion = names.champion_entry(metrics)
-    if champion in found:
-        found["champion"] = found[champion]
-    return found
-
-
-def _headline_only(figures: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {}
-    for metric in names.HEADLINE:
-        if metric in figures:
-            kept[metric] = figures[metric]
-    return kept
