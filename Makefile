@@ -7,6 +7,7 @@ JOBS  ?= 2
 IMAGE ?= anomaly-detection:v1
 BUILD ?=
 RAW   ?=
+FILE  ?=
 PORT  ?= 5000
 TORCH_INDEX ?=
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
@@ -26,7 +27,7 @@ MAKEFLAGS += --no-print-directory
 unexport PYTHONDONTWRITEBYTECODE  # imports of the big packages take twice as long without compiled files
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help setup pipeline test check lab serve mlflow report image bench fuzz lint format gallery architecture lock
+.PHONY: help setup pipeline test check lab serve score mlflow report image bench fuzz lint format gallery architecture lock
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
@@ -52,6 +53,10 @@ lab: $(READY)  ## JupyterLab on the project's folder, with the first notebook op
 
 serve: $(READY)  ## the prediction API on port 8000, with the bundle in serve/model; settings by environment
 	@$(PY) -m serve $(ARGS)
+
+score: $(READY)  ## alerts of FILE=… with their reasons, and whether the model is still good
+	@test -n "$(FILE)" || { echo "Name the table of transactions: make score FILE=…"; exit 2; }
+	@$(PY) -m lib.production.scoring "$(FILE)" $(ARGS)
 
 mlflow: $(READY)  ## MLflow's pages on mlflow.db, and where candidates are compared; PORT=5000
 	@$(PY) -m lib.registry.mlflow_pages --port $(PORT) $(ARGS)

@@ -24,6 +24,7 @@ from lib.detectors import registry
 from lib.evaluation import metrics
 from lib.production import drift, monitoring, replay, sandbox, scoring
 from lib.production.history import History
+from lib.production.week import Promise
 from lib.registry import candidates
 
 N_SEEDS, N_REPLAYED, N_SCORED, N_PART = 20, 85_000, 5_000_000, 250_000
@@ -69,11 +70,12 @@ def scoring_rows(folder):
     frame = simulation.simulate(N_PART, seed=5).drop(columns="Class")
     for i in range(N_SCORED // N_PART):
         frame.to_parquet(table / f"{i:02d}.parquet", index=False)
-    model, reference = bundle.load(made), splits.open_split(splits.ensure()).arrays("reference")
+    model, split = bundle.load(made), splits.open_split(splits.ensure())
     start, cpu = time.perf_counter(), time.process_time()
-    report = scoring.score_table(
-        load_description("simulated"), table, model, folder / "scores", reference
-    )
+    promise = Promise.of_validation(model, split.arrays("validation"))
+    known = scoring.Known(split.arrays("reference"), promise)
+    dataset = load_description("simulated")
+    report = scoring.score_table(dataset, table, model, folder / "scores", known).report
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"scoring: {report['n']:,} rows in {seconds:.1f} s, {report['n'] / seconds:,.0f} rows/s")

@@ -29,9 +29,20 @@ class Reason(BaseModel):
 
     feature: str
     value: float | None = Field(description="as sent; null if it was missing")
-    direction: Literal["high", "low", "missing"] = Field(description="against the reference median")
+    direction: Literal["high", "low", "missing", "within"] = Field(
+        description="where the value lies: above or below the usual range, missing, or within the "
+        "range, which is said only where no value of the row is unusual by itself: it is their "
+        "combination"
+    )
     genuine_range: list[float] = Field(
-        description="1 % and 99 % quantiles of the reference", min_length=2, max_length=2
+        description="the usual range: 1 % and 99 % quantiles of the reference",
+        min_length=2,
+        max_length=2,
+    )
+    share: float = Field(
+        description="of all that features add to the row's score, the part of this one: 0 to 1",
+        ge=0,
+        le=1,
     )
     category: OfCategory | None = Field(
         default=None, description="only for raw transactions, and features of a category"
@@ -55,7 +66,9 @@ class Prediction(BaseModel):
     )
     explanations: list[list[Reason]] | None = Field(
         default=None,
-        description="only with ?explain=true: for each row the three features that contribute most",
+        description="only with ?explain=true: for each row at most three unusual values, the one "
+        "that adds most to the score first; where none is unusual, the three features that add "
+        "most",
     )
 
 
@@ -152,7 +165,7 @@ EXPLAIN = {
     "in": "query",
     "required": False,
     "schema": {"type": "boolean", "default": False},
-    "description": "add the three features that contribute most to each row's score",
+    "description": "add the reasons of each row's score: unusual values, and what each adds to it",
 }
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lib import bundle
+from lib.bundle.reasons import reasons
 from lib.errors import BundleError
 
 
@@ -68,20 +69,43 @@ def test_a_row_that_overflows_is_the_most_anomalous(folder):
     X = np.full((1, 29), np.finfo(np.float32).max)
     assert np.isfinite(model.raw_score(X)).all()
     assert 0 <= model.anomaly_score(X)[0] <= 1
-    assert len(model.explain(X)[0]) == 3
+    assert all(0 <= entry["share"] <= 1 for entry in model.explain(X)[0])
 
 
 @pytest.mark.parametrize("kind", ["autoencoder", "mixture"])
-def test_explanation_names_the_feature_that_was_pulled_away(kind, tmp_path):
+def test_explanation_names_the_feature_that_was_pulled_away_and_no_usual_one(kind, tmp_path):
     model = bundle.load(bundles.write(tmp_path, kind))
     X = model.reference["median"][None].copy()
     X[0, 4] = -60
-    entry = model.explain(X)[0][0]
+    (entry,) = model.explain(X)[0]
     assert (entry["feature"], entry["value"], entry["direction"]) == ("V5", -60.0, "low")
     assert entry["genuine_range"] == pytest.approx(
         [model.reference[key][4] for key in ("low", "high")]
     )
-    assert len(model.explain(X, top=2)[0]) == 2
+    added = np.maximum(model.contributions(X)[0], 0)
+    assert entry["share"] == pytest.approx(added[4] / added.sum(), abs=1e-4)
+
+
+def test_where_no_value_is_unusual_the_combination_is_named(folder):
+    model = bundle.load(folder)
+    X = model.reference["median"][None]
+    (entries,) = model.explain(X, top=2)
+    assert [entry["direction"] for entry in entries] == ["within", "within"]
+    largest = np.argsort(-model.contributions(X)[0])[:2]
+    assert [entry["feature"] for entry in entries] == [model.features[j] for j in largest]
+
+
+def test_reasons_are_unusual_values_that_raise_the_score():
+    reference = {"low": np.zeros(4), "high": np.ones(4)}
+    X = np.array([[2.0, 0.5, -1.0, 3.0], [0.2, 0.5, 1.0, 7.0], [0.5, np.nan, 0.5, 0.0]])
+    # the last value of the second row is unusual, yet lowers the score: it is no reason
+    contributions = np.array([[1.0, 6.0, 3.0, 0.01], [1.0, 3.0, 0.0, -5.0], [0.0, 2.0, 0.0, 2.0]])
+    first, second, third = reasons(X, contributions, reference)
+    assert [(r.column, r.direction) for r in first] == [(2, "low"), (0, "high")]
+    assert first[0].share == pytest.approx(3 / 10.01)
+    assert [(r.column, r.direction) for r in second][:2] == [(1, "within"), (0, "within")]
+    assert 3 not in [r.column for r in second]
+    assert [(r.column, r.direction) for r in third][:2] == [(1, "missing"), (3, "within")]
 
 
 def test_replacement_by_the_median_explains_a_graph_without_terms(tmp_path):

@@ -24,6 +24,7 @@ from lib.engine.time_histogram import TimeHistogram
 from lib.errors import DataError
 from lib.evaluation import metrics
 from lib.production import scoring, scoring_by_parts, thin
+from lib.production.week import Promise
 from lib.reporting import cards, pages
 
 pytest_plugins = ["by_parts"]
@@ -124,16 +125,22 @@ def test_scores_and_sample_are_those_of_one_process(
     dataset, table, served, reference, cluster, tmp_path
 ):
     model = bundle.load(served)
-    local = scoring.score_table(dataset, table, model, tmp_path / "local", reference)
+    known = scoring.Known(reference, Promise.of_manifest(model))
+    local = scoring.score_table(dataset, table, model, tmp_path / "local", known).report
     expected = pd.read_parquet(tmp_path / "local" / "scores.parquet")
     for engine, rows in (("", 250), ("local:2", 3_000), (cluster.address, 700)):
         out = tmp_path / engine.partition(":")[0]
-        run = run_of(dataset, table, served, out, part_rows=rows)
+        run = run_of(dataset, table, served, out, part_rows=rows, labelled=True)
         with executors.opened(engine) as pool:
             report = scoring_by_parts.score(run, pool, reference)
         pd.testing.assert_frame_equal(scores_in(out), expected, check_exact=True)
         assert report["drift"] == local["drift"]
         assert report["drift"]["n"] == 500
+        assert report["n_alerts"] == local["n_alerts"] > 20
+        of_one = (tmp_path / "local" / "alerts.csv").read_text()
+        assert (out / "alerts.csv").read_text() == of_one
+        assert of_one.count("\n") == 1 + report["n_alerts"]
+        assert "<table" in (out / "alerts.html").read_text()
         assert report["alert_rate"] == pytest.approx(local["alert_rate"])
         assert json.loads((out / "drift.json").read_text()) == json.loads(json.dumps(report))
         names = {path.name for path in (out / "scores").iterdir()}

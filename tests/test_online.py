@@ -415,8 +415,8 @@ def test_a_file_of_later_transactions_is_scored_behind_the_bundles_history(
     if shuffled:
         order = np.random.default_rng(1).permutation(order)
     later.iloc[order].to_csv(tmp_path / "later.csv", index=False)
-    report = score_table(prepared.dataset, tmp_path / "later.csv", model, tmp_path / "out")
-    assert report["n"] == len(later)
+    found = score_table(prepared.dataset, tmp_path / "later.csv", model, tmp_path / "out")
+    assert found.report["n"] == len(later)
     scores = pd.read_parquet(tmp_path / "out" / "scores.parquet")
     assert scores["nr"].tolist() == later["nr"].iloc[order].tolist()
     expected = model.anomaly_score(prepared.X.astype(np.float32))[n_before - overlap :]
@@ -429,9 +429,8 @@ def test_a_file_without_labels_is_scored(tmp_path):
     prepared = Prepared(shop(), table())
     model = bundle.load(prepared.write(tmp_path / "served", 90))
     table().iloc[90:].drop(columns="fraud").to_csv(tmp_path / "later.csv", index=False)
-    assert (
-        score_table(prepared.dataset, tmp_path / "later.csv", model, tmp_path / "out")["n"] == 110
-    )
+    found = score_table(prepared.dataset, tmp_path / "later.csv", model, tmp_path / "out")
+    assert (found.report["n"], found.report["realised"]) == (110, None)
 
 
 def test_a_file_of_categories_is_scored_by_the_encoders_of_the_bundle(tmp_path):

@@ -18,6 +18,7 @@ from lib.evaluation.gate import Verdict
 from lib.production import challenger, deployment, monitoring, sandbox, scoring
 from lib.production.challenger import Challenger
 from lib.production.history import VALIDATING_FRAUDS, History
+from lib.production.week import Promise
 from lib.registry import candidates, mlflow_store, tracking
 from lib.reporting import dashboard
 
@@ -346,9 +347,10 @@ def test_a_new_table_is_scored_in_chunks(split, monkeypatch, tmp_path):
     (tmp_path / "new").mkdir()
     frame = split.frame("untouched").drop(columns="Class")
     frame.to_parquet(tmp_path / "new" / "part.parquet")
-    report = scoring.score_table(
-        split.dataset, tmp_path / "new", model, tmp_path / "out", split.arrays("reference")
-    )
+    promise = Promise.of_validation(model, split.arrays("validation"))
+    known = scoring.Known(split.arrays("reference"), promise)
+    found = scoring.score_table(split.dataset, tmp_path / "new", model, tmp_path / "out", known)
+    report = found.report
     scores = pd.read_parquet(tmp_path / "out" / "scores.parquet")
     assert scores["position"].tolist() == list(range(len(frame)))
     np.testing.assert_array_equal(

@@ -530,7 +530,7 @@ def test_a_file_is_scored_where_its_rows_tell_all(tmp_path):
         version="1",
         features=dataset.features,
     )
-    report = score_table(dataset, tmp_path / "new.csv", model, tmp_path / "out")
+    report = score_table(dataset, tmp_path / "new.csv", model, tmp_path / "out").report
     assert (report["n"], seen) == (2, [[5, 0, -5], [7, 2, -5]])
     written = pd.read_parquet(tmp_path / "out" / "scores.parquet")
     assert written["card"].tolist() == ["a", "a"]  # an entity is kept like an identifier

@@ -14,7 +14,17 @@ from conftest import ROOT
 from lib.data import simulation
 from lib.data.budgets import Budget
 from lib.evaluation import comparison
-from lib.reporting import cards, dashboard, eda_plots, names, pages, plots, run_descriptions, tables
+from lib.reporting import (
+    cards,
+    dashboard,
+    eda_plots,
+    names,
+    pages,
+    plots,
+    rendering,
+    run_descriptions,
+    tables,
+)
 
 
 def figure(value, low=None, high=None):
@@ -227,16 +237,16 @@ def test_every_region_that_scrolls_has_role_label_and_a_place_in_the_tab_order(r
 
 
 def test_long_names_break_at_underscores_and_lists_at_commas():
-    assert pages._breakable("05_gaussian_mixture") == "05_gaussian_<wbr>mixture"
-    assert pages._breakable("frozen,<threshold>, all") == "frozen,&lt;threshold&gt;, all"
-    assert pages._breakable("frozen,threshold") == "frozen,<wbr>threshold"
+    assert rendering.breakable("05_gaussian_mixture") == "05_gaussian_<wbr>mixture"
+    assert rendering.breakable("frozen,<threshold>, all") == "frozen,&lt;threshold&gt;, all"
+    assert rendering.breakable("frozen,threshold") == "frozen,<wbr>threshold"
 
 
 def test_pages_and_notebooks_scroll_alike():
     page, notebook = (
         (folder / f"{name}.html.j2").read_text()
         for folder, name in (
-            (pages.TEMPLATES, "base"),
+            (rendering.TEMPLATES, "base"),
             (ROOT / "lib" / "pipeline" / "templates", "notebook"),
         )
     )

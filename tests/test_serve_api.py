@@ -74,7 +74,7 @@ def test_explanations_are_the_bundles_own(kind, tmp_path):
     with serving(bundles.write(tmp_path, kind)) as client:
         answer = post(client, {"features": X.tolist()}, params={"explain": "true"}).json()
     assert answer["explanations"] == bundle.load(tmp_path).explain(X)
-    assert {len(entries) for entries in answer["explanations"]} == {3}
+    assert {len(entries) for entries in answer["explanations"]} <= {1, 2, 3}
 
 
 def test_explain_may_be_said_in_words_that_mean_the_same(client):

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from lib.bundle.calibration import Calibration
 from lib.bundle.manifest import FLOAT32_MAX, HISTORY, SCHEMA_VERSION, check, file_name, read
+from lib.bundle.reasons import Reason, reasons
 from lib.errors import BundleError
 from lib.files import write_bytes
 
@@ -272,44 +273,38 @@ class Bundle:
         whole = self.raw_score(X)
         return whole[:, None] - without.T
 
+    def reasons(self, X: NDArray, top: int = 3) -> list[list[Reason]]:
+        """Return for each row of X (n, d) why its score is high; see `lib.bundle.reasons`."""
+        if not self.reference:
+            raise BundleError(f"{self.where} has no reference medians, so it cannot explain.")
+        X = np.ascontiguousarray(X, dtype=np.float32)
+        return reasons(X, self.contributions(X), self.reference, top)
+
     def explain(
         self,
         X: NDArray,
         top: int = 3,
     ) -> list[list[dict[str, Any]]]:
-        """Return for each row of X (n, d) the `top` features that contribute most, largest first.
+        """Return the `reasons` of each row of X (n, d) as JSON has them.
 
-        Each is ``{"feature", "value", "direction", "genuine_range"}``: direction says whether the
-        value lies above ('high') or below ('low') the reference median, or is 'missing';
-        genuine_range is [low, high].
+        Each is ``{"feature", "value", "direction", "genuine_range", "share"}``; genuine_range is
+        [low, high], and direction says where the value lies: 'high' or 'low' outside that range,
+        'missing', or 'within' where no value of the row is unusual by itself.
         """
-        if not self.reference:
-            raise BundleError(f"{self.where} has no reference medians, so it cannot explain.")
-        X = np.ascontiguousarray(X, dtype=np.float32)
-        contributions = self.contributions(X)
-        order = np.argsort(-contributions, axis=1, kind="stable")
-        chosen = order[:, :top]
         explained = []
-        for row, columns in zip(X, chosen, strict=True):
-            entries = [self._entry(j, row[j]) for j in columns]
-            explained.append(entries)
+        for row, found in zip(X, self.reasons(X, top), strict=True):
+            explained.append([self._entry(reason, row[reason.column]) for reason in found])
         return explained
 
-    def _entry(self, j: int, value: np.float32) -> dict[str, Any]:
-        low = self.reference["low"][j]
-        median = self.reference["median"][j]
-        high = self.reference["high"][j]
-        if np.isnan(value):
-            direction = "missing"
-            shown = None
-        else:
-            direction = "high" if value >= median else "low"
-            shown = _shortest(value)
+    def _entry(self, reason: Reason, value: np.float32) -> dict[str, Any]:
+        j = reason.column
+        low, high = self.reference["low"][j], self.reference["high"][j]
         return {
             "feature": self.features[j],
-            "value": shown,
-            "direction": direction,
+            "value": None if np.isnan(value) else _shortest(np.float32(value)),
+            "direction": reason.direction,
             "genuine_range": [_shortest(low), _shortest(high)],
+            "share": round(reason.share, 4),
         }
 
     def _try(self) -> None:

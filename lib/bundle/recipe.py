@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +57,11 @@ class Category:
         """What the number says, in words."""
         return f"rarity of `{self.column}`: −log(share of its value in reference)"
 
+    @property
+    def title(self) -> str:
+        """What it is called in a sentence."""
+        return self.column
+
 
 @dataclass(frozen=True)
 class Calendar:
@@ -70,6 +75,11 @@ class Calendar:
     def meaning(self) -> str:
         """What the number says, in words."""
         return PARTS[self.part]
+
+    @property
+    def title(self) -> str:
+        """What it is called in a sentence."""
+        return self.part.replace("_", " ")
 
 
 @dataclass(frozen=True)
@@ -85,6 +95,12 @@ class Distance:
         """What the number says, in words."""
         lat, long, to_lat, to_long = self.columns
         return f"kilometres from (`{lat}`, `{long}`) to (`{to_lat}`, `{to_long}`)"
+
+    @property
+    def title(self) -> str:
+        """What it is called in a sentence."""
+        lat, long, to_lat, to_long = self.columns
+        return f"kilometres from {lat}, {long} to {to_lat}, {to_long}"
 
 
 @dataclass(frozen=True)
@@ -102,6 +118,16 @@ class Arithmetic:
         """What the number says, in words."""
         sign = "divided by" if self.operation == "ratio" else "minus"
         return f"`{self.left}` {sign} `{self.right}`"
+
+    @property
+    def title(self) -> str:
+        """What it is called in a sentence."""
+        return self.named({})
+
+    def named(self, titles: Mapping[str, str]) -> str:
+        """Return the title, in which other features have theirs: {name: title}."""
+        left, right = (titles.get(side, side) for side in (self.left, self.right))
+        return f"{left} {'divided by' if self.operation == 'ratio' else 'minus'} {right}"
 
 
 @dataclass(frozen=True)
@@ -150,6 +176,26 @@ class Window:
             when = f"in the {self.within} that ended {self.delay} ago"
         return f"{words} transactions of the same `{self.entity}` {when}"
 
+    @property
+    def title(self) -> str:
+        """What it is called in a sentence."""
+        what = {
+            "count": "transactions",
+            "mean": f"mean {self.column}",
+            "sum": f"total {self.column}",
+            "max": f"largest {self.column}",
+            "min": f"smallest {self.column}",
+            "std": f"standard deviation of {self.column}",
+            "distinct": f"distinct values of {self.column}",
+            "fraud_rate": "fraud rate",
+            "fraud_count": "known frauds",
+        }
+        words = f"{what[self.statistic]} of the {self.entity}"
+        within = _in_full(self.within)
+        if self.delay is None:
+            return f"{words} within {within}"
+        return f"{words} within {within}, up to {_in_full(self.delay)} ago"
+
 
 @dataclass(frozen=True)
 class SinceLast:
@@ -164,8 +210,23 @@ class SinceLast:
         """What the number says, in words."""
         return f"seconds since the previous transaction of the same `{self.entity}`"
 
+    @property
+    def title(self) -> str:
+        """What it is called in a sentence."""
+        return f"seconds since the previous transaction of the {self.entity}"
+
 
 Derived = Category | Calendar | Distance | Arithmetic | Window | SinceLast
+
+
+def _in_full(duration: str) -> str:
+    """Return a duration such as `7d` in words, `7 days`."""
+    found = DURATION.fullmatch(duration)
+    if found is None:
+        return duration
+    words = {"s": "second", "min": "minute", "h": "hour", "d": "day", "w": "week"}
+    many = "" if found[1] == "1" else "s"
+    return f"{found[1]} {words[found[2]]}{many}"
 
 
 def seconds_of(duration: Any) -> int:
@@ -411,6 +472,17 @@ class Recipe:
             if feature.name not in done:
                 visit(feature, ())
         return list(done.values())
+
+    @property
+    def titles(self) -> dict[str, str]:
+        """What each derived feature is called in a sentence: {name: title}."""
+        titles: dict[str, str] = {}
+        for feature in self.in_order():
+            if isinstance(feature, Arithmetic):
+                titles[feature.name] = feature.named(titles)
+            else:
+                titles[feature.name] = feature.title
+        return titles
 
     @property
     def meanings(self) -> dict[str, str]:

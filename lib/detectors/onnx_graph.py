@@ -17,7 +17,7 @@ from lib.detectors.scaling import CLIP, Scaler
 FEATURES = "features"
 OPSETS = (("", 17), ("ai.onnx.ml", 3))
 IR_VERSION = 9
-FINITE = 1e30  # of a size that no transaction has, far from where float32 overflows
+LARGEST = float(np.finfo(np.float32).max)
 
 
 class Graph:
@@ -179,7 +179,7 @@ class Graph:
         Most tables have few such columns, and a logarithm costs as much as ten products: they are
         gathered, and put back in their places by a product with one entry a column, which is exact.
         """
-        t = self.add("Clip", t, -FINITE, FINITE)  # infinity times 0 would be NaN
+        t = self.add("Clip", t, -LARGEST, LARGEST)  # infinity times 0 would be NaN
         factor = 1 / scaler.scale_
         places = np.flatnonzero(scaler.logged_)
         logged = self.add("Gather", t, self.constant(places, np.int64), axis=1)

@@ -26,14 +26,15 @@ from lib.bundle.bundle import Bundle
 from lib.data import checks, features
 from lib.data.columns import beside
 from lib.data.datasets import Arrays, Dataset
-from lib.engine import parts, samples, storage
+from lib.engine import parts, samples, storage, top
 from lib.engine.parts import Part, Rows
 from lib.engine.samples import Drawn
 from lib.engine.score_histogram import Histogram
+from lib.engine.top import Top
 from lib.errors import BundleError, DataError
 
 COLUMNS = ("position", "anomaly_score", "alert")  # ours in a table of scores
-LAYOUT = 1  # of what a footer holds; files of another layout are written anew
+LAYOUT = 2  # of what a footer holds; files of another layout are written anew
 MODEL = "model.onnx"
 ALIGNED = 64  # bytes that a processor adds up at once, at the most; after as many rows one begins
 
@@ -50,6 +51,7 @@ class Job:
     labelled : whether labels are read
     seed : of the sample's lots
     limit : rows with smaller lots are sent along for the sample
+    n_alerts : alerts that are sent along, those with the highest scores
     """
 
     dataset: dict[str, Any]
@@ -59,6 +61,7 @@ class Job:
     labelled: bool
     seed: int
     limit: float
+    n_alerts: int
 
     def key(self, part: Part) -> str:
         """Return what identifies the content of a part's file, wherever it is."""
@@ -88,6 +91,7 @@ class Found:
     time_is_number : whether it is one, not a date; `where` is a file where that is so
     drawn : rows with lots below the job's limit
     histogram : of labelled rows; empty without labels
+    top : its alerts with the highest scores
     seconds : that it took; 0 where an earlier run had made it
     """
 
@@ -99,6 +103,7 @@ class Found:
     where: str
     drawn: Drawn
     histogram: Histogram
+    top: Top
     seconds: float = 0.0
 
 
@@ -193,6 +198,7 @@ def _scored(task: Task, key: str) -> tuple[pa.Buffer, Found]:
     dataset = Dataset.from_dict(job.dataset)
     model = _open_model(job.model, job.model_hash)
     sums = _Sums()
+    tops: list[Top] = []
     stream = pa.BufferOutputStream()
     writer = None
     for rows in parts.rows_of(dataset, task.part, job.labelled):
@@ -209,8 +215,9 @@ def _scored(task: Task, key: str) -> tuple[pa.Buffer, Found]:
             )
         writer.write_table(scores)
         sums.add(job, rows, data, scored)
+        tops.append(top.of_rows(dataset, frame, data.X, rows.first, scored, job.n_alerts))
         sums.look_at_time(dataset, rows)
-    found = sums.found(task.part.number)
+    found = sums.found(task.part.number, top.join(tops))
     writer.add_key_value_metadata({"key": key, "found": _packed(found)})
     writer.close()
     return stream.getvalue(), found
@@ -275,7 +282,7 @@ class _Sums:
         if job.labelled:
             self.histogram += Histogram.of(scored.raw, data)
 
-    def found(self, number: int) -> Found:
+    def found(self, number: int, alerts: Top) -> Found:
         """Return what was found."""
         ((is_number, where),) = self.time_is.items()
         return Found(
@@ -287,6 +294,7 @@ class _Sums:
             where=where,
             drawn=samples.join(self.drawn),
             histogram=self.histogram,
+            top=alerts,
         )
 
 
@@ -320,6 +328,7 @@ def _packed(found: Found) -> bytes:
         "bins": found.histogram.bins,
         "mass": found.histogram.mass,
     }
+    arrays |= {f"top.{name}": values for name, values in found.top.to_arrays().items()}
     for field, values in found.drawn.data._asdict().items():
         if values is not None:
             arrays[f"data.{field}"] = values
@@ -331,9 +340,11 @@ def _packed(found: Found) -> bytes:
 def _unpacked(content: bytes) -> Found:
     archive = np.load(io.BytesIO(base64.b64decode(content)), allow_pickle=False)
     said = json.loads(archive["said"].item())
+    of_top = {name.removeprefix("top."): archive[name] for name in archive if name[:4] == "top."}
     data = Arrays(*(archive.get(f"data.{field}") for field in Arrays._fields))
     return Found(
         **said,
         drawn=Drawn(archive["lot"], data, archive["score"]),
         histogram=Histogram(archive["bins"], archive["mass"]),
+        top=Top.from_arrays(of_top),
     )

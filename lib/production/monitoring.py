@@ -205,6 +205,14 @@ class Estimator:
             self.model = IsotonicRegression(out_of_bounds="clip")
             self.model.fit(score[is_used], y[is_used], sample_weight=weight[is_used])
 
+    def n_frauds(self, score: np.ndarray, weight: np.ndarray) -> float:
+        """Return the expected weight of frauds among rows with scores and weights (n,); 0 where no
+        label has been known.
+        """
+        if self.model is None:
+            return 0.0
+        return float(self.model.predict(score) @ weight)
+
     def recall(self, log: pd.DataFrame, weight: np.ndarray) -> float | None:
         """Return the estimated recall of a batch's alerts; `weight` is (n,), a row of the log each.
 

@@ -1,8 +1,8 @@
-"""Score a table of new transactions, and compare it with the window that the model knows.
+"""Score a table of new transactions, explain its alerts, and say whether the model is still good.
 
-`python -m lib.production.scoring FILE` writes `scores.parquet` and `drift.json`, chunk by chunk in
-flat memory; no labels are needed. Where features are histories, the whole table is looked at behind
-the transactions that the bundle brings along, and labels are read where a feature counts frauds.
+`python -m lib.production.scoring FILE` writes scores, alerts with reasons, and a verdict, chunk by
+chunk in flat memory; labels are read where there are any. Where features are histories, the whole
+table is looked at behind the transactions that the bundle brings along.
 With `--engine` several processes or machines score the parts of a table of any size, see
 `lib.production.scoring_by_parts`.
 """
@@ -26,28 +26,53 @@ from lib import bundle
 from lib.bundle import Bundle, recent
 from lib.bundle.by_row import MICROSECONDS
 from lib.data import datasets, features, raw_rows, reading, splits, times
+from lib.data.columns import SCORE, free_name
 from lib.data.datasets import ROOT, Arrays, Dataset
-from lib.engine import executors, scored, storage
+from lib.engine import executors, scored, storage, top
 from lib.engine.samples import Sample
+from lib.engine.top import Top
 from lib.errors import BundleError, DataError
 from lib.evaluation import intervals
-from lib.files import whole, write_json
-from lib.production import scoring_by_parts
+from lib.files import whole, write_json, write_text
+from lib.production import alerts, scoring_by_parts
+from lib.production.scored_weeks import Place, publish
 from lib.production.scoring_by_parts import drift_report
+from lib.production.verdict import ACT
+from lib.production.week import Promise, Week
 
 CHUNK_ROWS = 100_000
 SAMPLE_ROWS = scoring_by_parts.SAMPLE_ROWS
+N_ALERTS = scoring_by_parts.N_ALERTS
 GAP = 100  # mean distances between transactions, which nobody would call a gap
 N_NAMED = 12  # columns that the command's last lines name
 
 
-@dataclass
-class _Sums:
-    """What adds up over chunks."""
+@dataclass(frozen=True)
+class Known:
+    """What a table of scores is held against.
 
-    n: int = 0
-    weight: float = 0.0
-    alerts: float = 0.0  # weight of them
+    Parameters
+    ----------
+    reference : what the model was fitted on; None: no drift is looked for
+    promise : what validation says of it
+    """
+
+    reference: Arrays | None
+    promise: Promise
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What is known of a scored table.
+
+    Parameters
+    ----------
+    report : as `drift.json` has it
+    alerts : the highest score first, see `lib.production.alerts.explained`
+    """
+
+    report: dict[str, Any]
+    alerts: Sequence[dict[str, Any]]
 
 
 def score_table(
@@ -55,23 +80,21 @@ def score_table(
     path: Path | str,
     model: Bundle,
     folder: Path | str,
-    reference: Arrays | None = None,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Write an anomaly score and an alert for every row of a table.
+    known: Known | None = None,
+    *,
+    n_alerts: int = N_ALERTS,
+) -> Scores:
+    """Write an anomaly score and an alert for every row of a table, and what they are worth.
 
     Parameters
     ----------
-    path : CSV, CSV.gz, Parquet or a folder of them, in any order of time
-    folder : gets `scores.parquet` (position, time, identifiers, anomaly_score, alert), whole or not
-        at all; an identifier that is called like one of the other columns gets `id.` in front
-    reference : Arrays to compare with; None: no drift is looked for
-    seed : of the sample that is compared
-
-    Returns
-    -------
-    dict
-        The report, also kept as `drift.json`.
+    path : CSV, CSV.gz, Parquet or a folder of them, in any order of time; labels are read where all
+        files have their column
+    folder : gets `scores.parquet` (position, time, identifiers, anomaly_score, alert), `alerts.csv`
+        and `drift.json`, each whole or not at all; an identifier that is called like one of the
+        other columns gets `id.` in front
+    known : what to compare with; None: nothing but what the bundle says itself
+    n_alerts : alerts that are explained, those with the highest scores
 
     Raises
     ------
@@ -80,39 +103,49 @@ def score_table(
     """
     start = time.perf_counter()
     folder = Path(folder)
-    sample = Sample(SAMPLE_ROWS, seed)
-    sums = _Sums()
+    known = known or Known(None, Promise.of_manifest(model))
+    sample = Sample(SAMPLE_ROWS)
+    week = Week(known.promise)
+    tops: list[Top] = []
     writer = None
     with whole(folder / "scores.parquet") as partial:
         try:
             for frame in _derived(dataset, Path(path), model):
                 data = dataset.arrays(frame)
-                found = scored.score(model, data.X, sums.n)
-                table = scored.table(dataset, frame, sums.n, found)
+                found = scored.score(model, data.X, week.n)
+                table = scored.table(dataset, frame, week.n, found)
                 if writer is None:
                     writer = pq.ParquetWriter(partial, table.schema)
                 writer.write_table(table)
+                tops = [
+                    top.join([*tops, top.of_rows(dataset, frame, data.X, week.n, found, n_alerts)])
+                ]
                 sample.add(data, found.score)
-                sums.n += len(frame)
-                sums.weight += data.weight.sum()
-                sums.alerts += data.weight @ found.alert
+                week.add(data, found.score, found.alert)
         finally:
             if writer is not None:
                 writer.close()
+    drift = None
+    if known.reference is not None:
+        data, score = sample.rows()
+        drift = drift_report(dataset, model, known.reference, data, score)
+    explained = alerts.explained(dataset, model, tops[0])
+    write_text(folder / "alerts.csv", alerts.as_csv(dataset, explained))
     report = {
-        "n": sums.n,
-        "weight": float(sums.weight),
-        "alert_rate": float(sums.alerts / sums.weight),
+        "n": week.n,
+        "weight": week.weight,
+        "alert_rate": week.alert_rate,
         "model": model.manifest["model"],
-        "drift": None,
+        "drift": drift,
         "version": model.version,
+        "n_alerts": tops[0].n,
+        "start_s": week.start_s,
+        "end_s": week.end_s,
+        **week.report(drift, free_name(SCORE, dataset.features)),
         "seconds": time.perf_counter() - start,
     }
-    if reference is not None:
-        data, score = sample.rows()
-        report["drift"] = drift_report(dataset, model, reference, data, score)
     write_json(folder / "drift.json", report)
-    return report
+    return Scores(report, explained)
 
 
 def _derived(dataset: Dataset, path: Path, model: Bundle) -> Iterator[pd.DataFrame]:
@@ -134,7 +167,7 @@ def _derived(dataset: Dataset, path: Path, model: Bundle) -> Iterator[pd.DataFra
 
 def _with_histories(dataset: Dataset, path: Path, model: Bundle) -> pd.DataFrame:
     """Return a whole table, in the files' order, with features that look back at earlier rows."""
-    labelled = dataset.recipe.knows_labels and _has_label(dataset, path)
+    labelled = _has_label(dataset, path)
     chunks = datasets.iter_transactions(dataset, path, CHUNK_ROWS, labelled=labelled)
     table = pd.concat(list(chunks))
     joined = table
@@ -170,13 +203,16 @@ def _on_gap(dataset: Dataset, known: recent.Recent, table: pd.DataFrame) -> str:
 
 def _has_label(dataset: Dataset, path: Path) -> bool:
     """Return whether all files of a table have the label's column."""
+    if dataset.label is None:
+        return False
     files = reading.parts(path)
     return all(dataset.label in reading.columns_of(file, dataset.format) for file in files)
 
 
 def _chunks(dataset: Dataset, path: Path) -> Iterator[pd.DataFrame]:
     """Go through a table; the next chunk is read while the caller scores this one."""
-    chunks = datasets.iter_transactions(dataset, path, rows_per_chunk=CHUNK_ROWS)
+    labelled = _has_label(dataset, path)
+    chunks = datasets.iter_transactions(dataset, path, CHUNK_ROWS, labelled=labelled)
     with ThreadPoolExecutor(1) as ahead:
         waiting = ahead.submit(next, chunks, None)
         frame = waiting.result()
@@ -186,14 +222,16 @@ def _chunks(dataset: Dataset, path: Path) -> Iterator[pd.DataFrame]:
             frame = waiting.result()
 
 
-def known_window(dataset: Dataset, model: Bundle) -> Arrays | None:
-    """Return the reference period that the model was fitted on; None if its split is gone."""
+def known_of(dataset: Dataset, model: Bundle) -> Known:
+    """Return what a model was fitted on and promised; what the bundle says if its split is gone."""
     for manifest in sorted((ROOT / "data" / dataset.name).glob("*/splits.json")):
         folder = manifest.parent
         # the fingerprint first: to open a split may take a download
         if splits.Split(folder, {}).fingerprint == model.manifest["fit"].get("split"):
-            return splits.open_split(folder).arrays("reference")
-    return None
+            split = splits.open_split(folder)
+            promise = Promise.of_validation(model, split.arrays("validation"))
+            return Known(split.arrays("reference"), promise)
+    return Known(None, Promise.of_manifest(model))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -217,6 +255,24 @@ def _parser() -> argparse.ArgumentParser:
         "--out", default=ROOT / "reports" / "current", help="folder (default: reports/current)"
     )
     parser.add_argument(
+        "--alerts",
+        type=int,
+        default=N_ALERTS,
+        metavar="N",
+        help=f"alerts to explain, those with the highest scores (default: {N_ALERTS:,})",
+    )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="exit with 3 if the verdict is to act; to watch is 0",
+    )
+    parser.add_argument(
+        "--history",
+        default=ROOT / "reports" / "scoring",
+        help="folder of all tables scored so far, which the page beside it shows; '' keeps nothing "
+        "(default: reports/scoring)",
+    )
+    parser.add_argument(
         "--engine",
         default="",
         help="score part by part: local:4 for four processes, tcp://host:8786 or tls://host:8786 "
@@ -225,7 +281,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--labels",
         action="store_true",
-        help="read labels, too, and say how good the scores are (with --engine)",
+        help="with --engine: read labels, too, and say how good the scores are; without, labels "
+        "are read where they are",
     )
     return parser
 
@@ -247,17 +304,25 @@ def _description(model: Bundle, args: argparse.Namespace) -> Dataset:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit code: 0, or 2 where the table or the bundle is at fault."""
+    """Run the command; return its exit code.
+
+    0, or 2 where the table or the bundle is at fault, or, with `--check`, 3 where it is time to
+    act.
+    """
     args = _parser().parse_args(argv)
     try:
         _refuse_options(args)
         model = bundle.load(args.bundle)
         dataset = _description(model, args)
-        reference = known_window(dataset, model)
+        known = known_of(dataset, model)
         if args.engine:
-            report = _by_parts(dataset, args, reference)
+            report = _by_parts(dataset, args, known.reference)
+            written = "scores/, alerts.csv, alerts.html, drift.json"
         else:
-            report = score_table(dataset, args.file, model, args.out, reference)
+            found = score_table(dataset, args.file, model, args.out, known, n_alerts=args.alerts)
+            report = found.report
+            pages = publish(dataset, model, _place(args), report, found.alerts)
+            written = "scores.parquet, alerts.csv, alerts.html, drift.json"
     except (DataError, BundleError) as error:
         print(error, file=sys.stderr)
         return 2
@@ -270,17 +335,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     for line in scoring_by_parts.lines(report):
         print(line)
     _tell_drift(report["drift"])
-    written = "scores/, drift.json" if args.engine else "scores.parquet, drift.json"
     print(f"{args.out}: {written}")
-    return 0
+    if args.engine:
+        return 0
+    for page in pages:
+        print(page)
+    verdict = report["verdict"]
+    print(f"\nIs it still good? {verdict['word']}")
+    for reason in verdict["reasons"]:
+        print(f"  {reason}")
+    print(f"  Next: {verdict['next_step']}")
+    return 3 if args.check and verdict["word"] == ACT else 0
+
+
+def _place(args: argparse.Namespace) -> Place:
+    """Return where the table lies, and where what is found goes."""
+    history = Path(args.history) if str(args.history) else None
+    return Place(Path(args.file), Path(args.out), history)
 
 
 def _refuse_options(args: argparse.Namespace) -> None:
     """Raise DataError for options that only an engine knows."""
+    if args.alerts < 1:
+        raise DataError(f"--alerts is {args.alerts}; expected a number of alerts above 0")
     if args.engine:
+        if args.check:
+            raise DataError("--check needs the verdict, which a run with --engine does not give")
         return
     if args.labels:
-        raise DataError("--labels cannot be used without --engine, such as --engine local:2")
+        raise DataError("--labels is for --engine; without it labels are read where they are")
     for place in (args.file, str(args.out)):
         if storage.is_remote(place):
             raise DataError(f"{storage.shown(place)}: needs --engine, such as --engine local:2")
@@ -296,6 +379,7 @@ def _by_parts(
         bundle=Path(args.bundle),
         out=str(args.out),
         labelled=args.labels,
+        n_alerts=args.alerts,
     )
     with executors.opened(args.engine) as pool:
         return scoring_by_parts.score(run, pool, reference)

@@ -20,17 +20,20 @@ from lib.bundle.bundle import Bundle
 from lib.bundle.manifest import read as read_bundle
 from lib.data import checks
 from lib.data.datasets import Arrays, Dataset
-from lib.engine import executors, parts, samples, scored, storage
+from lib.engine import executors, parts, samples, scored, storage, top
 from lib.engine.meter import Meter
 from lib.engine.samples import Drawn
 from lib.engine.score_histogram import Histogram
 from lib.engine.scored import Found, Job, Task
+from lib.engine.top import Top
 from lib.errors import BundleError, DataError
 from lib.evaluation import intervals
 from lib.evaluation.metrics import Options
-from lib.production import drift, drift_categories
+from lib.production import alerts, drift, drift_categories, scored_weeks
+from lib.reporting.alerts import page
 
 SAMPLE_ROWS = 100_000  # that the drift report looks at, drawn evenly from all
+N_ALERTS = 1_000  # that are explained
 SCORES = "scores"  # the folder of the parts
 SUCCESS = "_SUCCESS"
 MODEL = "_model.zip"
@@ -53,6 +56,7 @@ class Run:
     out : gets `scores/part-….parquet`, `scores/_SUCCESS` and `drift.json`
     labelled : whether labels are read, for figures
     seed : of the sample that drift is looked for in
+    n_alerts : alerts that are explained, those with the highest scores
     part_rows : of a part, about
     """
 
@@ -62,6 +66,7 @@ class Run:
     out: str
     labelled: bool = False
     seed: int = 0
+    n_alerts: int = N_ALERTS
     part_rows: int = parts.PART_ROWS
 
     @property
@@ -105,6 +110,7 @@ def score(run: Run, pool: Executor, reference: Arrays | None = None) -> dict[str
         labelled=run.labelled,
         seed=run.seed,
         limit=samples.limit(SAMPLE_ROWS, table.rows),
+        n_alerts=run.n_alerts,
     )
     with storage.explained(run.out):
         _begin(job, scored.packed_model(manifest, graphs[scored.MODEL]))
@@ -112,8 +118,21 @@ def score(run: Run, pool: Executor, reference: Arrays | None = None) -> dict[str
     report = _report(run, model, found, reference)
     report["seconds"] = time.perf_counter() - start
     with storage.explained(run.out):
+        _write_alerts(run, model, found.top, report)
         _commit(run, table, report)
     return report
+
+
+def _write_alerts(run: Run, model: Bundle, found: Top, report: dict[str, Any]) -> None:
+    """Write the alerts with the highest scores of all parts, as a table and as a page."""
+    explained = alerts.explained(run.dataset, model, found)
+    file = Path(storage.shown(run.address))
+    batch = scored_weeks.batch(run.dataset, model, file, report, explained)
+    for name, text in (
+        ("alerts.csv", alerts.as_csv(run.dataset, explained)),
+        ("alerts.html", page(batch)),
+    ):
+        storage.write(storage.join(run.out, name), text.encode())
 
 
 def _refuse(run: Run) -> None:
@@ -152,6 +171,7 @@ class _Gathered:
         self.drawn: dict[int, Drawn] = {}
         self.histogram = Histogram.empty()
         self.time_is: dict[bool, str] = {}
+        self._tops: list[Top] = []
         self._waiting: dict[int, Histogram] = {}
         self._next = 0
 
@@ -162,10 +182,16 @@ class _Gathered:
         self.weights[part.number] = (part.weight, part.alerts)
         self.drawn[part.number] = part.drawn
         self.time_is.setdefault(part.time_is_number, part.where)
+        self._tops = [top.join([*self._tops, part.top])]
         self._waiting[part.number] = part.histogram
         while self._next in self._waiting:
             self.histogram += self._waiting.pop(self._next)
             self._next += 1
+
+    @property
+    def top(self) -> Top:
+        """The alerts with the highest scores."""
+        return self._tops[0]
 
     def sample(self) -> Drawn:
         """Return the sample for the drift report."""
@@ -200,6 +226,7 @@ def _report(run: Run, model: Bundle, found: _Gathered, reference: Arrays | None)
         "model": model.manifest["model"],
         "drift": None,
         "version": model.version,
+        "n_alerts": found.top.n,
         "parts": len(found.weights),
         "parts_of_an_earlier_run": found.n_earlier,
     }

@@ -20,6 +20,7 @@ from scipy.stats import spearmanr
 
 from lib import bundle
 from lib.bundle import Bundle
+from lib.bundle.reasons import QUANTILES
 from lib.data import labels_seen, raw_rows
 from lib.data.datasets import UNLABELLED, Arrays
 from lib.data.splits import Split
@@ -292,7 +293,9 @@ def _manifest(name: str, fitted: Fit, split: Split) -> dict[str, Any]:
     training = fitted.training
     dataset = split.dataset
     period = split.manifest["periods"]["reference"]
-    low, median, high = _ranges(training)
+    # known frauds are in a supervised fit; what is usual is told by the others
+    usual = training.take(training.y != 1) if fitted.supervised else training
+    low, median, high = _ranges(usual)
     manifest = {
         "model": name,
         "supervised": fitted.supervised,
@@ -377,9 +380,10 @@ def _ranges(training: Arrays) -> list[list[float]]:
 
     0 where a column is empty.
     """
+    low, high = QUANTILES
     found = np.zeros((training.X.shape[1], 3))
     for j, x in enumerate(training.X.T):
         known = ~np.isnan(x) & (training.weight > 0)
         if known.any():
-            found[j] = weighted_quantile(x[known], training.weight[known], (0.01, 0.5, 0.99))
+            found[j] = weighted_quantile(x[known], training.weight[known], (low, 0.5, high))
     return found.T.tolist()

@@ -5,7 +5,6 @@ files.
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -18,14 +17,14 @@ from lib.data import labels_seen
 from lib.data.budgets import Budget, count, percent
 from lib.evaluation import comparison
 from lib.evaluation.figures import Figure, interval, number
-from lib.files import read_json, write_text
-from lib.reporting import differences, drift_details, names, tables
+from lib.files import read_json
+from lib.reporting import alerts, differences, drift_details, names, tables, weeks
 from lib.reporting.names import HEADLINE, NOT_EXPORTED, SHARES, Now, label
 from lib.reporting.plots import colour
+from lib.reporting.rendering import render
 
 NO_FIGURE = {"value": None, "low": None, "high": None}
-TEMPLATES = Path(__file__).parent / "templates"
-SLIDER = TEMPLATES / "slider.js"
+SLIDER = "slider.js"
 PERIODS = ("reference", "validation", "untouched")
 CARDS = ("model_card", "data_card")
 FILES = ("metrics.json", "run.yaml")
@@ -90,7 +89,7 @@ def write(
     run_dir = Path(run_dir)
     content = _content(run_dir, stages, status, now)
     path = run_dir / "index.html"
-    _render("run.html.j2", path, content)
+    render("run.html.j2", path, content)
     ending = {run_dir.name: status} if status else {}
     # after the page: the list holds the runs that have one
     write_index(run_dir.parent, ending, now, look)
@@ -129,13 +128,15 @@ def _content(
         "figures": _present(figures),
         "production": _figure(run_dir, *TIMELINE),
         "drift": _drift(run_dir),
+        "alerts": alerts.of_run(run_dir),
+        "weekly": alerts.verdict_of_run(run_dir),
         "since": differences.since_previous(run_dir, metrics),
         "stages": [_stage(run_dir, stage) for stage in stages],
         # a request for a model that is not being served would be refused
         "example": "" if status == NOT_EXPORTED else _example(run_dir, metrics),
         "cards": _present([_card(run_dir, name) for name in CARDS]),
         "files": [name for name in FILES if (run_dir / name).is_file()],
-        "scripts": [SLIDER.read_text(encoding="utf-8")] if by_budget else [],
+        "scripts": [SLIDER] if by_budget else [],
     }
 
 
@@ -275,8 +276,9 @@ def write_index(
         "runs": runs,
         "periods": list(NOTES),
         "serving": _serving(now, reports),
+        "weeks": weeks.PAGE if (reports / weeks.PAGE).is_file() else "",
     }
-    return _render("index.html.j2", reports / "index.html", content)
+    return render("index.html.j2", reports / "index.html", content)
 
 
 def _listed(folder: Path, ending: str | None, now: Now | None) -> dict[str, Any]:
@@ -314,40 +316,6 @@ def _fate(champion: Mapping[str, Any] | None, now: Now | None) -> str:
         return "champion now"
     withdrawn = now.withdrawn or {}
     return "withdrawn" if version in withdrawn else ""
-
-
-def _render(template: str, path: Path, content: Mapping[str, Any]) -> Path:
-    # 60 ms that a run without changes need not spend
-    from jinja2 import Environment, FileSystemLoader
-
-    # escaped throughout: names of columns and of data sets may hold anything
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        trim_blocks=True,
-    )
-    environment.filters["breakable"] = _breakable
-    scripts = content.get("scripts", [])
-    hashes = [_hash_of_script(script) for script in scripts]
-    html = environment.get_template(template).render({**content, "script_hashes": hashes})
-    return write_text(path, html)
-
-
-def _hash_of_script(script: str) -> str:
-    """Return the hash that a content security policy names an inline script by."""
-    digest = hashlib.sha256(script.encode()).digest()
-    return f"sha256-{base64.b64encode(digest).decode()}"
-
-
-def _breakable(text: str) -> str:
-    """Return `text` as HTML that may break behind commas and underscores.
-
-    Not behind that of a notebook's number.
-    """
-    from markupsafe import Markup, escape
-
-    broken = re.sub(r"(?<=[,_])(?<!\d_)(?=\w)", "<wbr>", escape(text))
-    return Markup(broken)
 
 
 def _read(path: Path) -> dict[str, Any]:
