@@ -3,15 +3,17 @@
 A plugin: test modules name it in `pytest_plugins`.
 """
 
+import contextlib
 import os
 import subprocess
 import sys
-import textwrap
 
 import bundles
+import dask
 import pandas as pd
 import psutil
 import pytest
+from distributed import Client
 from server import free_port
 
 from lib.data import simulation
@@ -98,11 +100,11 @@ class Cluster:
 
     Parameters
     ----------
-    settings : variables that make it speak `protocol`
+    settings : variables that make it speak `protocol`; files that they name are in the folder
+    scheduler : function (port) -> words after `dask`, where it is another than on 127.0.0.1 alone
     """
 
-    def __init__(self, folder, protocol="tcp", settings=None):
-        pytest.importorskip("distributed")
+    def __init__(self, folder, protocol="tcp", settings=None, scheduler=None):
         port = free_port()
         self.address = f"{protocol}://127.0.0.1:{port}"
         self.folder = folder
@@ -110,9 +112,13 @@ class Cluster:
         environment.pop("PYTHONPATH", None)
         dask = [sys.executable, "-m", "dask"]
         host = ["--host", "127.0.0.1", "--no-dashboard"]
+        if scheduler is None:
+            started = [*dask, "scheduler", "--protocol", protocol, "--port", str(port), *host]
+        else:
+            started = [*dask, *scheduler(port)]
         worker = [self.address, "--nthreads", "1", "--local-directory", str(folder), *host]
         commands = [
-            [*dask, "scheduler", "--protocol", protocol, "--port", str(port), *host],
+            started,
             [*dask, "worker", *worker],
             [*dask, "worker", *worker],
         ]
@@ -127,13 +133,12 @@ class Cluster:
         self._wait(environment)
 
     def _wait(self, environment):
-        code = f"""
-            from distributed import Client
-            with Client({self.address!r}, timeout=120, set_as_default=False) as client:
-                client.wait_for_workers(2, timeout=120)
-        """
-        python = [sys.executable, "-c", textwrap.dedent(code)]
-        subprocess.run(python, env=environment, cwd=self.folder, check=True)
+        with (
+            contextlib.chdir(self.folder),
+            dask.config.set(dask.config.collect_env(environment)),
+            Client(self.address, timeout=120, set_as_default=False) as client,
+        ):
+            client.wait_for_workers(2, timeout=120)
 
     def close(self):
         for process in self.processes:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -158,41 +159,52 @@ def test_a_machine_that_is_lost(dataset, table, served, tmp_path, tmp_path_facto
 
 
 def certificates(folder):
-    """An authority, and a certificate that it has signed -> the variables of docs/scale.md."""
-    for name in ("ca", "cert"):
+    """An authority, and a certificate that it has signed, under the names of docs/scale.md."""
+    for name, key in (("ca", "ca-key"), ("cert", "key")):
         command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
-        command += ["-subj", f"/CN={name}", "-keyout", f"{name}-key.pem", "-out", f"{name}.pem"]
+        command += ["-subj", f"/CN={name}", "-keyout", f"{key}.pem", "-out", f"{name}.pem"]
         if name == "cert":
             command += ["-CA", "ca.pem", "-CAkey", "ca-key.pem"]
         subprocess.run(command, cwd=folder, check=True, capture_output=True)
-    start = "DASK_DISTRIBUTED__COMM__"
-    settings = {
-        f"{start}REQUIRE_ENCRYPTION": "True",
-        f"{start}TLS__CA_FILE": str(folder / "ca.pem"),
-    }
-    for role in ("SCHEDULER", "WORKER", "CLIENT"):
-        settings[f"{start}TLS__{role}__CERT"] = str(folder / "cert.pem")
-        settings[f"{start}TLS__{role}__KEY"] = str(folder / "cert-key.pem")
-    return settings
 
 
-def test_over_tls_only_who_has_a_certificate_is_answered(table, tmp_path):
-    settings = certificates(tmp_path)
+def recipe():
+    """What docs/scale.md says on TLS -> (the variables that its shell exports, the words after
+    `dask` of the command that it starts with them).
+    """
     scale = (ROOT / "docs" / "scale.md").read_text()
-    for name in settings:
-        assert re.sub("SCHEDULER|WORKER|CLIENT", "${role}", name) in scale
-    (tmp_path / "cluster").mkdir()
-    own = Cluster(tmp_path / "cluster", "tls", settings)
+    (block,) = re.findall(r"^### TLS$.*?^```sh$\n(.*?)^```$", scale, re.M | re.S)
+    exports, _, command = block.rpartition(".venv/bin/dask ")
+    shell = ["bash", "-euc", f"{exports}\nenv -0"]
+    bare = {"PATH": os.environ["PATH"]}
+    said = subprocess.run(shell, env=bare, capture_output=True, text=True, check=True).stdout
+    exported = dict(line.split("=", 1) for line in said.split("\0") if line.startswith("DASK_"))
+    return exported, shlex.split(command, comments=True)
+
+
+def test_over_tls_as_documented_only_who_has_a_certificate_is_answered(table, tmp_path):
+    settings, words = recipe()
+    assert words[0] == "scheduler"
+    certificates(tmp_path)
+    own = Cluster(
+        tmp_path, "tls", settings, lambda port: [w.replace("8786", str(port)) for w in words]
+    )
     described = tmp_path / "cards.yaml"
     described.write_text(yaml.safe_dump(description().to_dict()))
     command = [sys.executable, "-m", "lib.production.thin", str(table), "--dataset", described]
     command += ["--rows", "900", "--out", tmp_path / "thin.parquet", "--engine", own.address]
     bare = os.environ | {"PYTHONPATH": str(ROOT)}
-    refused = subprocess.run(command, env=bare, capture_output=True, text=True, check=False)
+
+    def thinned(environment):
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+
+    refused = thinned(bare)
     assert refused.returncode == 2, refused.stderr
     assert "needs a certificate" in refused.stderr
     assert not (tmp_path / "thin.parquet").exists()
-    done = subprocess.run(command, env=bare | settings, capture_output=True, text=True, check=False)
+    done = thinned(bare | settings)
     own.close()
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "thin.parquet").is_file()

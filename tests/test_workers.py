@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -11,10 +12,12 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from distributed import Client
 from pipelines import FIXTURES, SMALL, Here, Instant, Project
 
 from lib.engine import executors
 from lib.errors import DataError
+from lib.files import read_json
 from lib.pipeline import pipeline_execution, stages, workers
 from lib.pipeline.notebook_execution import NotebookExecution, Outcome
 from lib.pipeline.settings import Job
@@ -80,17 +83,16 @@ def until(look, seconds=60):
 
 
 def test_a_notebook_of_a_worker_that_is_killed_is_executed_again(small, here, cluster):
-    from distributed import Client
-
-    arguments = (*SMALL, "-p", "pause_s", "1.5", "--until", FITS)
+    arguments = (*SMALL, "-p", "pause_s", "0.8", "--until", FITS)
     killed = []
+    with Client(cluster.address, set_as_default=False) as client:
+        pids = client.run(os.getpid)
 
     def kill():
         until(lambda: list(small.folder.glob("reports/*/models/*/model.onnx")))
-        (report,) = until(lambda: list(small.folder.glob("reports/.workers-*/*.json")))
-        with Client(cluster.address, set_as_default=False) as client:
-            place = json.loads(report.read_text())["place"]
-            os.kill(client.run(os.getpid)[place], signal.SIGKILL)
+        (report,) = small.folder.glob("reports/.workers-*/*.json")
+        place = until(lambda: read_json(report))["place"]  # it may just be written
+        os.kill(pids[place], signal.SIGKILL)
         killed.append(place)
 
     thread = threading.Thread(target=kill)
@@ -183,6 +185,39 @@ def test_a_kernel_ends_with_its_driver_or_when_another_worker_has_its_notebook(d
     assert "another worker" in attempt.reason_to_end()
     claim.unlink()
     assert attempt.reason_to_end() == "interrupted"
+    desk.pulse.unlink()  # the driver, which had ended, has taken its desk away
+    assert "is gone" in attempt.reason_to_end()
+
+
+@pytest.mark.parametrize(("said", "is_archived"), [("", True), ("another", False)])
+def test_an_attempt_that_is_given_up_leaves_the_archive_of_another(desk, said, is_archived):
+    """Its worker stood still meanwhile, and another one has executed the notebook."""
+    execution = dispatched(desk, "sleeps", None).errand.execution
+    claim = desk.claim("sleeps")
+
+    def execute(partial):
+        shutil.copy(FIXTURES / "sleeps.ipynb", partial)
+        until(lambda: list(desk.folder.glob("*.json")))
+        claim.unlink()
+        if said:
+            claim.write_text(said)
+        until(lambda: execution._killed)
+        return execution._killed
+
+    execution._execute = execute
+    with workers.Attempt(execution, desk, "tcp://worker"):
+        assert execution.run().message
+    assert execution.archive.with_suffix(".ipynb").is_file() == is_archived
+    assert list(desk.folder.glob("*.json")) == []
+
+
+def test_an_attempt_makes_no_desk_anew(desk):
+    attempt = workers.Attempt(dispatched(desk, "sleeps", None).errand.execution, desk, "tcp://w")
+    shutil.rmtree(desk.folder)
+    with attempt:
+        until(lambda: attempt.execution._killed)
+    assert "is gone" in attempt.execution._killed
+    assert not desk.folder.exists()
 
 
 def test_the_next_pipeline_ends_what_a_lost_one_has_left(desk, tmp_path, monkeypatch):
@@ -215,6 +250,7 @@ class KilledWorker(Exception):  # noqa: N818 - Dask's
     [
         (CancelledError(), "the scheduler is gone"),
         (KilledWorker(), "for want of memory"),
+        (TimeoutError(110, "Connection timed out"), "on a worker: [Errno 110] Connection timed"),
         (workers.Done(Outcome("", 1, 1, 1, "tcp://w"), {"run/models/x": 3}), "do not appear"),
         (workers.Done(Outcome("cell 3 failed", 1, 1, 1, "tcp://w"), {}), "cell 3 failed"),
         (workers.Done(Outcome("", 1, 1, 1, "tcp://w"), {}), ""),
@@ -264,12 +300,24 @@ def test_another_engine_is_refused_for_notebooks(here, address, said):
     assert said in here.run(*SMALL, "--engine", address, code=2)[1]
 
 
-def test_a_scheduler_that_is_gone_has_no_capacity_to_ask_for():
+@pytest.mark.parametrize("status", ["running", "connecting", "closed"])
+def test_a_scheduler_that_is_gone_is_not_asked_and_who_is_sent_there_is_told(desk, status):
     class Gone:
         def nthreads(self):
+            assert self.status == "running"  # until it is noticed
             raise OSError
 
-    assert workers.Workers(Gone(), None).capacity() == 1
+        def submit(self, *_, **__):
+            assert self.status != "closed"
+            future = Future()
+            future.set_exception(CancelledError())
+            return future
+
+    Gone.status = status
+    gone = workers.Workers(Gone(), None)
+    assert gone.capacity() == 1
+    outcome = dispatched(desk, "sleeps", gone._submit).run()
+    assert outcome.message == "the scheduler is gone"
 
 
 def test_tls_without_a_certificate_is_refused(here):

@@ -10,6 +10,9 @@ from by_parts import Cluster
 from conftest import copy_project
 from pipelines import SMALL, Project
 
+from lib.files import read_json
+from lib.pipeline.workers import PATIENCE_S
+
 pytestmark = [pytest.mark.check, pytest.mark.xdist_group("engine")]
 NOTEBOOKS = ("02_split", "03_isolation_forest", "05_gaussian_mixture", "09_comparison")
 QUICK = {
@@ -49,10 +52,11 @@ def real(folder, keep=NOTEBOOKS):
 def kernels(project):
     """The kernels that work in a project's folder, whoever has started them."""
     found = []
-    for process in psutil.process_iter(["cmdline"]):
-        if "ipykernel_launcher" in " ".join(process.info["cmdline"] or ()):
+    for process in psutil.process_iter(["cmdline", "cwd"]):  # None of one that has just ended
+        is_kernel = "ipykernel_launcher" in " ".join(process.info["cmdline"] or ())
+        if is_kernel and process.info["cwd"] == str(project.folder):
             found.append(process)
-    return [process for process in found if process.cwd() == str(project.folder)]
+    return found
 
 
 def until(look, seconds=120):
@@ -112,36 +116,76 @@ def worker_of(place):
     raise AssertionError(f"nobody listens at {place}")
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_the_kernels_of_a_driver_that_is_gone_end_by_themselves(tmp_path, cluster, number):
+def sleeping(tmp_path, cluster):
+    """A project and its pipeline, one of whose notebooks sleeps on a worker
+    -> (project, the pipeline's process, kernels on workers).
+    """
     project = Project.create(tmp_path / "project")
     project.put("03_isolation_forest", "sleeps")
     process = project.start(*SMALL, "--until", "04_autoencoder", "--engine", cluster.address)
-    until(lambda: list(project.folder.glob("reports/2*/notebooks/.03*.part.ipynb")))
-    assert kernels(project)
+
+    def asleep():
+        for claim in project.folder.glob("reports/.workers-*/03_isolation_forest.claim"):
+            report = read_json(claim.with_name(f"{claim.read_text()}.json"), {})
+            return report.get("n_done", 0) >= 2
+        return False
+
+    until(asleep)
+    found = kernels(project)
+    assert found
+    return project, process, found
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_the_kernels_of_a_driver_that_is_gone_end_by_themselves(tmp_path, cluster, number):
+    project, process, left = sleeping(tmp_path, cluster)
     process.send_signal(number)
-    process.communicate(timeout=60)
-    start = time.monotonic()
-    until(lambda: not kernels(project))
-    assert time.monotonic() - start < (45 if number == signal.SIGKILL else 5)
+    _, err = process.communicate(timeout=120)
+    if number == signal.SIGKILL:
+        psutil.wait_procs(left, timeout=PATIENCE_S + 60)
+    else:  # it has waited for them
+        assert "Interrupted" in err
+        (archive,) = project.folder.glob("reports/2*/notebooks/03_isolation_forest.ipynb")
+        assert len(json.loads(archive.read_text())["cells"]) >= 3  # how far it came
+        assert list(project.folder.glob("reports/.workers-*")) == []
+    assert kernels(project) == []
     project.put("03_isolation_forest", "fits_a_candidate")
     project.command(*SMALL, "--until", "04_autoencoder", "--engine", cluster.address)
     assert list(project.folder.glob("reports/.workers-*")) == []
 
 
 def test_a_pipeline_after_one_that_was_killed_waits_for_its_kernels(tmp_path, cluster):
-    project = Project.create(tmp_path / "project")
-    project.put("03_isolation_forest", "sleeps")
-    process = project.start(*SMALL, "--until", "04_autoencoder", "--engine", cluster.address)
-    until(lambda: list(project.folder.glob("reports/2*/notebooks/.03*.part.ipynb")))
+    project, process, left = sleeping(tmp_path, cluster)
     process.kill()
     process.communicate(timeout=60)
     project.put("03_isolation_forest", "fits_a_candidate")
+    process = project.start(*SMALL, "--until", "04_autoencoder")
+    assert "Waiting for workers to end" in process.stderr.readline()
     start = time.monotonic()
-    said = project.command(*SMALL, "--until", "04_autoencoder")
-    assert "Waiting for workers to end" in said
-    assert time.monotonic() - start < 30  # they are told so
-    assert kernels(project) == []
+    assert "Resuming" in process.stderr.readline()
+    assert time.monotonic() - start < PATIENCE_S  # they were told so
+    assert [kernel for kernel in left if kernel.is_running()] == []
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, out + err
+
+
+def test_a_scheduler_that_is_lost_costs_the_notebooks_that_it_had(tmp_path, cluster):
+    """Those that are running, and those that wait for a worker; the rest goes on."""
+    project = Project.create(tmp_path / "project")
+    arguments = (*SMALL, "--until", "04_autoencoder", "--sweep", "autoencoder.latent", 4, 8, 16)
+    engine = ("--engine", cluster.address)
+    process = project.start(*arguments, "-p", "pause_s", 300, *engine)
+    until(lambda: len(list(project.folder.glob("reports/2*/models/*/model.onnx"))) == 2)
+    left = kernels(project)
+    assert len(left) == 2
+    cluster.processes[0].kill()
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 1, out + err
+    assert out.count("the scheduler is gone") == 4
+    _, alive = psutil.wait_procs(left, timeout=30)
+    assert alive == []
+    assert list(project.folder.glob("reports/.workers-*")) == []
+    project.command(*arguments)
 
 
 def test_stability_is_the_same_on_workers(tmp_path, cluster):

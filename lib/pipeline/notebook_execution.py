@@ -79,6 +79,7 @@ class NotebookExecution:
     def __post_init__(self) -> None:
         self._start = time.monotonic()
         self._killed = ""  # why it was
+        self._is_archived = True
         self._cell = "no cell"
         self._n_injected = 0
 
@@ -108,8 +109,14 @@ class NotebookExecution:
         try:
             partial.parent.mkdir(parents=True, exist_ok=True)
             message = self._execute(partial)
+<<<<<<< HEAD
             if partial.exists():  # else it did not come to its first cell
                 archive(partial, self.archive, self.neighbours)
+=======
+            # a partial file is there once it has come to its first cell
+            if self._is_archived and partial.exists():
+                archive(partial, self.archive)
+>>>>>>> p-engine2
         except Exception as error:  # whatever it is, the other notebooks go on
             message = self._killed or f"{self.name} could not be executed and archived: {error}"
         return Outcome(message, self.seconds, self.peak_mb, self.n_done)
@@ -165,9 +172,15 @@ class NotebookExecution:
         if self.timeout_s and self.seconds > self.timeout_s:
             self.kill(f"stopped after {self.timeout_s:g} s (--timeout)")
 
-    def kill(self, reason: str) -> None:
-        """End the kernel and its children at once; the outcome's message begins with `reason`."""
+    def kill(self, reason: str, *, is_archived: bool = True) -> None:
+        """End the kernel and its children at once; the outcome's message begins with `reason`.
+
+        Parameters
+        ----------
+        is_archived : False where others may have executed it since, whose archive has to stay
+        """
         self._killed = reason
+        self._is_archived = self._is_archived and is_archived
         for process in self._processes():
             with contextlib.suppress(psutil.Error):
                 process.kill()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 import re
 import shutil
@@ -24,7 +25,7 @@ from typing import Any
 
 from lib.engine import executors
 from lib.errors import DataError
-from lib.files import read_json, sha256, write_json
+from lib.files import read_json, sha256
 from lib.pipeline.notebook_execution import NotebookExecution, Outcome
 from lib.pipeline.state import State
 
@@ -35,6 +36,10 @@ LOOK_S = 0.2
 PATIENCE_S = 30.0  # longer than a network file system shows what is no longer so
 SETTLE_S = 2.0  # until the kernel of a worker that is lost has ended
 STOP_S = 20.0  # for a worker to say that its kernel has ended
+# why a kernel must not go on
+INTERRUPTED = "interrupted"
+GONE = "ended, as the pipeline that began it is gone,"
+TAKEN = "ended, as another worker has taken it,"
 
 
 @dataclass(frozen=True)
@@ -178,6 +183,7 @@ class Attempt:
         self.place = place
         self.name = uuid.uuid4().hex
         self.is_another = False  # after one on a worker that is lost
+        self._said: dict[str, Any] = {}
         self._beat = ""
         self._heard = time.monotonic()
         self._over = threading.Event()
@@ -195,14 +201,15 @@ class Attempt:
         """Take the report away: the kernel has ended."""
         self._over.set()
         self._thread.join()
-        self.desk.report(self.name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.desk.report(self.name).unlink()
 
     def _watch(self) -> None:
         while not self._over.is_set():
             self.execution.watch()
             reason = self.reason_to_end()
             if reason:
-                self.execution.kill(reason)
+                self.execution.kill(reason, is_archived=reason == INTERRUPTED)
             self._report()
             self._over.wait(LOOK_S)
 
@@ -213,14 +220,14 @@ class Attempt:
             if beat != self._beat:
                 self._beat, self._heard = beat, time.monotonic()
         if time.monotonic() - self._heard > PATIENCE_S:
-            return "ended, as the pipeline that began it is gone,"
+            return GONE
         try:
             claim = self.desk.claim(self.execution.name).read_text()
         except FileNotFoundError:
-            return "interrupted"
+            return INTERRUPTED if self.desk.pulse.is_file() else GONE
         except OSError:  # for a moment, of a network file system
             return ""
-        return "" if claim in ("", self.name) else "ended, as another worker has taken it,"
+        return "" if claim in ("", self.name) else TAKEN
 
     def _report(self) -> None:
         said = {
@@ -228,9 +235,12 @@ class Attempt:
             "n_done": self.execution.n_done,
             "peak_mb": self.execution.peak_mb,
         }
+        if said == self._said:
+            return
         with contextlib.suppress(OSError):  # the driver is gone
-            if self.desk.folder.is_dir():
-                write_json(self.desk.report(self.name), said)
+            # in place, as the pulse is: and no folder is made anew where the driver removes it
+            self.desk.report(self.name).write_text(json.dumps(said))
+            self._said = said
 
 
 class Dispatched:
@@ -250,7 +260,6 @@ class Dispatched:
         self._submit = submit
         self._start = time.monotonic()
         self._killed = ""
-        self._give_up = threading.Event()
 
     @property
     def seconds(self) -> float:
@@ -268,7 +277,7 @@ class Dispatched:
         except Exception as error:  # whatever it is, the other notebooks go on
             if type(error).__name__ == "KilledWorker":
                 return self._failed("every worker that took it died, perhaps for want of memory")
-            return self._failed(f"it could not be sent to a worker: {error}")
+            return self._failed(f"it could not be executed on a worker: {error}")
         if done.outcome.message or self._sees(done.left):
             return done.outcome
         return self._failed(
@@ -285,6 +294,8 @@ class Dispatched:
             try:
                 return future.result(timeout=LOOK_S)
             except TimeoutError:
+                if future.done():  # it is the worker's, of a network file system
+                    raise
                 if self._killed and killed_at is None:
                     killed_at = time.monotonic()
                 if killed_at is not None and (
@@ -297,7 +308,7 @@ class Dispatched:
         """Wait until this machine sees what a worker has written, which may take a moment."""
         until = time.monotonic() + 2 * PATIENCE_S
         while self.errand.left() != left:
-            if time.monotonic() > until:
+            if self._killed or time.monotonic() > until:
                 return False
             time.sleep(LOOK_S)
         return True
@@ -326,10 +337,15 @@ class Workers:
         self.project = project
 
     def capacity(self) -> int:
-        """Return how many notebooks the workers can execute at a time."""
+        """Return how many notebooks the workers can execute at a time.
+
+        One where the scheduler is gone: who is sent there is told.
+        """
+        if self.client.status != "running":  # asked, it would not answer for a while
+            return 1
         try:
             return sum(self.client.nthreads().values())
-        except (OSError, TimeoutError):  # the scheduler is gone; who is sent there is told
+        except (OSError, TimeoutError):
             return 1
 
     def dispatched(self, execution: NotebookExecution, state: State) -> Dispatched:
@@ -337,6 +353,8 @@ class Workers:
         return Dispatched(Errand(execution, self.project, state), self._submit)
 
     def _submit(self, errand: Errand) -> Any:
+        if self.client.status == "closed":  # it has looked for its scheduler long enough
+            raise CancelledError
         key = f"{errand.name}-{uuid.uuid4().hex}"
         return self.client.submit(execute, errand, key=key, pure=False)
 
