@@ -109,14 +109,9 @@ class NotebookExecution:
         try:
             partial.parent.mkdir(parents=True, exist_ok=True)
             message = self._execute(partial)
-<<<<<<< HEAD
-            if partial.exists():  # else it did not come to its first cell
-                archive(partial, self.archive, self.neighbours)
-=======
             # a partial file is there once it has come to its first cell
             if self._is_archived and partial.exists():
-                archive(partial, self.archive)
->>>>>>> p-engine2
+                archive(partial, self.archive, self.neighbours)
         except Exception as error:  # whatever it is, the other notebooks go on
             message = self._killed or f"{self.name} could not be executed and archived: {error}"
         return Outcome(message, self.seconds, self.peak_mb, self.n_done)
