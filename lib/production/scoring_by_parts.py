@@ -234,14 +234,16 @@ def _report(run: Run, model: Bundle, found: _Gathered, reference: Arrays | None)
         sample = found.sample()
         report["drift"] = drift_report(run.dataset, model, reference, sample.data, sample.score)
     if run.labelled:
-        report |= _figures(run.dataset, found.histogram)
+        report |= _figures(run.dataset, model, found.histogram)
     return report
 
 
-def _figures(dataset: Dataset, histogram: Histogram) -> dict[str, Any]:
+def _figures(dataset: Dataset, model: Bundle, histogram: Histogram) -> dict[str, Any]:
     """Return what is known of labelled rows: their masses, and figures as pairs of bounds."""
     ranking = histogram.ranking()
-    budgets = Options(dataset.alert_budgets, dataset.alert_budget).suffixes()
+    # the model's threshold was set for a budget, which need not be the one of the description
+    budget = model.manifest.get("threshold", {}).get("alert_budget") or dataset.alert_budget
+    budgets = Options(dataset.alert_budgets, budget).suffixes()
     figures = {name: pair.to_dict() for name, pair in ranking.figures(budgets).items()}
     if dataset.amount is None:
         figures = {name: pair for name, pair in figures.items() if "amount" not in name}
@@ -250,7 +252,7 @@ def _figures(dataset: Dataset, histogram: Histogram) -> dict[str, Any]:
         "n_frauds": int(ranking.n_frauds.sum()),
         "fraud_weight": float(ranking.fraud.sum()),
         "money_at_stake": float(ranking.money.sum()),
-        "alert_budget": dataset.alert_budget,
+        "alert_budget": budget,
     }
     return {"labelled": labelled, "figures": figures}
 
