@@ -133,9 +133,10 @@ class Cluster:
         self._wait(environment)
 
     def _wait(self, environment):
+        settings = dask.config.collect_env(environment)
         with (
             contextlib.chdir(self.folder),
-            dask.config.set(dask.config.collect_env(environment)),
+            dask.config.set(dask.config.merge(dask.config.config, settings)),
             Client(self.address, timeout=120, set_as_default=False) as client,
         ):
             client.wait_for_workers(2, timeout=120)
