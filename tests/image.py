@@ -166,6 +166,13 @@ def _stopped(container):
 @contextlib.contextmanager
 def stand_in(folder):
     """A daemon of our own and Debian's Python as its python:3.11-slim -> options for the build."""
+    lacking = [name for name in ("docker", "dockerd", "debootstrap") if not shutil.which(name)]
+    if lacking or os.getuid():
+        sys.exit(
+            f"No Docker daemon answers, and one cannot be started here, without "
+            f"{' and '.join(lacking or ['root'])}: start Docker, or as root "
+            "`apt-get install docker.io debootstrap`."
+        )
     socket, data = folder / "docker.sock", folder / "data"
     words = [
         f"--data-root={data}",

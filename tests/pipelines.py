@@ -83,7 +83,7 @@ class Project:
         error.
         """
         process = self.start(*arguments)
-        out, err = process.communicate(timeout=300)
+        out, err = process.communicate(timeout=900)
         assert process.returncode == code, out + err
         return err
 

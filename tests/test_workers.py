@@ -320,6 +320,23 @@ def test_a_scheduler_that_is_gone_is_not_asked_and_who_is_sent_there_is_told(des
     assert outcome.message == "the scheduler is gone"
 
 
+def test_a_notebook_is_not_waited_for_where_nobody_would_tell(desk):
+    sent = dispatched(desk, "sleeps", lambda _: Future())
+    sent._is_closed = lambda: True  # the client, since
+    assert sent.run().message == "the scheduler is gone"
+
+
+def test_a_notebook_that_ends_as_patience_does_is_done(desk):
+    class Late(Future):
+        def result(self, timeout=None):
+            if timeout is None:
+                return super().result()
+            self.set_result(workers.Done(Outcome("", 1, 1, 1, "tcp://w"), {}))
+            raise TimeoutError
+
+    assert dispatched(desk, "sleeps", lambda _: Late()).run().message == ""
+
+
 def test_tls_without_a_certificate_is_refused(here):
     _, err = here.run(*SMALL, "--engine", "tls://127.0.0.1:9", code=2)
     assert "needs a certificate: set DASK_DISTRIBUTED__COMM__TLS__CA_FILE" in err

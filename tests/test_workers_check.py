@@ -181,7 +181,7 @@ def test_a_scheduler_that_is_lost_costs_the_notebooks_that_it_had(tmp_path, clus
     cluster.processes[0].kill()
     out, err = process.communicate(timeout=200)
     assert process.returncode == 1, out + err
-    assert out.count("the scheduler is gone") == 4
+    assert out.count("the scheduler is gone") == 4, out + err
     _, alive = psutil.wait_procs(left, timeout=30)
     assert alive == []
     assert list(project.folder.glob("reports/.workers-*")) == []

@@ -249,15 +249,22 @@ class Dispatched:
     Parameters
     ----------
     submit : function (errand) -> future of Dask, whose result is `Done`
+    is_closed : whether there is nobody left who would tell the future
     """
 
-    def __init__(self, errand: Errand, submit: Callable[[Errand], Any]):
+    def __init__(
+        self,
+        errand: Errand,
+        submit: Callable[[Errand], Any],
+        is_closed: Callable[[], bool] = lambda: False,
+    ):
         self.errand = errand
         self.name = errand.name
         self.place = ""
         self.n_done = 0
         self.peak_mb = 0.0
         self._submit = submit
+        self._is_closed = is_closed
         self._start = time.monotonic()
         self._killed = ""
 
@@ -290,19 +297,18 @@ class Dispatched:
     def _awaited(self, future: Any) -> Done:
         """Return what a future comes to; give it up a while after the notebook was killed."""
         killed_at = None
-        while True:
-            try:
+        while not future.done():
+            with contextlib.suppress(TimeoutError):
                 return future.result(timeout=LOOK_S)
-            except TimeoutError:
-                if future.done():  # it is the worker's, of a network file system
-                    raise
-                if self._killed and killed_at is None:
-                    killed_at = time.monotonic()
-                if killed_at is not None and (
-                    not self.place or time.monotonic() - killed_at > STOP_S
-                ):
-                    future.cancel()
-                    raise CancelledError from None
+            if self._is_closed():
+                raise CancelledError
+            if not self._killed:
+                continue
+            killed_at = killed_at or time.monotonic()
+            if not self.place or time.monotonic() - killed_at > STOP_S:
+                future.cancel()
+                raise CancelledError
+        return future.result()
 
     def _sees(self, left: dict[str, int]) -> bool:
         """Wait until this machine sees what a worker has written, which may take a moment."""
@@ -350,10 +356,17 @@ class Workers:
 
     def dispatched(self, execution: NotebookExecution, state: State) -> Dispatched:
         """Return a notebook that a worker will execute; `state` is its job's in the run."""
-        return Dispatched(Errand(execution, self.project, state), self._submit)
+        return Dispatched(
+            Errand(execution, self.project, state), self._submit, lambda: self._is_closed
+        )
+
+    @property
+    def _is_closed(self) -> bool:
+        """Whether the client has looked for its scheduler long enough."""
+        return self.client.status in ("closing", "closed")
 
     def _submit(self, errand: Errand) -> Any:
-        if self.client.status == "closed":  # it has looked for its scheduler long enough
+        if self._is_closed:
             raise CancelledError
         key = f"{errand.name}-{uuid.uuid4().hex}"
         return self.client.submit(execute, errand, key=key, pure=False)
