@@ -23,7 +23,7 @@ def number(value: float | None, digits: int = 3, kind: str = "f") -> str:
     """
     if value is None:
         return DASH
-    return f"{value:.{digits}{kind}}"
+    return f"{value:,.{digits}{kind}}"
 
 
 def interval(figure: Figure | None, digits: int = 3, kind: str = "f") -> str:

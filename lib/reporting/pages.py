@@ -62,8 +62,7 @@ TIMELINE = (
     "11_production-timeline",
     "The untouched period replayed against the live server, batch by batch, with labels that come "
     "late. Recall and "
-    "money are of the alerts as they were fired: less than in a ranking of the whole period. "
-    "Frames: simulated drift.",
+    "money are of the alerts as they were fired: less than in a ranking of the whole period.",
     "Four panels over the batches: alert rate, drift of each feature, recall with intervals, "
     "money caught.",
 )
