@@ -130,7 +130,11 @@ class Cluster:
                         command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT
                     )
                 )
-        self._wait(environment)
+        try:
+            self._wait(environment)
+        except BaseException:
+            self.close()
+            raise
 
     def _wait(self, environment):
         settings = dask.config.collect_env(environment)
