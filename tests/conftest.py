@@ -3,11 +3,15 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from lib.data import simulation
 
 ROOT = Path(__file__).resolve().parents[1]
 pytest.register_assert_rewrite("by_parts")  # before a test module imports it
+# a machine that does other things as well is no fault of the code
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")

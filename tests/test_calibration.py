@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -59,7 +59,6 @@ def test_small_and_bounded():
     assert Calibration.fit(rng.normal(size=300_000), np.ones(300_000)).raw_score.size <= 400
 
 
-@settings(deadline=None)
 @given(samples, hnp.arrays(np.float64, 50, elements=scores))
 def test_never_decreases_and_stays_in_bounds(sample, new):
     raw, weight = sample
@@ -72,7 +71,6 @@ def test_never_decreases_and_stays_in_bounds(sample, new):
     assert calibration.apply([-np.inf, np.inf]).tolist() == [calibration.anomaly_score[0], 1.0]
 
 
-@settings(deadline=None)
 @given(samples, hnp.arrays(np.float64, 20, elements=scores))
 def test_one_score_and_many_get_the_same(sample, new):
     calibration = Calibration.fit(*sample)
@@ -80,7 +78,6 @@ def test_one_score_and_many_get_the_same(sample, new):
     assert [calibration.apply(score).item() for score in raw] == calibration.apply(raw).tolist()
 
 
-@settings(deadline=None)
 @given(samples)
 def test_observed_scores_keep_their_ranks_at_the_knots(sample):
     raw, weight = sample
@@ -89,7 +86,6 @@ def test_observed_scores_keep_their_ranks_at_the_knots(sample):
     assert calibration.apply(calibration.raw_score).tolist() == calibration.anomaly_score.tolist()
 
 
-@settings(deadline=None)
 @given(samples)
 def test_round_trip_through_json(sample):
     calibration = Calibration.fit(*sample)
@@ -152,7 +148,6 @@ def test_threshold_for_budget_by_hand():
     )
 
 
-@settings(deadline=None)
 @given(samples, st.floats(0.001, 1.0))
 def test_threshold_keeps_the_budget_in_either_unit(sample, budget):
     raw, weight = sample

@@ -180,7 +180,8 @@ def test_bounds_hold_the_exact_figures(dataset, table, served, tmp_path):
     report = scoring_by_parts.score(run, executors.Inline())
     data = dataset.arrays(read_transactions(dataset, table))
     raw = scored.raw_score(bundle.load(served), data.X, 0)
-    options = metrics.Options(dataset.alert_budgets, dataset.alert_budget, n_resamples=0)
+    budget = bundle.load(served).manifest["threshold"]["alert_budget"]
+    options = metrics.Options(dataset.alert_budgets, budget, n_resamples=0)
     exact = metrics.evaluate(data, {"model": raw}, options)["model"]
     assert "amount_recall_at_budget" in report["figures"]
     for name, pair in report["figures"].items():

@@ -8,7 +8,7 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
@@ -273,7 +273,6 @@ def cases(max_size=40):
     )
 
 
-@settings(deadline=None)
 @given(
     cases(), st.lists(st.floats(0.001, 1.0), min_size=2, max_size=4, unique_by=lambda b: f"{b:g}")
 )
@@ -289,7 +288,6 @@ def test_a_larger_budget_never_lowers_recall(case, budgets):
             ), "no ranking passes the ceiling"
 
 
-@settings(deadline=None)
 @given(cases(), st.floats(0.001, 1.0))
 def test_a_perfect_ranking_reaches_the_ceiling(case, budget):
     y, _, weight, amount = case
@@ -302,7 +300,6 @@ def test_a_perfect_ranking_reaches_the_ceiling(case, budget):
         assert got[name] == got[f"ceiling_{name}"]
 
 
-@settings(deadline=None)
 @given(cases())
 def test_weight_is_a_number_of_rows(case):
     y, raw, weight, amount = case
@@ -348,7 +345,6 @@ def test_thresholds_by_hand():
     assert pick_threshold(RAW, ONE, alert_cost_eur=36, **cost) > 10, "no alert pays off"
 
 
-@settings(deadline=None)
 @given(cases(), st.floats(0.0, 60.0))
 def test_min_cost_is_no_dearer_than_any_observed_threshold(case, price):
     y, raw, weight, amount = case

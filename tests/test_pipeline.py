@@ -447,7 +447,7 @@ def test_without_a_terminal_a_line_tells_now_and_then_how_far_it_is(monkeypatch)
     now, stream = [0.0], io.StringIO()
     monkeypatch.setattr("lib.pipeline.console.time.monotonic", lambda: now[0])
     progress = Progress(1, {"04_autoencoder": 9}, stream)
-    running = [SimpleNamespace(name="04_autoencoder", n_done=3, seconds=21.4)]
+    running = [SimpleNamespace(name="04_autoencoder", n_done=3, seconds=21.4, place="")]
     for now[0] in (1.0, PULSE_S - 1.0, PULSE_S + 1.0, PULSE_S + 2.0):
         progress.tick(running)
     assert [line[8:] for line in stream.getvalue().splitlines()] == [
@@ -458,8 +458,8 @@ def test_without_a_terminal_a_line_tells_now_and_then_how_far_it_is(monkeypatch)
 def test_a_terminal_shows_a_bar_for_each_notebook_that_is_running(monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")  # rich's word for a terminal
     stream = io.StringIO()
-    mixture = SimpleNamespace(name="05_gaussian_mixture", n_done=2, seconds=3.0)
-    autoencoder = SimpleNamespace(name="04_autoencoder", n_done=5, seconds=9.0)
+    mixture = SimpleNamespace(name="05_gaussian_mixture", n_done=2, seconds=3.0, place="")
+    autoencoder = SimpleNamespace(name="04_autoencoder", n_done=5, seconds=9.0, place="")
     cells = {"04_autoencoder": 9, "05_gaussian_mixture": 7}
     with Bars(2, cells, stream) as bars:
         bars.tick([autoencoder, mixture])

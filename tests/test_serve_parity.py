@@ -65,4 +65,5 @@ def test_the_served_score_is_the_notebooks_score(simulated, tmp_path, name):
     alerts = sum(sum(answer["predictions"]) for answer in answers)
     assert alerts == (anomaly >= 0.99).sum()
     assert 5 < alerts <= 10, "rows that tie at the threshold are left out together"
-    assert [len(entries) for entries in explained["explanations"]] == [3] * 5
+    assert len(explained["explanations"]) == 5
+    assert all(1 <= len(entries) <= 3 for entries in explained["explanations"])
