@@ -385,7 +385,7 @@ def test_page_says_above_all_figures_that_drift_was_simulated(run, on_purpose, s
     assert names.SIMULATED in above
     assert (pages.DRIFTS in above) is said
     verdict = text[text.index('id="verdict"') : text.index('id="results"')]
-    assert ("On the untouched period, which drifts on purpose, with" in verdict) is said
+    assert ("on the untouched period, which drifts on purpose, with" in verdict) is said
 
 
 @pytest.mark.parametrize(
