@@ -345,7 +345,7 @@ def test_no_interval_is_falsely_certain(rows):
     assert figures["recall"]["low"] == 0.0 < figures["recall"]["high"]
     assert figures["alert_rate"]["low"] == 0.0 < figures["alert_rate"]["high"]
     assert figures["amount_recall"]["high"] is None
-    data, raw = many()
+    data, _ = many()
     [sure] = budget_table.figures(
         data, np.where(data.y == 1, 9.0, 0.0), [9.0], budget_table.Resampling(600.0, 100)
     )

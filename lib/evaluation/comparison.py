@@ -172,7 +172,8 @@ def _alerts(manifest: Mapping[str, Any]) -> gate.Alerts | None:
     if not threshold:
         return None
     graph = manifest["files"]["model.onnx"]
-    return gate.Alerts(graph, threshold["rule"], threshold["alert_budget"])
+    per_day = threshold.get("transactions_per_day")
+    return gate.Alerts(graph, threshold["rule"], threshold["alert_budget"], per_day)
 
 
 def _at_budget(figures: dict) -> gate.AtBudget:
@@ -328,6 +329,7 @@ def run_metrics(
         "verdict": {
             "action": verdict.action,
             "promote": verdict.promote,
+            "resets": verdict.resets,
             "reasons": verdict.reasons,
         },
         "remarks": [
