@@ -147,7 +147,9 @@ def test_the_champions_figures_are_found_by_what_the_gate_did():
     own, new = figures(0.3), figures(0.5)
 
     def name(validation, action="keep"):
-        verdict = SimpleNamespace(action=action, promote="autoencoder", reasons=[], remarks=[])
+        verdict = SimpleNamespace(
+            action=action, promote="autoencoder", reasons=[], remarks=[], resets=""
+        )
         results = comparison.Results(validation)
         decision = comparison.Decision(champion, verdict, Budget(0.002))
         found = comparison.run_metrics("run", split, 0, {}, results, decision)

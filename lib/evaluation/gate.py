@@ -540,12 +540,13 @@ def _budget_changed(
 ) -> list[str]:
     """Return a remark where what is promoted has a threshold for another budget than before."""
     before = champion and champion.alerts
-    for candidate in candidates:
-        now = candidate.alerts
-        if not before or not now or candidate.name != verdict.promote or now.asked == before.asked:
-            continue
-        return [f"The threshold was set for {before.asked}; now for {now.asked}."]
-    return []
+    now = next((c.alerts for c in candidates if c.name == verdict.promote), None)
+    if not before or not now:
+        return []
+    # a table that has grown has another share for the same reviews, and other reviews for a share
+    if now == before or now.asked == before.asked:
+        return []
+    return [f"The threshold was set for {before.asked}; now for {now.asked}."]
 
 
 def labels_would_help(
