@@ -61,8 +61,7 @@ class RawRoute(APIRoute):
 
 class Predictor:
     """Score one transaction or up to 10,000: `features`, each as a list in order or as an object
-    with names, of which nothing is kept; or, where the model has a recipe, `transactions` with raw
-    columns, which are remembered for those to come unless `remember` is false.
+    with names, of which nothing is kept.
 
     A wrong request gets a sentence that names the row and the feature.
     """

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from base64 import b64encode
 from html import escape
 from pathlib import Path
@@ -103,8 +104,14 @@ def _threshold(threshold):
     if threshold.get("rule") == "alert_budget" and isinstance(budget, float):
         per_day = threshold.get("transactions_per_day")
         a_day = f", {budget * per_day:,.0f} a day" if isinstance(per_day, float) else ""
-        return f"{alert}, which about {budget:.4g} of all transactions reach{a_day} (alert budget)"
+        share = f"{100 * budget:.3g} % of all transactions"
+        return f"{alert}, which about {share} reach{a_day} (alert budget)"
     return f"{alert} (rule {threshold['rule']})" if "rule" in threshold else alert
+
+
+def _prose(text: str) -> str:
+    """Write a description as HTML, names in backticks as code."""
+    return re.sub("`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
 def _operation(method, path, operation, schemas):
@@ -117,7 +124,7 @@ def _operation(method, path, operation, schemas):
         f"<p>{escape(operation['summary'])}{key}</p>",
     ]
     if description := operation.get("description"):
-        parts.append("".join(f"<p>{escape(part)}</p>" for part in description.split("\n\n")))
+        parts.append("".join(f"<p>{_prose(part)}</p>" for part in description.split("\n\n")))
     content = operation.get("requestBody", {}).get("content", {}).get("application/json")
     if content:
         parts.append(_fields("Body", content["schema"], schemas))
@@ -176,7 +183,7 @@ def _fields(title, schema, schemas):
     rows = "".join(
         f"<tr><td><code>{escape(name)}</code></td><td>{escape(kind(field, schemas))}"
         f"{'' if name in schema.get('required', []) else ', optional'}</td>"
-        f"<td>{escape(field.get('description', ''))}</td></tr>"
+        f"<td>{_prose(field.get('description', ''))}</td></tr>"
         for name, field in schema.get("properties", {}).items()
     )
     return f"<details><summary>{title}</summary><table>{rows}</table></details>"

@@ -28,7 +28,9 @@ class Reason(BaseModel):
     """One feature that contributes to a row's score."""
 
     feature: str
-    value: float | None = Field(description="as sent; null if it was missing")
+    value: float | None = Field(
+        description="as sent, rounded to float32, the precision of the model; null if it was missing"
+    )
     direction: Literal["high", "low", "missing", "within"] = Field(
         description="where the value lies: above or below the usual range, missing, or within the "
         "range, which is said only where no value of the row is unusual by itself: it is their "
@@ -176,6 +178,10 @@ REMEMBER = {
     "schema": {"type": "boolean", "default": True},
     "description": "keep raw transactions, so that later ones look back at them",
 }
+RAW = (
+    "Instead of `features` it takes `transactions` with raw columns, which are remembered for those "
+    "to come unless `remember` is false."
+)
 LABEL_EXAMPLES = {
     "fraud": {
         "summary": "a fraud that has become known",
@@ -230,6 +236,7 @@ def document(app: FastAPI, served: Served | None, settings: Settings) -> dict:
         body["anyOf"] = [{"required": ["features"]}, {"required": ["transactions"]}]
         body["maxProperties"] = 1
         predict["parameters"] = [EXPLAIN, REMEMBER]
+        predict["description"] = f"{predict['description']}\n\n{RAW}"
         medians = dict(zip(features, served.bundle.reference.get("median", ()), strict=False))
         row = raw.example(medians, datetime.now(UTC))
         examples["raw"] = {"summary": "a raw transaction", "value": {"transactions": [row]}}

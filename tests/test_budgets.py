@@ -21,7 +21,7 @@ from lib.evaluation.gate import Verdict
 from lib.evaluation.metrics import Outcomes
 from lib.pipeline.settings import Settings, jobs
 from lib.pipeline.stages import STAGES, notebook
-from lib.reporting import differences, pages, tables
+from lib.reporting import differences, pages, tables, threshold_figures
 
 
 def manifest(days=4.0, weight=1_000.0, time="seconds", **description):
@@ -296,3 +296,59 @@ def test_since_the_last_run_names_ten_changes_the_champion_first(tmp_path):
 
 def test_words_are_listed_as_in_a_sentence():
     assert [listed("a"), listed("ab"), listed("abc")] == ["a", "a and b", "a, b and c"]
+
+
+def quietly(rows):
+    """The same rows, of a threshold that fires nothing on untouched."""
+    data, raw = many()
+    levels = [raw.max() + 1] * len(rows)
+    found = budget_table.figures(data, raw, levels, budget_table.Resampling(600.0, 100))
+    return [row | {"untouched": figures} for row, figures in zip(rows, found, strict=True)]
+
+
+def test_the_headline_is_of_the_threshold_and_not_of_the_ranking(rows):
+    [decides] = [row for row in rows if row["decides"]]
+    ranking = {"value": 0.987, "low": None, "high": None}
+    entry = dict.fromkeys(("average_precision", "recall_at_budget"), ranking)
+    metrics = {
+        "champion": {"model": "tails", "threshold": decides["threshold"]},
+        "models": {"tails": {"validation": entry, "untouched": entry}},
+        "alert_budget": 0.02,
+        "transactions_per_day": 1_000,
+        "by_budget": rows,
+    }
+    of, figures = threshold_figures.of_run(metrics)
+    found = {shown.name: shown.figure["value"] for shown in figures}
+    assert of == "What the threshold finds on the untouched period"
+    assert found["average precision"] == 0.987
+    assert found["frauds found"] == decides["untouched"]["recall"]["value"] != 0.987
+    other = metrics | {"champion": {"model": "tails", "threshold": 0.123}}
+    of, figures = threshold_figures.of_run(other)
+    assert of == "The top of the ranking on the untouched period"
+    assert "recall at 20 a day" in [shown.name for shown in figures]
+
+
+def test_a_threshold_that_fires_too_little_is_said(rows):
+    [decides] = [row for row in rows if row["decides"]]
+    budget = Budget(0.02, 1_000)
+    assert budget_table.quiet(decides, budget) == []
+    [silent] = [row for row in quietly(rows) if row["decides"]]
+    [said] = budget_table.quiet(silent, budget)
+    assert "fires no alert, of 20 a day that people can review" in said
+    few = silent | {"untouched": {"alert_rate": {"value": 0.009}}}
+    assert "fires 9 alerts a day, of 20 a day" in budget_table.quiet(few, budget)[0]
+    assert budget_table.quiet({}, budget) == []
+
+
+def test_no_interval_is_falsely_certain(rows):
+    figures = quietly(rows)[0]["untouched"]
+    assert figures["recall"]["low"] == 0.0 < figures["recall"]["high"]
+    assert figures["alert_rate"]["low"] == 0.0 < figures["alert_rate"]["high"]
+    assert figures["amount_recall"]["high"] is None
+    data, _ = many()
+    [sure] = budget_table.figures(
+        data, np.where(data.y == 1, 9.0, 0.0), [9.0], budget_table.Resampling(600.0, 100)
+    )
+    assert sure["precision"]["value"] == sure["precision"]["high"] == 1.0
+    assert 0.5 < sure["precision"]["low"] < 1.0
+    assert sure["false_alarms_per_fraud"]["high"] > 0

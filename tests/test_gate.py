@@ -335,6 +335,9 @@ def test_the_threshold_of_a_champion_that_stays_follows_the_budget(own, asked, p
     assert verdict.promote == promote
     follows = "the model of version 3 stays, and its threshold follows"
     assert (follows in verdict.reasons[-1]) == bool(promote)
+    # one event, one statement
+    assert bool(verdict.resets) == bool(promote)
+    assert ("--accept" in "; ".join(verdict.reasons)) != bool(promote)
     withdrawn = {"f": "version 2 was withdrawn: too many alerts"}
     kept = verdict_of([forest], replace(champion(), alerts=own), withdrawn=withdrawn)
     assert kept.promote is None
@@ -622,3 +625,17 @@ def test_labels_that_would_help_are_a_remark(differences, allowed, best):
     (remark,) = remarks
     assert f"Labels would help: {best} has average_precision 0.8" in remark
     assert "0.050 [0.010, 0.090] more than forest; -p allow_supervised true" in remark
+
+
+def test_a_run_that_changes_the_budget_says_so():
+    fifty = Alerts("graph", "alert_budget", 0.0004, 125_000.0)
+    more = replace(fifty, graph="another", alert_budget=0.002)
+    better = {"value": 0.1, "low": 0.05, "high": 0.2}
+    forest = Candidate("forest", figure(0.4), difference=better, bundle_hash="f", alerts=more)
+    verdict = verdict_of([forest], replace(champion(), alerts=fifty))
+    assert verdict.promote == "forest"
+    said = "The threshold was set for 50 reviews a day; now for 250 reviews a day."
+    assert said in verdict.remarks
+    assert verdict.resets == ""
+    same = replace(forest, alerts=replace(more, alert_budget=0.0004))
+    assert said not in verdict_of([same], replace(champion(), alerts=fifty)).remarks

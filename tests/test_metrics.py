@@ -5,6 +5,7 @@ properties.
 import itertools
 import json
 import re
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 from lib.evaluation import intervals, metrics, thresholds
 from lib.pipeline import console
 from lib.registry.serving import Now
+from lib.reporting.threshold_figures import Shown
 
 # Ten transactions, best score first: fraud, genuine, fraud, then seven genuine ones.
 Y = np.array([1, 0, 1, 0, 0, 0, 0, 0, 0, 0])
@@ -454,7 +456,7 @@ def test_reason_for_no_interval_is_told():
     ],
 )
 def test_the_console_says_why_there_is_no_interval(figure, why, shown):
-    assert console._interval(figure, why) == shown
+    assert console._interval(Shown("recall", figure, 3), why) == shown
 
 
 def test_average_precision_agrees_with_scikit_learn_and_leaves_unlabelled_rows_out():
@@ -476,7 +478,7 @@ def test_lengths_of_time_are_written_as_people_do(seconds, said):
 def test_a_champion_that_nobody_judged_gets_one_line_and_no_dashes():
     nothing = {"value": None, "low": None, "high": None}
     champion = {"model": "fusion", "name": "fraud-detector-x", "version": "1"}
-    champion["period"] = ""  # no label judges it
+    champion |= {"of": "", "figures_shown": []}  # no label judges it
     summary = {
         "stages": [],
         "status": "done",
@@ -493,11 +495,9 @@ def test_a_champion_that_nobody_judged_gets_one_line_and_no_dashes():
     assert "nobody has judged it: no label" in text
     assert "Fusion on validation:" in text
     assert "recall" not in text
-    figures = {
-        "average_precision": {"value": 0.5, "low": 0.4, "high": 0.6},
-        "amount_recall_at_budget": nothing,
-    }
-    summary["champion"] = champion | {"validation": figures}
+    known = Shown("average precision", {"value": 0.5, "low": 0.4, "high": 0.6}, 3)
+    shown = [asdict(known), asdict(Shown("money caught", nothing))]
+    summary["champion"] |= {"of": "The top of the ranking", "figures_shown": shown}
     told = console.told(summary, now)
     assert re.search(r"^  average precision +0\.500 \[0\.400, 0\.600\]$", told, re.MULTILINE)
     assert "money caught" not in told
@@ -508,14 +508,15 @@ def test_the_console_calls_models_and_figures_as_people_do():
     figure = {"value": 0.5, "low": 0.4, "high": 0.6}
     figures = dict.fromkeys(console.SHOWN, figure)
     champion = {"model": model, "name": "fraud-detector-x", "version": "1"}
-    champion["period"] = "validation"
+    metrics = {"champion": champion, "models": {model: {"validation": figures}}}
+    champion = console._champion(metrics)
     summary = {"stages": [], "status": "done", "run": "r", "remarks": [], "no_interval": ""}
     summary["budget"] = {}
     summary |= {"headline": "", "not_exported": "", "verdict": ""}
-    summary["champion"] = champion | {"validation": figures}
+    summary["champion"] = champion
     now = Now("2026-01-02T03:04:05+00:00", "fraud-detector-x", champion=None, bundle=None)
     told = console.told(summary, now)
-    assert "Robust covariance (no labels, 15 % isolated) on validation:" in told
+    assert "Robust covariance (no labels, 15 % isolated), the top of the ranking on" in told
     assert "money caught at the alert budget" in told
     assert not re.search(r"_at_|_covariance|train_on", told)
     beaten = "it does not beat the naive rule max_abs_z (0.1234)"

@@ -218,3 +218,13 @@ def test_long_names_are_shortened_where_they_do_not_differ():
     assert max(map(len, shown)) <= 24
     assert eda_plots.with_distance(names[0], 0.333) == "mean_amount_…last_7_days\nKS 0.33"
     assert eda_plots.with_distance("V1", np.nan) == "V1"
+
+
+def test_a_threshold_that_follows_the_budget_is_no_promotion():
+    champion = {"model": "robust_covariance", "name": "fraud-detector", "version": "2"}
+    verdict = {"action": "promote", "resets": "50 reviews a day"}
+    said = names.headline({"champion": champion, "verdict": verdict})
+    assert said == (
+        "Robust covariance stays champion; its threshold is now set for 50 reviews a day "
+        "(fraud-detector version 2)."
+    )

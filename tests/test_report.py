@@ -147,7 +147,9 @@ def test_the_champions_figures_are_found_by_what_the_gate_did():
     own, new = figures(0.3), figures(0.5)
 
     def name(validation, action="keep"):
-        verdict = SimpleNamespace(action=action, promote="autoencoder", reasons=[], remarks=[])
+        verdict = SimpleNamespace(
+            action=action, promote="autoencoder", reasons=[], remarks=[], resets=""
+        )
         results = comparison.Results(validation)
         decision = comparison.Decision(champion, verdict, Budget(0.002))
         found = comparison.run_metrics("run", split, 0, {}, results, decision)
@@ -385,7 +387,7 @@ def test_page_says_above_all_figures_that_drift_was_simulated(run, on_purpose, s
     assert names.SIMULATED in above
     assert (pages.DRIFTS in above) is said
     verdict = text[text.index('id="verdict"') : text.index('id="results"')]
-    assert ("On the untouched period, which drifts on purpose, with" in verdict) is said
+    assert ("on the untouched period, which drifts on purpose, with" in verdict) is said
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def test_docs_name_model_version_data_set_and_threshold(tmp_path):
         "forest",
         "creditcard",
         "at least 0.95",
-        "0.05",
+        "5 % of all transactions",
     ):
         assert fact in text
     assert "imulated" not in text
@@ -203,3 +203,13 @@ def test_docs_say_the_budget_in_both_units(tmp_path):
     folder = bundles.write(tmp_path, threshold=threshold | {"transactions_per_day": 1_000.0})
     with serving(folder) as client:
         assert "0.05 of all transactions reach, 50 a day" in shown(client.get("/docs").text)
+
+
+def test_docs_of_a_model_without_a_recipe_speak_of_nothing_that_it_lacks(tmp_path):
+    with serving(bundles.write(tmp_path)) as client:
+        page = client.get("/docs").text
+    text = shown(page)
+    assert "<code>features</code>" in page
+    assert "`" not in text
+    assert "remember" not in text
+    assert "recipe" not in text

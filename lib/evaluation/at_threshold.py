@@ -145,13 +145,6 @@ class Tally:
             with np.errstate(divide="ignore", invalid="ignore"):
                 resampled = intervals.figure(value, draws[:, part] / draws[:, whole])
         if name not in self._squares:
-            return resampled
+            return intervals.honest(resampled)
         n_effective = float(total[whole] ** 2 / self._squares[name])
-        exact = intervals.clopper_pearson(value, n_effective)
-        if resampled["low"] is None:
-            return exact
-        return {
-            "value": value,
-            "low": min(resampled["low"], exact["low"]),
-            "high": max(resampled["high"], exact["high"]),
-        }
+        return intervals.honest(resampled, intervals.clopper_pearson(value, n_effective))

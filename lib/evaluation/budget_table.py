@@ -8,18 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isclose
 from typing import Any
 
 import numpy as np
 
 from lib.bundle.calibration import Calibration, threshold_for_budget
-from lib.data.budgets import Budget
+from lib.data.budgets import Budget, count
 from lib.data.datasets import UNLABELLED, Arrays
 from lib.detectors.sampling import effective_size
 from lib.evaluation import intervals
 from lib.evaluation.metrics import Outcomes
 
 Figures = dict[str, dict]  # {metric: {"value", "low", "high"}}
+ENOUGH = 0.5  # of the budget: a threshold that fires less leaves reviewers without work
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,9 @@ def figures(
     """Return what the alerts of each threshold find in a period, with 95 % intervals.
 
     `alert_rate`, `precision`, `recall`, `amount_recall`, `false_alarms_per_fraud`: weighted; None
-    where no label, or no amount, says anything. With few frauds or blocks of time the intervals of
-    precision and recall are exact binomial, and the others have none.
+    where no label, or no amount, says anything. Intervals of alert rate, precision and recall are
+    the wider of two, of resampled blocks and exact binomial; with few frauds or blocks of time only
+    the latter. Money has none where all resamples are alike.
 
     Parameters
     ----------
@@ -76,8 +79,8 @@ def figures(
     rows = []
     for i, threshold in enumerate(thresholds):
         row = {name: intervals.figure(found[name][i, 0], draws[name][i]) for name in found}
-        if basis.no_interval:
-            row |= _exact(data, raw >= threshold, row)
+        exact = _exact(data, raw >= threshold, row)
+        row = {name: intervals.honest(row[name], exact.get(name)) for name in row}
         row["false_alarms_per_fraud"] = _per_fraud(row["precision"])
         rows.append(row)
     return rows
@@ -156,9 +159,10 @@ def _basis(data: Arrays | Outcomes, n_blocks: int, block_s: float) -> intervals.
 
 
 def _exact(data: Arrays | Outcomes, alert: np.ndarray, row: Mapping[str, dict]) -> Figures:
-    """Return precision and recall with exact binomial intervals, where they are known."""
+    """Return rate, precision and recall with exact binomial intervals, where they are known."""
     weight = np.asarray(data.weight)
     trials = {
+        "alert_rate": weight,
         "precision": weight[alert & (data.y != UNLABELLED)],
         "recall": weight[data.y == 1],
     }
@@ -182,6 +186,39 @@ def _per_fraud(precision: Mapping[str, Any]) -> dict:
         "low": turned(precision["high"]),
         "high": turned(precision["low"]),
     }
+
+
+def in_use(rows: Sequence[Mapping[str, Any]], threshold: float | None) -> Mapping[str, Any]:
+    """Return the row of the budget that decides, where its threshold is the one in use; else {}.
+
+    A champion of other data, or of another rule than the budget, has a threshold of its own.
+
+    rows : as `as_json` gives them; threshold : of the champion, an anomaly score
+    """
+    for row in rows:
+        if row["decides"] and threshold is not None and isclose(row["threshold"], threshold):
+            return row
+    return {}
+
+
+def quiet(row: Mapping[str, Any], budget: Budget) -> list[str]:
+    """Return a remark where a threshold fires under half of its budget on untouched; else [].
+
+    row : of the threshold in use, see `in_use`
+    """
+    rate = row.get("untouched", {}).get("alert_rate", {}).get("value")
+    if rate is None or rate >= ENOUGH * budget.share:
+        return []
+    fired = Budget(rate, budget.transactions_per_day).short if rate else "no alert"
+    if rate and budget.reviews_per_day is not None:
+        fired = f"{count(rate * budget.transactions_per_day)} alerts a day"
+    more = "-p alert_budget" if budget.reviews_per_day is None else "-p reviews_per_day"
+    highest = "highest scores" if budget.reviews_per_day is None else "highest scores of each day"
+    return [
+        f"On untouched the threshold fires {fired}, of {budget.short} that people can review: "
+        f"scores have fallen since validation. Set a larger budget ({more}), or review the "
+        f"{highest}, whatever the threshold says."
+    ]
 
 
 def as_json(

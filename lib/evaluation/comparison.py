@@ -19,7 +19,7 @@ from lib.data.datasets import Arrays
 from lib.data.splits import Split
 from lib.detectors import baselines
 from lib.errors import BundleError, DataError, listed
-from lib.evaluation import gate
+from lib.evaluation import budget_table, gate
 from lib.evaluation.costs import Cost
 from lib.evaluation.entity_precision import EntityPrecision
 from lib.evaluation.intervals import Basis, Comparison
@@ -172,7 +172,8 @@ def _alerts(manifest: Mapping[str, Any]) -> gate.Alerts | None:
     if not threshold:
         return None
     graph = manifest["files"]["model.onnx"]
-    return gate.Alerts(graph, threshold["rule"], threshold["alert_budget"])
+    per_day = threshold.get("transactions_per_day")
+    return gate.Alerts(graph, threshold["rule"], threshold["alert_budget"], per_day)
 
 
 def _at_budget(figures: dict) -> gate.AtBudget:
@@ -297,6 +298,8 @@ def run_metrics(
     own = leader(results.validation, verdict)
     if champion is not None:
         champion = champion | {"figures": own}
+    threshold = (champion or {}).get("threshold")
+    in_use = budget_table.in_use(results.by_budget, threshold)
     versions = {"python": platform.python_version()}
     for package in VERSIONS:
         versions[package] = version(package)
@@ -326,9 +329,14 @@ def run_metrics(
         "verdict": {
             "action": verdict.action,
             "promote": verdict.promote,
+            "resets": verdict.resets,
             "reasons": verdict.reasons,
         },
-        "remarks": [*verdict.remarks, *beaten_later(results.untouched, own)],
+        "remarks": [
+            *verdict.remarks,
+            *beaten_later(results.untouched, own),
+            *budget_table.quiet(in_use, decision.budget),
+        ],
     }
 
 

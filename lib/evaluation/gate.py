@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from lib.data.budgets import percent
+from lib.data.budgets import Budget, count, percent
 from lib.data.cuts import instant
 from lib.errors import listed
 from lib.evaluation.costs import EQUAL, Cost
@@ -61,17 +61,22 @@ class Alerts:
     """A model and what its threshold was set for.
 
     graph : sha256 of model.onnx; rule, alert_budget : as in `lib.evaluation.thresholds.Rule`.
+    transactions_per_day : of the table that it was set on; None where that has no days.
     """
 
     graph: str
     rule: str
     alert_budget: float
+    transactions_per_day: float | None = field(default=None, compare=False)
 
     @property
     def asked(self) -> str:
         """What the threshold was set for, in words."""
         if self.rule == "alert_budget":
-            return f"an alert budget of {percent(self.alert_budget)} of the transactions"
+            budget = Budget(self.alert_budget, self.transactions_per_day)
+            if budget.reviews_per_day is None:
+                return f"{budget.short} of the transactions"
+            return f"{count(budget.reviews_per_day)} reviews a day"
         return f"the rule {self.rule}"
 
 
@@ -173,6 +178,8 @@ class Verdict:
     action : 'promote'; 'keep', the champion stays; 'none', there is no champion and none is made.
     remarks : sentences that must not be overlooked, whatever was decided.
     chosen : the candidate that was held against naive rules and champion, or None.
+    resets : what the threshold of a champion that stays is now set for, which makes a version;
+        empty where it stays as it is, or another model is promoted.
     """
 
     promote: str | None
@@ -180,6 +187,7 @@ class Verdict:
     action: str
     remarks: list[str] = field(default_factory=list)
     chosen: str | None = None
+    resets: str = ""
 
 
 def decide(
@@ -225,10 +233,13 @@ def decide(
     best, reasons = _best(candidates, given)
     verdict = _rule(best, reasons, given)
     if verdict.action == "keep":
-        verdict = _at_the_budget(verdict, candidates, given)
+        verdict = _at_the_budget(verdict, best, candidates, given)
     return replace(
         verdict,
-        remarks=_remarks(verdict, champion, validation, terms),
+        remarks=[
+            *_remarks(verdict, champion, validation, terms),
+            *_budget_changed(verdict, champion, candidates),
+        ],
         chosen=None if best is None else best.name,
     )
 
@@ -286,7 +297,9 @@ def _rule(best: Candidate | None, reasons: list[str], given: _Given) -> Verdict:
     return _compared(best, reasons, champion, given.validation, given.terms)
 
 
-def _at_the_budget(verdict: Verdict, candidates: Sequence[Candidate], given: _Given) -> Verdict:
+def _at_the_budget(
+    verdict: Verdict, best: Candidate | None, candidates: Sequence[Candidate], given: _Given
+) -> Verdict:
     """Let the threshold of a champion that stays follow the budget.
 
     Where a candidate is the champion's own model, to the byte, and its threshold was set for
@@ -303,7 +316,11 @@ def _at_the_budget(verdict: Verdict, candidates: Sequence[Candidate], given: _Gi
             f"the model of version {given.champion.version} stays, and its threshold follows: it "
             f"was set for {own.asked} and is now set for {asked.asked}"
         )
-        return _promote(candidate, [*verdict.reasons, follows])
+        reasons = verdict.reasons
+        if best is candidate:
+            # that it is no better than itself, and how to promote it, is nobody's question
+            reasons = reasons[:-1]
+        return replace(_promote(candidate, [*reasons, follows]), resets=asked.asked)
     return verdict
 
 
@@ -516,6 +533,20 @@ def _remarks(verdict, champion, validation, terms):
             f"{budget / prevalence:.0%} of its frauds."
         )
     return remarks
+
+
+def _budget_changed(
+    verdict: Verdict, champion: Champion | None, candidates: Sequence[Candidate]
+) -> list[str]:
+    """Return a remark where what is promoted has a threshold for another budget than before."""
+    before = champion and champion.alerts
+    now = next((c.alerts for c in candidates if c.name == verdict.promote), None)
+    if not before or not now:
+        return []
+    # a table that has grown has another share for the same reviews, and other reviews for a share
+    if now == before or now.asked == before.asked:
+        return []
+    return [f"The threshold was set for {before.asked}; now for {now.asked}."]
 
 
 def labels_would_help(

@@ -150,6 +150,24 @@ def clopper_pearson(share: float, n: float) -> dict:
     }
 
 
+def honest(resampled: dict, exact: dict | None = None) -> dict:
+    """Return a share with the wider of two intervals, resampled and exact binomial.
+
+    Resamples that are all alike, as of ten alerts that are all frauds, say nothing of how sure a
+    share is: without an exact interval it has none.
+    """
+    if exact is None:
+        is_degenerate = resampled["low"] == resampled["high"]
+        return resampled | {"low": None, "high": None} if is_degenerate else resampled
+    if resampled["low"] is None:
+        return exact
+    return {
+        "value": resampled["value"],
+        "low": min(resampled["low"], exact["low"]),
+        "high": max(resampled["high"], exact["high"]),
+    }
+
+
 def duration(seconds: float) -> str:
     """Write a length of time as people do: `600 s`, `2.5 h`, `30 d`."""
     if seconds >= 2 * 86_400:

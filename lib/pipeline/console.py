@@ -5,17 +5,18 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any, TextIO
 
 from lib.evaluation.figures import cell
 from lib.files import read_json
 from lib.registry.serving import Now
+from lib.reporting import threshold_figures
 from lib.reporting.names import (
     NOT_EXPORTED,
     budget_of,
     champion_entry,
-    headings,
     headline,
     introduce,
     label,
@@ -258,7 +259,9 @@ def _champion(metrics: dict[str, Any]) -> dict[str, Any] | None:
     for period in ("validation", "untouched"):
         figures = entry.get(period, {})
         shown[period] = {name: figures[name] for name in SHOWN if name in figures}
-    return decided | shown | {"period": period_shown(entry)}
+    of, figures = threshold_figures.of_run(metrics)
+    told = [asdict(figure) for figure in figures]
+    return decided | shown | {"period": period_shown(entry), "of": of, "figures_shown": told}
 
 
 def _withheld(run: Run, tasks: Sequence[Task]) -> str:
@@ -329,25 +332,25 @@ def _decided(summary: dict[str, Any]) -> list[str]:
 def _champion_told(summary: dict[str, Any]) -> list[str]:
     champion = summary["champion"]
     why = summary["no_interval"]
-    period = champion["period"] or "validation"
-    figures = champion[period]
-    known = {name: figure for name, figure in figures.items() if figure["value"] is not None}
     budget = budget_of(summary["budget"])
     reviewed = f"; people review {budget}" if budget else ""
-    lines = [summary["headline"], f"{label(champion['model'])} on {period}{reviewed}:"]
-    words = headings(budget)
-    for name, figure in known.items():
-        lines.append(f"  {words[name]:<34}{_interval(figure, why)}")
-    if figures and not known:
+    of = champion["of"]
+    told = f", {of[0].lower()}{of[1:]}" if of else " on validation"
+    lines = [summary["headline"], f"{label(champion['model'])}{told}{reviewed}:"]
+    for each in champion["figures_shown"]:
+        shown = threshold_figures.Shown(**each)
+        if shown.figure["value"] is not None:
+            lines.append(f"  {shown.name:<34}{_interval(shown, why)}")
+    if champion["validation"] and not of:
         lines.append(f"  nobody has judged it: {why or 'no fraud is known'}")
-    if not figures:
+    if not champion["validation"]:
         lines.append(f"  not comparable: {plain(summary['verdict'])}")
     return lines
 
 
-def _interval(figure: dict[str, Any], why: str = "") -> str:
-    """Return `0.636 [0.390, 0.815]`; without an interval why there is none."""
-    if figure["low"] is not None:
-        return cell(figure)
-    reason = f": {why}" if why else ""
-    return f"{cell(figure)} (no interval{reason})"
+def _interval(shown: threshold_figures.Shown, why: str = "") -> str:
+    """Return `0.64 [0.39, 0.82]`; without an interval why there is none."""
+    text = cell(shown.figure, shown.digits, shown.kind)
+    if shown.figure["low"] is not None:
+        return text
+    return f"{text} (no interval{f': {why}' if why else ''})"

@@ -158,8 +158,13 @@ def headline(metrics: Mapping[str, Any], now: Now | None = None) -> str:
     version = f"{champion['name']} version {champion['version']}"
     since = became_of(champion, now)
     if since:
-        did = "This run promoted" if is_promotion else "This run kept"
+        is_new = is_promotion and not verdict.get("resets")
+        did = "This run promoted" if is_new else "This run kept"
         return f"{did} {model}, {version}; since then {since}."
+    if verdict.get("resets"):
+        return (
+            f"{model} stays champion; its threshold is now set for {verdict['resets']} ({version})."
+        )
     did = "was promoted to" if is_promotion else "remains"
     return f"{model} {did} champion, {version}."
 

@@ -18,8 +18,16 @@ from lib.data.budgets import Budget, count, percent
 from lib.evaluation import comparison
 from lib.evaluation.figures import Figure, interval, number
 from lib.files import read_json
-from lib.reporting import alerts, differences, drift_details, names, tables, weeks
-from lib.reporting.names import HEADLINE, NOT_EXPORTED, SHARES, Now, label
+from lib.reporting import (
+    alerts,
+    differences,
+    drift_details,
+    names,
+    tables,
+    threshold_figures,
+    weeks,
+)
+from lib.reporting.names import HEADLINE, NOT_EXPORTED, Now, label
 from lib.reporting.plots import colour
 from lib.reporting.rendering import render
 
@@ -186,7 +194,10 @@ def _by_budget(metrics: Mapping[str, Any]) -> dict[str, Any]:
     shown = []
     for row in rows:
         budget = tables.budget_of(row)
-        cells = {period: _at_threshold(row[period], budget) for period in periods}
+        cells = {}
+        for period in periods:
+            fired = threshold_figures.of_alerts(row[period], budget)
+            cells[period] = [_named_cell(figure) for figure in fired]
         shown.append(
             {
                 "short": budget.short,
@@ -205,29 +216,12 @@ def _by_budget(metrics: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _at_threshold(figures: Mapping[str, Figure], budget: Budget) -> list[dict[str, str]]:
-    """Return the cells of a budget on a period: name, text, interval."""
-    per_day = budget.transactions_per_day
-    rate = figures["alert_rate"]
-    if per_day is None:
-        alerts = _named_cell("alerts", rate, 2, "%")
-    else:
-        counted = {end: None if share is None else share * per_day for end, share in rate.items()}
-        alerts = _named_cell("alerts a day", counted, 0)
-    return [
-        alerts,
-        _named_cell("precision", figures["precision"], 2),
-        _named_cell("frauds found", figures["recall"], 0, "%"),
-        _named_cell("money caught", figures["amount_recall"], 0, "%"),
-        _named_cell("false alarms per fraud", figures["false_alarms_per_fraud"], 1),
-    ]
-
-
-def _named_cell(name: str, figure: Figure, digits: int, kind: str = "f") -> dict[str, str]:
+def _named_cell(shown: threshold_figures.Shown) -> dict[str, str]:
+    """Return a figure as text, under its name, with its interval."""
     return {
-        "name": name,
-        "text": number(figure["value"], digits, kind),
-        "range": interval(figure, digits, kind),
+        "name": shown.name,
+        "text": number(shown.figure["value"], shown.digits, shown.kind),
+        "range": interval(shown.figure, shown.digits, shown.kind),
     }
 
 
@@ -472,21 +466,16 @@ def _verdict(metrics: Mapping[str, Any], now: Now | None = None) -> dict[str, An
     models = metrics.get("models", {})
     reasons = metrics.get("verdict", {}).get("reasons", [])
     entry = models.get(names.champion_entry(metrics), {})
-    period = names.period_shown(entry)
     budget = names.budget_of(metrics)
-    figures = []
-    if period:
-        words = names.headings(budget)
-        for metric in ("average_precision", *SHARES):
-            figure = _cell(entry[period].get(metric), digits=2)
-            figures.append({"name": words[metric], **figure})
+    of, figures = threshold_figures.of_run(metrics)
+    is_later = names.period_shown(entry) == "untouched"
     return {
         "headline": names.headline(metrics, now),
         "reasons": [names.plain(sentence, models) for sentence in reasons],
         "remarks": [names.plain(sentence, models) for sentence in metrics.get("remarks", [])],
-        "period": period,
-        "drifts": period == "untouched" and metrics.get("drifts_on_purpose"),
-        "figures": figures,
+        "of": of,
+        "drifts": is_later and metrics.get("drifts_on_purpose"),
+        "figures": [_named_cell(figure) for figure in figures],
         "budget": str(budget) if budget else "",
     }
 
