@@ -29,7 +29,7 @@ class Reason(BaseModel):
 
     feature: str
     value: float | None = Field(
-        description="as sent, rounded to float32, the precision of the model; null if it was missing"
+        description="as the model takes it, rounded to float32; null if it was missing"
     )
     direction: Literal["high", "low", "missing", "within"] = Field(
         description="where the value lies: above or below the usual range, missing, or within the "
@@ -179,8 +179,8 @@ REMEMBER = {
     "description": "keep raw transactions, so that later ones look back at them",
 }
 RAW = (
-    "Instead of `features` it takes `transactions` with raw columns, which are remembered for those "
-    "to come unless `remember` is false."
+    "Instead of `features` it takes `transactions` with raw columns, which are remembered for "
+    "those to come unless `remember` is false."
 )
 LABEL_EXAMPLES = {
     "fraud": {

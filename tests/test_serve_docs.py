@@ -202,7 +202,7 @@ def test_docs_say_the_budget_in_both_units(tmp_path):
     threshold = {"anomaly_score": 0.95, "rule": "alert_budget", "alert_budget": 0.05}
     folder = bundles.write(tmp_path, threshold=threshold | {"transactions_per_day": 1_000.0})
     with serving(folder) as client:
-        assert "0.05 of all transactions reach, 50 a day" in shown(client.get("/docs").text)
+        assert "5 % of all transactions reach, 50 a day" in shown(client.get("/docs").text)
 
 
 def test_docs_of_a_model_without_a_recipe_speak_of_nothing_that_it_lacks(tmp_path):
