@@ -146,6 +146,8 @@ def batch(
         "model": f"{label(model.manifest['model'])}, {_name(model)} {model.version or ''}".strip(),
         "threshold": f"{model.threshold:.6g}",
     }
+    if report.get("drift"):
+        facts["drift is held against"] = " and ".join(report["drift"]["window"]["periods"])
     return alerts.Batch(
         title=f"Alerts of {file.name}",
         facts=facts,

@@ -160,7 +160,7 @@ def _of_drift(evidence: Evidence) -> Iterator[Finding]:
     if evidence.drifted is None:
         yield Finding(
             AS_EXPECTED,
-            "The window that the model was fitted on is missing: no drift was looked for.",
+            "Reference and validation are missing: no drift was looked for.",
         )
         return
     n = len(evidence.drifted)
