@@ -35,9 +35,9 @@ from lib.errors import BundleError, DataError
 from lib.evaluation import intervals
 from lib.files import whole, write_json, write_text
 from lib.production import alerts, scoring_by_parts
-from lib.production.scored_weeks import Place, publish
+from lib.production.scored_weeks import Place, publish, shown_rate
 from lib.production.scoring_by_parts import drift_report
-from lib.production.verdict import ACT
+from lib.production.verdict import ACT, counted
 from lib.production.week import Promise, Week
 
 CHUNK_ROWS = 100_000
@@ -328,8 +328,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     print(
-        f"{report['n']:,} transactions in {report['seconds']:.1f} s; {report['alert_rate']:.2%} "
-        "of them are alerts"
+        f"{report['n']:,} transactions in {report['seconds']:.1f} s; "
+        f"{counted(report['n_alerts'])}, {shown_rate(report)}"
     )
     if dataset.recipe is not None and dataset.recipe.histories and model.history is None:
         print("The bundle brings no history along: windows begin with the first row of the file.")
