@@ -73,7 +73,7 @@ def scoring_rows(folder):
     model, split = bundle.load(made), splits.open_split(splits.ensure())
     start, cpu = time.perf_counter(), time.process_time()
     promise = Promise.of_validation(model, split.arrays("validation"))
-    known = scoring.Known(split.arrays("reference"), promise)
+    known = scoring.Known(split.arrays("reference", "validation"), promise)
     dataset = load_description("simulated")
     report = scoring.score_table(dataset, table, model, folder / "scores", known).report
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu

@@ -55,7 +55,7 @@ def verdict(dataset, served, promise, data, labelled):
     score = served.anomaly_score(week.X)
     seen = Week(promise)
     seen.add(week, score, (score >= served.threshold).astype(np.int8))
-    drift = scoring_by_parts.drift_report(dataset, served, data["reference"], week, score)
+    drift = scoring_by_parts.drift_report(dataset, served, data["known"], week, score)
     return judge(seen.evidence(seen.worth(), drift, drift["columns"][-1]["name"]))
 
 
@@ -65,7 +65,8 @@ def periods(dataset, rows, seed, drifting):
     arrays, parts = dataset.arrays(frame), cut(dataset, frame, 0.5, 0.2, 10)
     found = {name: arrays.take(parts[name]) for name in ("reference", "validation")}
     begin = min(part.start for name, part in parts.items() if name.startswith("batch_"))
-    return found | {"untouched": arrays.take(slice(begin, len(frame)))}
+    known = arrays.take(slice(0, begin))
+    return found | {"known": known, "untouched": arrays.take(slice(begin, len(frame)))}
 
 
 def main():

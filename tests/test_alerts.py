@@ -96,7 +96,7 @@ def test_an_alert_has_its_reasons_in_columns_and_in_words(reviewed):
     scores = pd.read_parquet(folder / "scores.parquet")
     assert len(lines) == found.report["n_alerts"] == scores["alert"].sum() > 0
     ranked = scores.sort_values(["anomaly_score", "position"], ascending=[False, True])
-    assert [int(line["position"]) for line in lines] == ranked["position"].head(len(lines)).tolist()
+    assert [int(line["row"]) - 1 for line in lines] == ranked["position"].head(len(lines)).tolist()
     odd = {line["nr"]: line for line in lines}["<b>&"]
     assert float(odd["eur"]) == 9e5
     assert "eur 900,000, usual" in odd["why"]

@@ -18,6 +18,7 @@ from lib.evaluation.gate import Verdict
 from lib.production import challenger, deployment, monitoring, sandbox, scoring
 from lib.production.challenger import Challenger
 from lib.production.history import VALIDATING_FRAUDS, History
+from lib.production.replayed_weeks import ReplayedWeeks
 from lib.production.week import Promise
 from lib.registry import candidates, mlflow_store, tracking
 from lib.reporting import dashboard
@@ -339,6 +340,18 @@ def test_a_stream_without_labels_is_watched_without_recall_and_money(split, tmp_
     assert not {"recall", "money at budget", "frauds"} & {*dashboard.by_batch(result).columns}
     assert "their money" not in dashboard.by_policy({"threshold": result})
 
+    # the same rows as a table that is scored: the same window, and the same is found
+    model = bundle.load(start)
+    split.frame("untouched").to_parquet(tmp_path / "untouched.parquet")
+    promise = Promise.of_validation(model, split.arrays("validation"))
+    known = scoring.Known(split.arrays("reference", "validation"), promise)
+    found = scoring.score_table(
+        split.dataset, tmp_path / "untouched.parquet", model, tmp_path / "out", known
+    ).report["drift"]
+    replayed = ReplayedWeeks(policy, model).drift(split.batches).to_dict()
+    assert found.pop("window")["periods"] == ["reference", "validation"]
+    assert found == replayed
+
 
 def test_a_new_table_is_scored_in_chunks(split, monkeypatch, tmp_path):
     monkeypatch.setattr(scoring, "CHUNK_ROWS", 700)
@@ -348,7 +361,7 @@ def test_a_new_table_is_scored_in_chunks(split, monkeypatch, tmp_path):
     frame = split.frame("untouched").drop(columns="Class")
     frame.to_parquet(tmp_path / "new" / "part.parquet")
     promise = Promise.of_validation(model, split.arrays("validation"))
-    known = scoring.Known(split.arrays("reference"), promise)
+    known = scoring.Known(split.arrays("reference", "validation"), promise)
     found = scoring.score_table(split.dataset, tmp_path / "new", model, tmp_path / "out", known)
     report = found.report
     scores = pd.read_parquet(tmp_path / "out" / "scores.parquet")

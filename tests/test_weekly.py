@@ -32,6 +32,8 @@ def evidence(**changes):
         "alert_low": 0.001,
         "alert_high": 0.003,
         "expected_rate": 0.002,
+        "n": 10_000,
+        "n_alerts": 20,
         "promised": PROMISED,
         "drifted": (),
         "n_features": 29,
@@ -40,7 +42,7 @@ def evidence(**changes):
 
 
 CASES = {
-    "nothing has changed": ({}, AS_EXPECTED, "are alerts"),
+    "nothing has changed": ({}, AS_EXPECTED, "20 alerts among 10,000"),
     "labels as promised": ({"realised": PROMISED}, AS_EXPECTED, "Recall is 0.80"),
     "recall clearly below": (
         {"realised": {"recall": figure(0.5, 0.4, 0.6), "precision": GOOD}},
@@ -121,6 +123,26 @@ CASES = {
         "",
     ),
     "nobody has looked for drift": ({"drifted": None}, AS_EXPECTED, ""),
+    "all labels are known, and recall is probably below": (
+        {"realised": {"recall": figure(0.55, 0.42, 0.67)}, "is_labelled": True},
+        WATCH,
+        "Recall",
+    ),
+    "no alert, and the band begins at 0": (
+        {"alert_rate": 0.0, "n_alerts": 0, "alert_low": 0.0},
+        AS_EXPECTED,
+        "No transaction reaches the threshold; .*more reviews would lower it",
+    ),
+    "no alert at all": (
+        {"alert_rate": 0.0, "n_alerts": 0},
+        ACT,
+        "No transaction reaches the threshold",
+    ),
+    "a table that the model knows": (
+        {"n_known": 4_000},
+        AS_EXPECTED,
+        "4,000 of 10,000 transactions are of the time that the model was fitted on",
+    ),
     "worst first": (
         {"alert_rate": 0.0035, "realised": {"recall": figure(0.1, 0.0, 0.2)}},
         ACT,
@@ -136,6 +158,16 @@ def test_the_verdict_of_cases_made_by_hand(case):
     assert found.word == word, found
     assert re.search(first, found.reasons[0]), found
     assert (found.next_step == "Nothing to do.") == (word == AS_EXPECTED)
+
+
+def test_the_next_step_fits_what_is_known():
+    below = {"realised": {"recall": figure(0.55, 0.42, 0.67)}}
+    assert "when more labels are known" in judge(evidence(**below)).next_step
+    assert "more labels" not in judge(evidence(**below, is_labelled=True)).next_step
+    strict = judge(evidence(alert_rate=0.0, n_alerts=0))
+    assert "--from comparison -p reviews_per_day N" in strict.next_step
+    assert "reviews_per_day" not in judge(evidence(alert_rate=0.01)).next_step
+    assert "0.2 % by weight" in judge(evidence(is_weighted=True)).reasons[0]
 
 
 def test_fewer_frauds_found_never_make_the_verdict_milder():
@@ -245,6 +277,7 @@ class _Threshold:
     """A model whose only feature is its score."""
 
     def __init__(self, threshold):
+        self.manifest = {"fit": {"start_s": -10.0, "end_s": -1.0}}
         self.threshold = threshold
 
     def anomaly_score(self, X):
@@ -302,6 +335,38 @@ def test_weeks_add_up_and_the_same_week_replaces_its_record(scene, capsys):
         # a name with a slash stays one folder
         assert (scene / "reports" / unquote(record["page"])).is_file()
     assert not list(history.rglob(".part*"))
+
+
+def test_another_threshold_is_another_record_of_the_week(scene, tmp_path):
+    features = load_description("simulated").features
+    dataset = {"name": "cards", "source": "simulated"}
+    named = {"registered_name": "two"}
+    history = tmp_path / "reports" / "scoring"
+    for budget in (0.002, 0.01, 0.01):
+        model = tmp_path / f"model-{budget}"
+        bundles.write(model, features=features, provenance=named, dataset=dataset, budget=budget)
+        more = ["--bundle", str(model), "--history", str(history)]
+        score(scene, "week0.csv", *more, out="two")
+    found = scored_weeks.records(history)
+    assert len(found) == len({record["threshold"] for record in found}) == 2
+    page = (tmp_path / "reports" / "production.html").read_text()
+    for record in found:
+        assert f"threshold {record['threshold']:.6g}" in page
+
+
+def test_a_table_that_the_model_knows_is_said_to_be_so():
+    promise = Promise(alert_rate=0.01, known_s=(-100.0, 5_399.0))
+    week = Week(promise)
+    data, score = _drawn(np.random.default_rng(0), 1_000)
+    week.add(data, score, (score > 3).astype(np.int8))
+    report = week.report(None, "score")
+    assert report["n_known"] == 540
+    assert "540 of 1,000 transactions are of the time" in " ".join(report["verdict"]["reasons"])
+    model = _Threshold(3.0)
+    seen = Promise.of_validation(model, data._replace(X=score[:, None]))
+    assert seen.known_s == (-10.0, data.time_s[-1])
+    model.manifest["fit"]["time"] = "rows"
+    assert Promise.of_validation(model, data._replace(X=score[:, None])).known_s is None
 
 
 def test_check_exits_with_3_where_it_is_time_to_act_and_models_are_kept_apart(scene, capsys):

@@ -104,9 +104,10 @@ class Split:
         names = self.batches if period == "untouched" else [period]
         return pd.concat([_read(_file(self.path, name)) for name in names], ignore_index=True)
 
-    def arrays(self, period: str) -> Arrays:
-        """`frame` as `lib.data.datasets.Arrays`."""
-        return self.dataset.arrays(self.frame(period))
+    def arrays(self, *periods: str) -> Arrays:
+        """`frame` as `lib.data.datasets.Arrays`; of several periods, one after the other."""
+        frames = [self.frame(period) for period in periods]
+        return self.dataset.arrays(pd.concat(frames, ignore_index=True))
 
     def table(self) -> pd.DataFrame:
         """One row a period, as text for people; shares and fraud rate are weighted."""

@@ -69,6 +69,11 @@ def in_words(figure: Figure, digits: int = 3) -> str:
     return f"{value} (95 % interval {low} to {high})"
 
 
+def rate(share: float) -> str:
+    """Return a share to two significant digits, of any size: `12 %`, `0.1 %`, `0.0063 %`."""
+    return f"{float(f'{100 * share:.2g}'):g} %"
+
+
 def percent(share: float) -> str:
     """Return a share as people write it: `12.3 %`, `0.4 %`, `0.03 %`."""
     is_tiny = 0 < share < 0.001

@@ -18,7 +18,7 @@ from lib.engine.top import Top
 from lib.reporting import reason_words
 
 N_REASONS = 3
-OURS = ("rank", "position", "anomaly_score", "why", "label")  # columns of ours in alerts.csv
+OURS = ("rank", "row", "anomaly_score", "why", "label")  # columns of ours in alerts.csv
 OF_REASON = ("feature", "value", "usual_low", "usual_high", "share")
 LABELS = {1: "fraud", 0: "genuine", UNLABELLED: None}
 
@@ -122,13 +122,13 @@ def _lines(dataset: Dataset, alerts: Sequence[Mapping[str, Any]]) -> Iterator[li
     time = [dataset.time_column] if has_time else []
     named = beside((*OURS, *numbered), (*time, *theirs))
     header = [named[column] for column in (*time, *theirs)]
-    yield ["rank", "position", *header, "anomaly_score", "label", "why", *numbered]
+    yield ["rank", "row", *header, "anomaly_score", "label", "why", *numbered]
     for alert in alerts:
         reasons = [*alert["reasons"], *([None] * (N_REASONS - len(alert["reasons"])))]
         amount = [alert["amount"]] if dataset.amount else []
         yield [
             alert["rank"],
-            alert["position"],
+            alert["position"] + 1,  # as people count, the header left out
             *([alert["time"]] if has_time else []),
             *alert["ids"].values(),
             *amount,

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field, replace
 import numpy as np
 import pandas as pd
 
+from lib.bundle import Bundle
 from lib.data.columns import SCORE, free_name
 from lib.data.datasets import Arrays
 from lib.detectors.sampling import effective_size
@@ -682,6 +683,21 @@ class Reference(Monitor):
         columns = np.column_stack([data.X, score])
         super().__init__(columns, data.weight, data.time_s, (*names, self.score), options)
         self.verdict: Verdict | None = None
+
+    @classmethod
+    def of_model(cls, model: Bundle, data: Arrays, block_s: float, *, clock: bool) -> Reference:
+        """Return what is known when a model is deployed, with its own scores.
+
+        Parameters
+        ----------
+        data : of reference and validation; of a shorter past, differences from one day to the next
+            that are usual would be called drift
+        block_s, clock : see `MonitorOptions`
+        """
+        options = MonitorOptions(
+            block_s=block_s, clock=clock, categories=drift_categories.of_bundle(model)
+        )
+        return cls(model.features, data, model.anomaly_score(data.X), options)
 
     def compare(
         self,

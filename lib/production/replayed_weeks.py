@@ -17,10 +17,13 @@ from lib.bundle.reasons import of_range
 from lib.data import cuts
 from lib.data.datasets import UNLABELLED, Arrays
 from lib.engine import top
+from lib.engine.samples import Sample
 from lib.engine.scored import Scored
 from lib.files import write_json
+from lib.production import drift
 from lib.production.alerts import explained
 from lib.production.deployment import Deployment
+from lib.production.scoring_by_parts import SAMPLE_ROWS
 from lib.production.week import Promise, Week
 from lib.reporting import alerts
 from lib.reporting.names import label
@@ -43,12 +46,14 @@ class ReplayedWeeks:
         history = deployment.history
         validation = history.data.take(history.slices["validation"])
         self.promise = Promise.of_validation(model, validation)
+        known = history.data.take(slice(0, history.n_past))
+        self.window = drift.Reference.of_model(
+            model, known, self.promise.block_s, clock=history.clock
+        )
         self.batches = list(history.split.batches)
 
     def report(self, batches: Sequence[str], labelled: bool = True) -> dict[str, Any]:
         """Return the verdict on some batches together, see `Week.report`.
-
-        Drift is that of the last one: the others were told apart from the reference before it.
 
         Parameters
         ----------
@@ -62,13 +67,16 @@ class ReplayedWeeks:
             # a row that was refused has no score, and is no alert
             score = log["anomaly_score"].fillna(0.0).to_numpy()
             week.add(data, score, log["alert"].to_numpy())
-        table = self.deployment.drifts[batches[-1]]
-        columns = [
-            {"name": str(name), "flagged": bool(flagged)}
-            for name, flagged in table["flagged"].items()
-        ]
-        score_column = str(table.index[table["is_score"]][0])
-        return week.report({"columns": columns}, score_column)
+        return week.report(self.drift(batches).to_dict(), self.window.score)
+
+    def drift(self, batches: Sequence[str]) -> drift.Verdict:
+        """Return how all rows of some batches together have drifted, as if they were one table."""
+        sample = Sample(SAMPLE_ROWS)
+        for batch in batches:
+            data, log = self._seen(batch)
+            sample.add(data, log["anomaly_score"].to_numpy())
+        rows, score = sample.rows()
+        return self.window.check(np.column_stack([rows.X, score]), rows.weight, rows.time_s)
 
     def _seen(self, batch: str) -> tuple[Arrays, pd.DataFrame]:
         history = self.deployment.history

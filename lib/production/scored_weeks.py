@@ -1,12 +1,14 @@
 """The tables that have been scored so far, a week each say: pages of alerts, and one of all weeks.
 
 A table that begins at the same instant as one before takes its place: a week that is scored again
-once its labels are known is still one week. Registered models and datasets are kept apart.
+once its labels are known is still one week. Registered models, their versions, thresholds and
+datasets are kept apart: what a newer model says of a week replaces nothing.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -20,6 +22,7 @@ from lib.bundle.bundle import Bundle
 from lib.bundle.reasons import of_range
 from lib.data import cuts
 from lib.data.datasets import ROOT, Dataset
+from lib.evaluation.figures import rate
 from lib.files import locked, read_json, write_json
 from lib.reporting import alerts, weeks
 from lib.reporting.names import label
@@ -142,10 +145,12 @@ def batch(
     facts = {
         "transactions": f"{report['n']:,}",
         **period,
-        "alerts": f"{report['n_alerts']:,} ({report['alert_rate']:.2%})",
+        "alerts": f"{report['n_alerts']:,} ({shown_rate(report)})",
         "model": f"{label(model.manifest['model'])}, {_name(model)} {model.version or ''}".strip(),
         "threshold": f"{model.threshold:.6g}",
     }
+    if report.get("drift"):
+        facts["drift is held against"] = " and ".join(report["drift"]["window"]["periods"])
     return alerts.Batch(
         title=f"Alerts of {file.name}",
         facts=facts,
@@ -154,6 +159,12 @@ def batch(
         alerts=explained,
         amount=dataset.amount or "",
     )
+
+
+def shown_rate(report: Mapping[str, Any]) -> str:
+    """Return a report's alert rate as text, which says so where rows have weights."""
+    weighted = " by weight" if not math.isclose(report["weight"], report["n"]) else ""
+    return f"{rate(report['alert_rate'])} of the transactions{weighted}"
 
 
 def _name(model: Bundle) -> str:
@@ -169,7 +180,7 @@ def _kind_of_time(dataset: Dataset, model: Bundle) -> str:
 
 
 def _folder(model: Bundle, place: Place, kind: str, report: Mapping[str, Any]) -> Path:
-    """Return the folder of a table's record: by model, dataset and the instant it begins at."""
+    """Return the folder of a table's record: by model, dataset, instant, version and threshold."""
     key = cuts.instant(report["start_s"], kind)
     if kind == "rows":
         # all tables begin with row 0: the file tells them apart
@@ -177,6 +188,7 @@ def _folder(model: Bundle, place: Place, kind: str, report: Mapping[str, Any]) -
         key = f"{place.file.name}-{hashlib.sha256(path.encode()).hexdigest()[:8]}"
     elif not report["start_s"].is_integer():
         key = f"{key} {report['start_s']}"
+    key = f"{key} version {model.version or 'none'} at {model.threshold!r}"
     names = (_name(model), model.manifest["dataset"]["name"], re.sub(r"[^\w.]+", "-", key))
     # a name may hold anything: it must not lead out of the folder
     safe = [quote(name, safe="").replace(".", "%2E") for name in names]

@@ -35,9 +35,9 @@ from lib.errors import BundleError, DataError
 from lib.evaluation import intervals
 from lib.files import whole, write_json, write_text
 from lib.production import alerts, scoring_by_parts
-from lib.production.scored_weeks import Place, publish
+from lib.production.scored_weeks import Place, publish, shown_rate
 from lib.production.scoring_by_parts import drift_report
-from lib.production.verdict import ACT
+from lib.production.verdict import ACT, counted
 from lib.production.week import Promise, Week
 
 CHUNK_ROWS = 100_000
@@ -53,11 +53,11 @@ class Known:
 
     Parameters
     ----------
-    reference : what the model was fitted on; None: no drift is looked for
+    window : reference and validation, which drift is held against; None: it is not looked for
     promise : what validation says of it
     """
 
-    reference: Arrays | None
+    window: Arrays | None
     promise: Promise
 
 
@@ -126,9 +126,10 @@ def score_table(
             if writer is not None:
                 writer.close()
     drift = None
-    if known.reference is not None:
+    if known.window is not None:
         data, score = sample.rows()
-        drift = drift_report(dataset, model, known.reference, data, score)
+        block_s = known.promise.block_s
+        drift = drift_report(dataset, model, known.window, data, score, block_s)
     explained = alerts.explained(dataset, model, tops[0])
     write_text(folder / "alerts.csv", alerts.as_csv(dataset, explained))
     report = {
@@ -230,7 +231,7 @@ def known_of(dataset: Dataset, model: Bundle) -> Known:
         if splits.Split(folder, {}).fingerprint == model.manifest["fit"].get("split"):
             split = splits.open_split(folder)
             promise = Promise.of_validation(model, split.arrays("validation"))
-            return Known(split.arrays("reference"), promise)
+            return Known(split.arrays(*scoring_by_parts.WINDOW), promise)
     return Known(None, Promise.of_manifest(model))
 
 
@@ -316,7 +317,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         dataset = _description(model, args)
         known = known_of(dataset, model)
         if args.engine:
-            report = _by_parts(dataset, args, known.reference)
+            report = _by_parts(dataset, args, known)
             written = "scores/, alerts.csv, alerts.html, drift.json"
         else:
             found = score_table(dataset, args.file, model, args.out, known, n_alerts=args.alerts)
@@ -327,8 +328,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     print(
-        f"{report['n']:,} transactions in {report['seconds']:.1f} s; {report['alert_rate']:.2%} "
-        "of them are alerts"
+        f"{report['n']:,} transactions in {report['seconds']:.1f} s; "
+        f"{counted(report['n_alerts'])}, {shown_rate(report)}"
     )
     if dataset.recipe is not None and dataset.recipe.histories and model.history is None:
         print("The bundle brings no history along: windows begin with the first row of the file.")
@@ -369,9 +370,7 @@ def _refuse_options(args: argparse.Namespace) -> None:
             raise DataError(f"{storage.shown(place)}: needs --engine, such as --engine local:2")
 
 
-def _by_parts(
-    dataset: Dataset, args: argparse.Namespace, reference: Arrays | None
-) -> dict[str, Any]:
+def _by_parts(dataset: Dataset, args: argparse.Namespace, known: Known) -> dict[str, Any]:
     """Score with an engine; return the report."""
     run = scoring_by_parts.Run(
         dataset=dataset,
@@ -382,17 +381,17 @@ def _by_parts(
         n_alerts=args.alerts,
     )
     with executors.opened(args.engine) as pool:
-        return scoring_by_parts.score(run, pool, reference)
+        return scoring_by_parts.score(run, pool, known.window, known.promise.block_s)
 
 
 def _tell_drift(found: dict[str, Any] | None) -> None:
     if found is None:
-        print("The window that the model was fitted on is missing: no drift was looked for.")
+        print("Reference and validation are missing: no drift was looked for.")
         return
     flagged = [column for column in found["columns"] if column["flagged"]]
     flagged.sort(key=lambda column: -(column["psi"] or 0))
     names = [column["name"] for column in flagged[:N_NAMED]]
-    print(f"drift: {', '.join(names) or 'none'}")
+    print(f"drift against {' and '.join(scoring_by_parts.WINDOW)}: {', '.join(names) or 'none'}")
     if found["note"]:
         print(found["note"])
 

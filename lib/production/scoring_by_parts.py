@@ -29,13 +29,14 @@ from lib.engine.top import Top
 from lib.errors import BundleError, DataError
 from lib.evaluation import intervals
 from lib.evaluation.metrics import Options
-from lib.production import alerts, drift, drift_categories, scored_weeks
+from lib.production import alerts, drift, scored_weeks
 from lib.reporting.alerts import page
 
 SAMPLE_ROWS = 100_000  # that the drift report looks at, drawn evenly from all
 N_ALERTS = 1_000  # that are explained
 SCORES = "scores"  # the folder of the parts
 SUCCESS = "_SUCCESS"
+WINDOW = ("reference", "validation")  # what drift is held against: all that was known by then
 MODEL = "_model.zip"
 FIGURES = {  # in the command's last lines
     "average_precision": "average precision",
@@ -75,13 +76,19 @@ class Run:
         return storage.join(self.out, SCORES)
 
 
-def score(run: Run, pool: Executor, reference: Arrays | None = None) -> dict[str, Any]:
+def score(
+    run: Run,
+    pool: Executor,
+    window: Arrays | None = None,
+    block_s: float = intervals.BLOCK_S,
+) -> dict[str, Any]:
     """Write an anomaly score and an alert for every row of a table.
 
     Parameters
     ----------
     pool : see `lib.engine.executors.opened`
-    reference : Arrays to compare with; None: no drift is looked for
+    window : Arrays to compare with; None: no drift is looked for
+    block_s : see `drift_report`
 
     Returns
     -------
@@ -115,7 +122,12 @@ def score(run: Run, pool: Executor, reference: Arrays | None = None) -> dict[str
     with storage.explained(run.out):
         _begin(job, scored.packed_model(manifest, graphs[scored.MODEL]))
     found = _gathered(pool, job, table)
-    report = _report(run, model, found, reference)
+    report = _report(run, model, found)
+    if window is not None:
+        sample = found.sample()
+        report["drift"] = drift_report(
+            run.dataset, model, window, sample.data, sample.score, block_s
+        )
     report["seconds"] = time.perf_counter() - start
     with storage.explained(run.out):
         _write_alerts(run, model, found.top, report)
@@ -215,7 +227,7 @@ def _gathered(pool: Executor, job: Job, table: parts.Table) -> _Gathered:
     return found
 
 
-def _report(run: Run, model: Bundle, found: _Gathered, reference: Arrays | None) -> dict[str, Any]:
+def _report(run: Run, model: Bundle, found: _Gathered) -> dict[str, Any]:
     """Return what is known of all parts together."""
     weight = math.fsum(weight for weight, _ in found.weights.values())
     alerts = math.fsum(alerts for _, alerts in found.weights.values())
@@ -230,9 +242,6 @@ def _report(run: Run, model: Bundle, found: _Gathered, reference: Arrays | None)
         "parts": len(found.weights),
         "parts_of_an_earlier_run": found.n_earlier,
     }
-    if reference is not None:
-        sample = found.sample()
-        report["drift"] = drift_report(run.dataset, model, reference, sample.data, sample.score)
     if run.labelled:
         report |= _figures(run.dataset, model, found.histogram)
     return report
@@ -258,23 +267,29 @@ def _figures(dataset: Dataset, model: Bundle, histogram: Histogram) -> dict[str,
 
 
 def drift_report(
-    dataset: Dataset, model: Bundle, reference: Arrays, data: Arrays, score: Any
+    dataset: Dataset,
+    model: Bundle,
+    window: Arrays,
+    data: Arrays,
+    score: Any,
+    block_s: float = intervals.BLOCK_S,
 ) -> dict[str, Any]:
-    """Return the verdict on a sample with scores (n,), as JSON has it.
+    """Return the verdict on a sample with scores (n,), as JSON has it; `window` names the window.
 
     Parameters
     ----------
-    reference, data : Arrays of the window that is known, and of the sample
+    window, data : Arrays of reference and validation, and of the sample
+    block_s : length of the blocks of time, as for validation
     """
-    options = drift.MonitorOptions(
-        block_s=intervals.block_length(reference.time_s),
-        clock=dataset.time is not None,
-        categories=drift_categories.of_bundle(model),
-    )
-    known_score = model.anomaly_score(reference.X)
-    known = drift.Reference(dataset.features, reference, known_score, options)
+    known = drift.Reference.of_model(model, window, block_s, clock=dataset.time is not None)
     known.compare(data.X, data.weight, data.time_s, score)
-    return known.verdict.to_dict()
+    named = {
+        "periods": list(WINDOW),
+        "n": len(window.X),
+        "start_s": float(window.time_s.min()),
+        "end_s": float(window.time_s.max()),
+    }
+    return known.verdict.to_dict() | {"window": named}
 
 
 def _commit(run: Run, table: parts.Table, report: dict[str, Any]) -> None:

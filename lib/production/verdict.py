@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from lib.data.columns import one_line
 from lib.evaluation.figures import Figure, number
+from lib.evaluation.figures import rate as shown
 
 AS_EXPECTED = "as expected"
 WATCH = "watch"
@@ -33,6 +34,13 @@ FIX = (
     "retrain, which sets the threshold anew."
 )
 WAIT = "Score the table again when more labels are known; if it stays below, retrain."
+AGAIN = "Look at the frauds that were missed; if the next table is below, too, retrain."
+STRICT = "a budget of more reviews would lower it"
+LOWER = (
+    "Look at the columns that have drifted, and at the feed they come from; if the data are right, "
+    "the threshold is too strict: make pipeline ARGS='--from comparison -p reviews_per_day N' "
+    "sets it for more reviews a day."
+)
 LOOK = "Look at the alerts and at the columns that have drifted; if it is the same next week, act."
 NOTHING = "Nothing to do."
 
@@ -46,6 +54,10 @@ class Evidence:
     alert_rate, alert_low, alert_high : share of weight that is alerts, and the band in which it is
         expected for so many transactions
     expected_rate : in the middle of the band
+    n, n_alerts : transactions, and alerts among them
+    is_weighted : whether shares count rows by weights
+    n_known : transactions of the time that the model was fitted on or its threshold was set by
+    is_labelled : whether all labels are known
     promised, realised : figures by name (`precision`, `recall`, `amount_recall`), of validation and
         of this table's labels; a figure that is not known is absent or has no value
     estimated_precision : without labels, from how likely fraud was at each score; a figure
@@ -58,6 +70,11 @@ class Evidence:
     alert_low: float
     alert_high: float
     expected_rate: float
+    n: int
+    n_alerts: int
+    is_weighted: bool = False
+    n_known: int = 0
+    is_labelled: bool = False
     promised: Mapping[str, Figure] = field(default_factory=dict)
     realised: Mapping[str, Figure] = field(default_factory=dict)
     estimated_precision: Figure | None = None
@@ -90,8 +107,8 @@ class Judgement:
 
 def judge(evidence: Evidence) -> Judgement:
     """Return the verdict on one table; the findings that decide come first."""
-    found = [*_of_labels(evidence), *_of_alerts(evidence), *_of_estimate(evidence)]
-    found += _of_drift(evidence)
+    found = [*_of_time(evidence), *_of_labels(evidence), *_of_alerts(evidence)]
+    found += [*_of_estimate(evidence), *_of_drift(evidence)]
     found.sort(key=lambda finding: -LEVELS.index(finding.level))
     worst = found[0]
     return Judgement(
@@ -99,6 +116,16 @@ def judge(evidence: Evidence) -> Judgement:
         reasons=tuple(finding.sentence for finding in found),
         next_step=worst.next_step,
     )
+
+
+def _of_time(evidence: Evidence) -> Iterator[Finding]:
+    """Yield how much of the table the model has known before: figures on that flatter it."""
+    if evidence.n_known:
+        yield Finding(
+            AS_EXPECTED,
+            f"{evidence.n_known:,} of {evidence.n:,} transactions are of the time that the model "
+            "was fitted on or its threshold was set by: the figures flatter it.",
+        )
 
 
 def _of_labels(evidence: Evidence) -> Iterator[Finding]:
@@ -117,23 +144,34 @@ def _of_labels(evidence: Evidence) -> Iterator[Finding]:
         if below > SURE and is_large:
             yield Finding(ACT, f"{said}: clearly below.", RETRAIN)
         elif below > LIKELY:
-            yield Finding(WATCH, f"{said}: probably below.", WAIT)
+            yield Finding(
+                WATCH, f"{said}: probably below.", AGAIN if evidence.is_labelled else WAIT
+            )
         else:
             yield Finding(AS_EXPECTED, f"{said}.")
+
+
+def counted(n_alerts: int) -> str:
+    """Return a number of alerts as text."""
+    return "1 alert" if n_alerts == 1 else f"{n_alerts:,} alerts"
 
 
 def _of_alerts(evidence: Evidence) -> Iterator[Finding]:
     """Yield what the alert rate says: people are given too much to review, or frauds pass by."""
     rate, low, high = evidence.alert_rate, evidence.alert_low, evidence.alert_high
-    said = f"{_per_cent(rate)} of the transactions are alerts, expected {_per_cent(low)} to "
-    said += _per_cent(high)
+    expected = f"expected {shown(low)} to {shown(high)}"
+    said = f"{counted(evidence.n_alerts)} among {evidence.n:,} transactions: {shown(rate)}"
+    said += f" by weight, {expected}" if evidence.is_weighted else f", {expected}"
+    if not evidence.n_alerts:
+        said = f"No transaction reaches the threshold; {expected} are alerts"
     if low <= rate <= high:
-        yield Finding(AS_EXPECTED, f"{said}.")
+        yield Finding(AS_EXPECTED, f"{said}." if evidence.n_alerts else f"{said}; {STRICT}.")
         return
     side = "more" if rate > high else "fewer"
     is_far = rate > FAR * evidence.expected_rate or rate < evidence.expected_rate / FAR
     if is_far:
-        yield Finding(ACT, f"{said}: far {side} than expected.", FIX)
+        fix = FIX if rate > high else LOWER
+        yield Finding(ACT, f"{said}: far {side} than expected.", fix)
     else:
         yield Finding(WATCH, f"{said}: {side} than chance explains.", LOOK)
 
@@ -160,7 +198,7 @@ def _of_drift(evidence: Evidence) -> Iterator[Finding]:
     if evidence.drifted is None:
         yield Finding(
             AS_EXPECTED,
-            "The window that the model was fitted on is missing: no drift was looked for.",
+            "Reference and validation are missing: no drift was looked for.",
         )
         return
     n = len(evidence.drifted)
@@ -207,7 +245,3 @@ def _is_known(figure: Figure | None) -> bool:
 
 def _with_bounds(figure: Figure) -> str:
     return f"{number(figure['value'], 2)} [{number(figure['low'], 2)}, {number(figure['high'], 2)}]"
-
-
-def _per_cent(share: float) -> str:
-    return f"{100 * share:.2g} %"

@@ -39,6 +39,7 @@ class Promise:
     figures : `precision`, `recall`, `amount_recall`, as far as they are known
     estimator : of precision without labels
     block_s : length of the blocks of time
+    known_s : first and last second of what the model was fitted on and its threshold was set by
     """
 
     alert_rate: float
@@ -47,6 +48,7 @@ class Promise:
     figures: Mapping[str, Figure] = field(default_factory=dict)
     estimator: Estimator | None = None
     block_s: float = intervals.BLOCK_S
+    known_s: tuple[float, float] | None = None
 
     @classmethod
     def of_validation(cls, model: Bundle, data: Arrays, seed: int = 0) -> Promise:
@@ -67,6 +69,7 @@ class Promise:
             figures={} if worth is None else _shares(worth),
             estimator=Estimator(score, data.y, data.weight),
             block_s=block_s,
+            known_s=_known_s(model, data.time_s),
         )
 
     @classmethod
@@ -79,7 +82,7 @@ class Promise:
         if threshold.get("rule") == "alert_budget":
             figures = {name: known[key] for name, key in OF_MANIFEST.items() if key in known}
         rate = threshold.get("alert_budget") or 1 - model.threshold
-        return cls(alert_rate=rate, figures=figures)
+        return cls(alert_rate=rate, figures=figures, known_s=_known_s(model))
 
     def band(self, n: float) -> tuple[float, float]:
         """Return between which alert rates `BAND` of tables with n effective transactions lie.
@@ -90,6 +93,15 @@ class Promise:
         tails = [(1 - BAND) / 2, (1 + BAND) / 2]
         low, high = binom.ppf(tails, max(round(size), 1), self.alert_rate) / size
         return float(low), float(high)
+
+
+def _known_s(model: Bundle, more: np.ndarray | None = None) -> tuple[float, float] | None:
+    """Return the first and last second that a model knows, by its manifest and times `more`."""
+    fit = model.manifest.get("fit", {})
+    if fit.get("time") == "rows" or not {"start_s", "end_s"} <= set(fit):
+        return None  # every table begins with row 0
+    end_s = fit["end_s"] if more is None else max(fit["end_s"], float(more.max()))
+    return fit["start_s"], end_s
 
 
 def _shares(worth: Worth) -> dict[str, Figure]:
@@ -121,7 +133,7 @@ class Week:
 
     def __init__(self, promise: Promise) -> None:
         self.promise = promise
-        self.n = 0
+        self.n = self.n_alerts = self.n_known = 0
         self.weight = self.alerts = 0.0
         self.start_s, self.end_s = np.inf, -np.inf
         self._squares = self._alert_squares = self._likely = 0.0
@@ -136,7 +148,11 @@ class Week:
         self._squares += float((data.weight**2).sum())
         self.start_s = min(self.start_s, float(data.time_s.min()))
         self.end_s = max(self.end_s, float(data.time_s.max()))
+        if self.promise.known_s is not None:
+            first, last = self.promise.known_s
+            self.n_known += int(((data.time_s >= first) & (data.time_s <= last)).sum())
         rows = np.flatnonzero(alert)
+        self.n_alerts += len(rows)
         of_alerts = data.weight[rows]
         self.alerts += float(of_alerts.sum())
         self._alert_squares += float((of_alerts**2).sum())
@@ -167,6 +183,7 @@ class Week:
         return {
             "alert_band": [evidence.alert_low, evidence.alert_high],
             "expected_alert_rate": evidence.expected_rate,
+            "n_known": evidence.n_known,
             "promised": dict(evidence.promised),
             "realised": None if worth is None else worth.to_dict(),
             "estimated_precision": evidence.estimated_precision,
@@ -200,6 +217,11 @@ class Week:
             alert_low=low,
             alert_high=high,
             expected_rate=self.promise.alert_rate,
+            n=self.n,
+            n_alerts=self.n_alerts,
+            is_weighted=not np.isclose(self.weight, self.n),
+            n_known=self.n_known,
+            is_labelled=worth is not None and worth.n_labelled == self.n,
             promised=self.promise.figures,
             realised={} if worth is None else _shares(worth),
             estimated_precision=self._estimated(),

@@ -9,7 +9,7 @@ from typing import Any
 
 from lib.data import cuts
 from lib.data.columns import one_line
-from lib.evaluation.figures import Figure, interval, number
+from lib.evaluation.figures import Figure, interval, number, rate
 from lib.reporting.names import label
 from lib.reporting.rendering import render
 
@@ -70,12 +70,13 @@ def _row(record: Record) -> dict[str, Any]:
         "file": one_line(record["file"]),
         "page": record["page"],
         "n": f"{record['n']:,}",
-        "model": f"{label(record['model'])}, version {record['version'] or '–'}",
+        "model": f"{label(record['model'])}, version {record['version'] or '–'}, "
+        f"threshold {record['threshold']:.6g}",
         "word": record["verdict"]["word"],
         "reason": record["verdict"]["reasons"][0],
         "n_alerts": f"{record['n_alerts']:,}",
-        "rate": _per_cent(record["alert_rate"]),
-        "band": f"{_per_cent(low)} … {_per_cent(high)}",
+        "rate": rate(record["alert_rate"]),
+        "band": f"{rate(low)} … {rate(high)}",
         "is_outside": not low <= record["alert_rate"] <= high,
         "precision": _cell(_precision(record)[0]),
         "estimated": _precision(record)[1],
@@ -96,10 +97,6 @@ def _cell(figure: Figure | None) -> dict[str, str]:
     if figure is None or figure["value"] is None:
         return {"text": "–", "range": ""}
     return {"text": number(figure["value"], 2), "range": interval(figure, 2)}
-
-
-def _per_cent(share: float) -> str:
-    return f"{100 * share:.2g} %"
 
 
 def _when(record: Record) -> str:
@@ -140,7 +137,7 @@ class _Panel:
     def ticks(self) -> list[dict[str, Any]]:
         """Return the marks of its axis: foot, and the largest value."""
         largest = self.top / HEADROOM
-        said = {"%": _per_cent(largest), "n": f"{largest:.0f}"}.get(self.unit, f"{largest:.2f}")
+        said = {"%": rate(largest), "n": f"{largest:.0f}"}.get(self.unit, f"{largest:.2f}")
         return [{"y": self.y(0.0), "text": "0"}, {"y": self.y(largest), "text": said}]
 
     def to_dict(self, marks: list[dict[str, Any]]) -> dict[str, Any]:
@@ -181,16 +178,16 @@ def _alert_rate(records: Sequence[Record]) -> dict[str, Any]:
     marks = []
     for record in records:
         low, high = record["alert_band"]
-        rate = record["alert_rate"]
+        found = record["alert_rate"]
         marks.append(
             {
                 "low": panel.y(low),
                 "high": panel.y(high),
-                "at": panel.y(rate),
+                "at": panel.y(found),
                 "wide": True,
                 "hollow": False,
-                "said": _per_cent(rate),
-                "alarm": not low <= rate <= high,
+                "said": rate(found),
+                "alarm": not low <= found <= high,
             }
         )
     return panel.to_dict(marks)
