@@ -16,7 +16,7 @@ from lib.data import columns as data_columns
 from lib.data.datasets import Arrays, Dataset
 from lib.engine import scored
 from lib.production import drift, monitoring, replay
-from lib.reporting import dashboard, eda_plots, names, plots, tables
+from lib.reporting import dashboard, eda_plots, names, plots, run_descriptions, tables
 from serve.rows import Rows as ServedRows
 
 OURS = [
@@ -228,3 +228,15 @@ def test_a_threshold_that_follows_the_budget_is_no_promotion():
         "Robust covariance stays champion; its threshold is now set for 50 reviews a day "
         "(fraud-detector version 2)."
     )
+
+
+def test_a_candidate_that_was_fitted_alone_is_said(tmp_path):
+    stage = {"stage": "08b_lof", "status": "done"}
+    (tmp_path / "stages" / "08b_lof").mkdir(parents=True)
+    figure = {"value": 0.572, "low": 0.4, "high": 0.7}
+    recorded = {"lof": {"validation": {"average_precision": figure}}, "intervals": {"n_frauds": 9}}
+    (tmp_path / "stages" / "08b_lof" / "metrics.json").write_text(json.dumps(recorded))
+    [said] = run_descriptions.not_compared(tmp_path, [stage])
+    assert said.startswith("Lof: average precision 0.572 [0.400, 0.700] on validation")
+    both = [stage, {"stage": "09_comparison", "status": "done"}]
+    assert run_descriptions.not_compared(tmp_path, both) == []

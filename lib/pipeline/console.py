@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from lib.evaluation.figures import cell
 from lib.files import read_json
 from lib.registry.serving import Now
-from lib.reporting import threshold_figures
+from lib.reporting import run_descriptions, threshold_figures
 from lib.reporting.names import (
     NOT_EXPORTED,
     budget_of,
@@ -228,13 +228,14 @@ def summary(
     intervals = metrics.get("intervals") or {}
     models = metrics.get("models", {})
     of_run = [plain(remark, models) for remark in metrics.get("remarks", [])]
+    stages = [_stage(task) for task in tasks]
     return {
         "run": run.name,
         "folder": str(run.folder),
         "dataset": run.info["dataset"],
         "source": metrics.get("source"),
         "status": status if is_exported else NOT_EXPORTED,
-        "stages": [_stage(task) for task in tasks],
+        "stages": stages,
         "verdict": reasons[-1],
         "budget": {key: metrics.get(key) for key in BUDGET},
         "champion": _champion(metrics),  # what the run decided; "serving": what has become of it
@@ -242,7 +243,7 @@ def summary(
         "headline": headline(metrics, now) if metrics else "",
         "not_exported": withheld,
         "no_interval": intervals.get("no_interval", ""),
-        "remarks": [*of_run, *remarks],
+        "remarks": [*of_run, *run_descriptions.not_compared(run.folder, stages), *remarks],
     }
 
 

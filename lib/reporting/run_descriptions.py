@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from lib.data import labels_seen
 from lib.evaluation.figures import cell
+from lib.files import read_json
 from lib.reporting import names
 from lib.reporting.names import Now
 
@@ -58,6 +60,29 @@ def pipeline(name: str, metrics: Mapping[str, Any], now: Now | None = None) -> s
         where,
     ]
     return "\n\n".join(parts)
+
+
+def not_compared(run_dir: Path, stages: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a sentence on each candidate that a run without a comparison has fitted.
+
+    stages : {"stage", "status"} each, as the runner's summary has them
+    """
+    if any(stage["stage"].endswith("_comparison") for stage in stages):
+        return []
+    said = []
+    for stage in stages:
+        if stage["status"] != "done":
+            continue
+        recorded = read_json(run_dir / "stages" / stage["stage"] / "metrics.json", {})
+        for model, entry in recorded.items():
+            figures = entry.get("validation") if isinstance(entry, dict) else None
+            if isinstance(figures, dict) and "average_precision" in figures:
+                figure = cell(figures["average_precision"])
+                said.append(
+                    f"{names.label(model)}: average precision {figure} on validation; "
+                    "--from comparison compares it with the others."
+                )
+    return said
 
 
 def _reasons(metrics: Mapping[str, Any]) -> str:
