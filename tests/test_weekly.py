@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import yaml
 
-from lib.data import simulation
+from lib.data import cuts, simulation
 from lib.data.datasets import Arrays, load_description
 from lib.evaluation.at_threshold import Tally
 from lib.production import scored_weeks, scoring
 from lib.production.verdict import ACT, AS_EXPECTED, LEVELS, WATCH, Evidence, judge
 from lib.production.week import Promise, Week
+from lib.reporting import weeks
 
 
 def figure(value, low, high):
@@ -337,6 +338,21 @@ def test_weeks_add_up_and_the_same_week_replaces_its_record(scene, capsys):
     assert not list(history.rglob(".part*"))
 
 
+def test_a_text_beside_a_dot_keeps_clear_of_lines():
+    foot = 100.0
+    for at in np.linspace(0.0, foot, 51):
+        for line in (None, *np.linspace(0.0, foot, 51)):
+            middle = at + weeks._text_below(at, foot, line) - weeks.MIDDLE
+            assert all(abs(middle - place) >= weeks.CLEAR for place in (foot, line) if place)
+            assert abs(middle - at) <= 3 * weeks.CLEAR
+
+
+def test_seconds_are_days_and_times_of_day():
+    assert cuts.day_and_time(115_487.0) == "day 2, 08:04"
+    assert cuts.day_and_time(0.0) == "day 1, 00:00"
+    assert cuts.day_and_time(1.7e9) == "1,700,000,000 s"
+
+
 def test_another_threshold_is_another_record_of_the_week(scene, tmp_path):
     features = load_description("simulated").features
     dataset = {"name": "cards", "source": "simulated"}
@@ -350,6 +366,10 @@ def test_another_threshold_is_another_record_of_the_week(scene, tmp_path):
     found = scored_weeks.records(history)
     assert len(found) == len({record["threshold"] for record in found}) == 2
     page = (tmp_path / "reports" / "production.html").read_text()
+    assert "recall of the alerts, and what validation promised" in page
+    for number in (1, 2):  # below the drawing, and in the table
+        assert page.count(f'text-anchor="middle">{number}</text>') >= 1
+        assert f'<span class="soft">{number}</span>' in page
     for record in found:
         assert f"threshold {record['threshold']:.6g}" in page
 

@@ -240,6 +240,17 @@ def instant(seconds: float, kind: str) -> str:
     return moment.strftime("%Y-%m-%d %H:%M:%S")
 
 
+def day_and_time(seconds: float) -> str:
+    """Return seconds since the first midnight as people read them: `day 2, 08:04`.
+
+    Numbers beyond ten years are no count of days that anybody follows: they stay seconds.
+    """
+    days, rest = divmod(int(seconds), 86_400)
+    if not 0 <= days < 3_650:
+        return f"{seconds:,.0f} s"
+    return f"day {days + 1:,}, {rest // 3_600:02d}:{rest % 3_600 // 60:02d}"
+
+
 def digest(frame: pd.DataFrame) -> str:
     """Hex sha256 of a frame's content, row by row."""
     row_hashes = pd.util.hash_pandas_object(frame, index=False)

@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -140,8 +141,9 @@ def batch(
     kind = _kind_of_time(dataset, model)
     period = {}
     if kind != "rows" and "start_s" in report:
-        period = {"from": cuts.instant(report["start_s"], kind)}
-        period["to"] = cuts.instant(report["end_s"], kind)
+        ends = {"from": report["start_s"], "to": report["end_s"]}
+        said = cuts.day_and_time if kind == "seconds" else partial(cuts.instant, kind=kind)
+        period = {name: said(seconds) for name, seconds in ends.items()}
     facts = {
         "transactions": f"{report['n']:,}",
         **period,

@@ -20,6 +20,8 @@ WIDTH = 1_080  # of the drawing, unless weeks are too many or too few for it
 RIGHT = 44  # right of the last week
 LEFT = 58  # units left of the first week
 HEIGHT = 110  # of a panel
+MIDDLE = 4.0  # of a text, above its foot
+CLEAR = 11.0  # between a line and the middle of a text
 GAP = 44  # between panels
 HEADROOM = 1.2  # above the largest value
 
@@ -52,11 +54,11 @@ def _of_model(records: Sequence[Record]) -> dict[str, Any]:
         "verdict": last["verdict"],
         "when": _when(last),
         "drawing": _drawing(records),
-        "rows": [_row(record) for record in reversed(records)],
+        "rows": [_row(record, i) for i, record in reversed([*enumerate(records)])],
     }
 
 
-def _row(record: Record) -> dict[str, Any]:
+def _row(record: Record, i: int) -> dict[str, Any]:
     low, high = record["alert_band"]
     realised = record["realised"] or {}
     drifted = record["drifted"]
@@ -66,6 +68,7 @@ def _row(record: Record) -> dict[str, Any]:
     if record["score_drifted"]:
         drift += " and the score"
     return {
+        "number": "" if record["time"] == "datetime" else _tick(record, i),
         "when": _when(record),
         "file": one_line(record["file"]),
         "page": record["page"],
@@ -78,18 +81,20 @@ def _row(record: Record) -> dict[str, Any]:
         "rate": rate(record["alert_rate"]),
         "band": f"{rate(low)} … {rate(high)}",
         "is_outside": not low <= record["alert_rate"] <= high,
-        "precision": _cell(_precision(record)[0]),
-        "estimated": _precision(record)[1],
+        "precision": _cell(_figure(record, "precision")[0]),
+        "estimated": _figure(record, "precision")[1],
         "recall": _cell(realised.get("recall")),
         "drift": drift,
     }
 
 
-def _precision(record: Record) -> tuple[Figure | None, bool]:
-    """Return the precision of a week, and whether it is only estimated."""
-    realised = (record["realised"] or {}).get("precision")
+def _figure(record: Record, name: str) -> tuple[Figure | None, bool]:
+    """Return precision or recall of a week, and whether it is only estimated."""
+    realised = (record["realised"] or {}).get(name)
     if realised is not None and realised["value"] is not None:
         return realised, False
+    if name != "precision":
+        return None, False
     return record["estimated_precision"], True
 
 
@@ -109,7 +114,7 @@ def _when(record: Record) -> str:
         first = f"{start.day} {start:%b %Y}"
         last = f"{end.day} {end:%b %Y}"
         return first if first == last else f"{first} – {last}"
-    return f"{cuts.instant(record['start_s'], kind)} – {cuts.instant(record['end_s'], kind)}"
+    return " – ".join(cuts.day_and_time(record[key]) for key in ("start_s", "end_s"))
 
 
 def _tick(record: Record, i: int) -> str:
@@ -152,11 +157,14 @@ class _Panel:
 
 
 def _drawing(records: Sequence[Record]) -> dict[str, Any]:
-    """Return the places of the timeline: alert rate, precision, drift, and the verdicts."""
+    """Return the places of the timeline; recall has a panel where it is known."""
     narrowest, widest = STEPS
     step = min(max((WIDTH - LEFT - RIGHT) / len(records), narrowest), widest)
     x = [round(LEFT + step * (i + 0.5), 1) for i in range(len(records))]
-    panels = [_alert_rate(records), _precisions(records), _drifts(records)]
+    panels = [_alert_rate(records), _figures(records, "precision", 1)]
+    if any(_figure(record, "recall")[0] is not None for record in records):
+        panels.append(_figures(records, "recall", 2))
+    panels.append(_drifts(records, len(panels)))
     weeks = []
     for i, (record, at) in enumerate(zip(records, x, strict=True)):
         word = record["verdict"]["word"]
@@ -184,6 +192,7 @@ def _alert_rate(records: Sequence[Record]) -> dict[str, Any]:
                 "low": panel.y(low),
                 "high": panel.y(high),
                 "at": panel.y(found),
+                "below": _text_below(panel.y(found), panel.foot),
                 "wide": True,
                 "hollow": False,
                 "said": rate(found),
@@ -193,28 +202,49 @@ def _alert_rate(records: Sequence[Record]) -> dict[str, Any]:
     return panel.to_dict(marks)
 
 
-def _precisions(records: Sequence[Record]) -> dict[str, Any]:
-    panel = _Panel(1, "precision of the alerts, and what validation promised", [1.0], "")
+def _figures(records: Sequence[Record], name: str, place: int) -> dict[str, Any]:
+    """Return the panel of precision or of recall."""
+    panel = _Panel(place, f"{name} of the alerts, and what validation promised", [1.0], "")
     panel.top = HEADROOM
     marks = []
     for record in records:
-        figure, is_estimated = _precision(record)
-        promised = record["promised"].get("precision") or {"value": None}
+        figure, is_estimated = _figure(record, name)
+        promised = record["promised"].get(name) or {"value": None}
         mark: dict[str, Any] = {"at": None, "hollow": is_estimated, "alarm": False}
         if promised["value"] is not None:
             mark["promised"] = panel.y(promised["value"])
         if figure is not None and figure["value"] is not None:
             mark["at"] = panel.y(figure["value"])
             mark["said"] = number(figure["value"], 2)
+            mark["below"] = _text_below(mark["at"], panel.foot, mark.get("promised"))
             if figure["low"] is not None:
                 mark |= {"low": panel.y(figure["low"]), "high": panel.y(figure["high"])}
         marks.append(mark)
     return panel.to_dict(marks) | {"ticks": [{"y": panel.y(v), "text": f"{v:g}"} for v in (0, 1)]}
 
 
-def _drifts(records: Sequence[Record]) -> dict[str, Any]:
+def _text_below(at: float, foot: float, line: float | None = None) -> float:
+    """Return how far below a dot its text stands: the least that no line strikes it out.
+
+    Parameters
+    ----------
+    at, foot, line : places of the dot, of the panel's foot and of a dashed line, if there is one
+    """
+    lines = [foot] if line is None else [foot, line]
+    middles = [at, *(place - CLEAR for place in lines), *(place + CLEAR for place in lines)]
+    free = [
+        middle
+        for middle in middles
+        if middle < foot and all(abs(middle - place) >= CLEAR for place in lines)
+    ]
+    return MIDDLE + min(free, key=lambda middle: abs(middle - at)) - at
+
+
+def _drifts(records: Sequence[Record], place: int) -> dict[str, Any]:
     counts = [len(record["drifted"] or ()) for record in records]
-    panel = _Panel(2, "features that have drifted; filled red: the score, too", [*counts, 1], "n")
+    panel = _Panel(
+        place, "features that have drifted; filled red: the score, too", [*counts, 1], "n"
+    )
     marks = []
     for record, count in zip(records, counts, strict=True):
         is_known = record["drifted"] is not None
