@@ -91,6 +91,7 @@ def run(table, *arguments):
     )
 
 
+@pytest.mark.check
 def test_pipeline_takes_another_schema_from_table_to_bundle(table):
     folder, _ = table
     leave_out(folder, "01_eda", *(set(ALL_BUT_ONE) - {"05_gaussian_mixture"}))
@@ -237,7 +238,8 @@ def test_pipeline_takes_any_names_and_a_feature_that_is_recorded_from_later_on(p
     assert set(log["id.Request"]) == {"r"}
 
 
-@pytest.mark.parametrize("label", ["none", pytest.param("recent", marks=pytest.mark.check)])
+@pytest.mark.check
+@pytest.mark.parametrize("label", ["none", "recent"])
 def test_pipeline_takes_a_table_without_or_with_late_labels(project, label):
     """Without any label detectors learn from all rows and nobody judges; rows that lack theirs are
     left out.

@@ -14,7 +14,7 @@ from pipelines import Project
 
 from lib.bundle import bundle_hash
 
-pytestmark = pytest.mark.xdist_group("sweep")  # they share one run
+pytestmark = [pytest.mark.check, pytest.mark.xdist_group("sweep")]  # they share one run
 SWEPT = {
     "03_isolation_forest": ("n_trees", 5, 10),
     "04_autoencoder": ("code", 3),
