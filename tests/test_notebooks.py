@@ -11,14 +11,16 @@ from lib.pipeline.stages import present
 
 NOTEBOOKS = sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
 ON_DEMAND = {f"{stage.name}.ipynb" for stage in present(ROOT) if stage.on_demand}
-# other tests run these in pipelines (test_sweep, test_own_table), so that here the long checks do
+# other tests run these in whole pipelines, so that here the long checks do
 ELSEWHERE = {
+    "01_eda.ipynb",
     "03_isolation_forest.ipynb",
     "04_autoencoder.ipynb",
     "05_gaussian_mixture.ipynb",
     "06_nearest_neighbours.ipynb",
     "07_robust_covariance.ipynb",
     "08_empirical_tails.ipynb",
+    "10_export.ipynb",
     "09_comparison.ipynb",
     "11_production.ipynb",
 }

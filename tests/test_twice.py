@@ -31,7 +31,7 @@ SMALL = {  # by hand: no run_dir, no split_dir, logged to MLflow from the notebo
     },
     "13_few_labels": {"rows": 3_000, "detector": "robust_covariance", "n_known": [5], "n_draws": 1},
 }
-ALWAYS = {"07_robust_covariance"}  # run in every test, the others in the long checks
+ALWAYS = {"02_split"}  # run in every test, the others in the long checks
 
 
 def write_twice(source, target, given, loaded):
