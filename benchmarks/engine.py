@@ -40,7 +40,8 @@ FILE_ROWS = 125_000
 WORKERS = 2
 ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
 FOUND = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-ENVIRONMENT = os.environ | ONE_THREAD | {"PYTHONPATH": FOUND.rstrip(os.pathsep)}
+SPARK = {"SPARK_LOCAL_IP": "127.0.0.1", "PYSPARK_PYTHON": sys.executable}
+ENVIRONMENT = os.environ | ONE_THREAD | SPARK | {"PYTHONPATH": FOUND.rstrip(os.pathsep)}
 # Dask looks a hundred times a second at what its workers do, for a page that nobody sees here
 QUIET = {"DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False"}
 MB = 1 << 20
@@ -81,13 +82,18 @@ def write_bundle(folder):
     return made
 
 
+def free_port():
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 class Cluster:
     """A scheduler and two workers, started by hand as on two machines."""
 
     def __init__(self, folder):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.address = f"tcp://127.0.0.1:{self.port}"
         self.folder = folder
 
@@ -199,24 +205,53 @@ class ByThreads(ThreadPoolExecutor):
 
 
 @contextmanager
+def spark_standalone():
+    """Start a master and a worker of Spark's own cluster -> the master's address."""
+    from pyspark.find_spark_home import _find_spark_home
+
+    start = Path(_find_spark_home()) / "bin" / "spark-class"
+    of = "org.apache.spark.deploy"
+    port = free_port()
+    address = f"spark://127.0.0.1:{port}"
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with tempfile.TemporaryDirectory() as work:
+        master = [f"{of}.master.Master", "--host", "127.0.0.1", "--port", str(port)]
+        worker = [f"{of}.worker.Worker", address, "--cores", str(WORKERS), "--memory", "2g"]
+        worker += ["--work-dir", work]
+        processes = []
+        for command in (master, worker):
+            command = [start, *command, "--webui-port", "0"]
+            processes.append(subprocess.Popen(command, env=ENVIRONMENT, **quiet))
+        try:
+            yield address
+        finally:
+            for process in reversed(processes):
+                process.terminate()
+                process.wait(20)
+
+
+@contextmanager
 def on_spark():
-    """An executor of Spark: a job of one task for each part."""
+    """An executor of Spark standalone: a job of one task for each part."""
     from pyspark.sql import SparkSession
 
-    session = (
-        SparkSession.builder.master(f"local[{WORKERS}]")
-        .config("spark.ui.enabled", "false")
-        .getOrCreate()
-    )
-    context = session.sparkContext
-    context.parallelize(range(WORKERS), WORKERS).map(imported).collect()
+    with spark_standalone() as address:
+        session = (
+            SparkSession.builder.master(address)
+            .config("spark.ui.enabled", "false")
+            .config("spark.driver.host", "127.0.0.1")
+            .config("spark.executor.memory", "1g")
+            .getOrCreate()
+        )
+        context = session.sparkContext
+        context.parallelize(range(WORKERS), WORKERS).map(imported).collect()
 
-    def call(function, task):
-        return context.parallelize([task], 1).map(lambda task: function(*task)).first()
+        def call(function, task):
+            return context.parallelize([task], 1).map(lambda task: function(*task)).first()
 
-    with ByThreads(call) as pool:
-        yield pool
-    session.stop()
+        with ByThreads(call) as pool:
+            yield pool
+        session.stop()
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Tables scored and thinned part by part: here, in processes, and on two workers over TCP."""
 
+import itertools
 import json
 import os
 import signal
@@ -17,7 +18,7 @@ from by_parts import N, at_part, executions, logged, run_of, scores_in
 from lib import bundle
 from lib.data import simulation, splits
 from lib.data.datasets import Arrays, Dataset, prepare, read_transactions
-from lib.engine import executors, parts, scored, storage
+from lib.engine import executors, parts, score_histogram, scored, storage
 from lib.engine.samples import Sample, lots
 from lib.engine.score_histogram import Histogram
 from lib.engine.time_histogram import TimeHistogram
@@ -190,7 +191,8 @@ def test_bounds_hold_the_exact_figures(dataset, table, served, tmp_path):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_bounds_hold_with_ties_weights_and_few_frauds(seed):
+def test_bounds_hold_with_ties_weights_and_few_frauds(seed, monkeypatch):
+    monkeypatch.setattr(score_histogram, "MAX_BINS", 60)
     rng = np.random.default_rng(seed)
     n = 400
     raw = rng.choice(rng.normal(size=60), n) if seed % 2 else rng.normal(size=n)
@@ -205,8 +207,31 @@ def test_bounds_hold_with_ties_weights_and_few_frauds(seed):
     options = metrics.Options((0.01, 0.05, 0.3), 0.1, n_resamples=0)
     found = added.ranking().figures(options.suffixes())
     exact = metrics.evaluate(data, {"model": raw}, options)["model"]
+    assert len(added.bins) <= 60
     for name, pair in found.items():
         assert pair.low - 1e-12 <= exact[name]["value"] <= pair.high + 1e-12, name
+
+
+@pytest.mark.parametrize("max_bins", [40, 300, 1 << 16])
+def test_a_histogram_does_not_depend_on_the_parts(max_bins, monkeypatch):
+    monkeypatch.setattr(score_histogram, "MAX_BINS", max_bins)
+    rng = np.random.default_rng(0)
+    n = 3_000
+    y = rng.choice([0, 1, -1], n, p=[0.8, 0.1, 0.1]).astype(np.int8)
+    # one part has scores close together, whose bins alone would be narrow
+    raw = np.where(np.arange(n) < 500, 7 + rng.normal(size=n) * 1e-5, rng.normal(size=n) * 100)
+    data = Arrays(np.zeros((n, 1)), y, rng.choice([1.0, 2.5], n), np.arange(n) * 1.0, None)
+    whole = Histogram.of(raw, data)
+    for ends in ((0, 500, 900, n), (0, 100, 2_000, n)):
+        pieces = [slice(*pair) for pair in itertools.pairwise(ends)]
+        added = Histogram.empty()
+        for rows in pieces[::-1]:
+            part = Histogram.of(raw[rows], data.take(rows))
+            added += Histogram.from_arrays(part.to_arrays())
+        assert added.shift == whole.shift
+        np.testing.assert_array_equal(added.bins, whole.bins)
+        np.testing.assert_array_equal(added.score, whole.score)
+        np.testing.assert_allclose(added.mass, whole.mass, rtol=1e-12)
 
 
 def test_bounds_are_narrow():
@@ -218,6 +243,23 @@ def test_bounds_are_narrow():
     bounds = Histogram.of(raw, data).ranking().figures({"": 0.002})
     assert bounds["average_precision"].high - bounds["average_precision"].low < 5e-4
     assert bounds["recall_at_budget"].high - bounds["recall_at_budget"].low < 5e-4
+
+
+def test_what_ties_is_certain():
+    """As of repeated transactions, and of trees: a few different scores, one in each bin."""
+    rng = np.random.default_rng(1)
+    n = 2_000
+    y = (rng.random(n) < 0.05).astype(np.int8)
+    raw = (rng.integers(0, 12, n) + 3 * y).astype(np.float32)
+    weight = rng.choice([1.0, 7.5], n)
+    data = Arrays(np.zeros((n, 1)), y, weight, np.arange(n) * 1.0, rng.exponential(10, n))
+    options = metrics.Options((0.01, 0.05, 0.3), 0.1, n_resamples=0)
+    exact = metrics.evaluate(data, {"model": raw}, options)["model"]
+    halves = [Histogram.of(raw[rows], data.take(rows)) for rows in (slice(900), slice(900, n))]
+    found = (halves[0] + halves[1]).ranking().figures(options.suffixes())
+    for name, pair in found.items():
+        assert pair.low == pytest.approx(exact[name]["value"], abs=1e-12), name
+        assert pair.high == pytest.approx(exact[name]["value"], abs=1e-12), name
 
 
 def test_with_a_worker_only_what_it_was_doing_is_lost(

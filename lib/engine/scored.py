@@ -13,6 +13,7 @@ import io
 import json
 import time
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -34,7 +35,7 @@ from lib.engine.top import Top
 from lib.errors import BundleError, DataError
 
 COLUMNS = ("position", "anomaly_score", "alert")  # ours in a table of scores
-LAYOUT = 2  # of what a footer holds; files of another layout are written anew
+LAYOUT = 3  # of what a footer holds; files of another layout are written anew
 MODEL = "model.onnx"
 ALIGNED = 64  # bytes that a processor adds up at once, at the most; after as many rows one begins
 
@@ -325,10 +326,9 @@ def _packed(found: Found) -> bytes:
     arrays: dict[str, Any] = {
         "lot": found.drawn.lot,
         "score": found.drawn.score,
-        "bins": found.histogram.bins,
-        "mass": found.histogram.mass,
     }
-    arrays |= {f"top.{name}": values for name, values in found.top.to_arrays().items()}
+    arrays |= _under("histogram.", found.histogram.to_arrays())
+    arrays |= _under("top.", found.top.to_arrays())
     for field, values in found.drawn.data._asdict().items():
         if values is not None:
             arrays[f"data.{field}"] = values
@@ -340,11 +340,25 @@ def _packed(found: Found) -> bytes:
 def _unpacked(content: bytes) -> Found:
     archive = np.load(io.BytesIO(base64.b64decode(content)), allow_pickle=False)
     said = json.loads(archive["said"].item())
-    of_top = {name.removeprefix("top."): archive[name] for name in archive if name[:4] == "top."}
+    of_top = _below("top.", archive)
     data = Arrays(*(archive.get(f"data.{field}") for field in Arrays._fields))
     return Found(
         **said,
         drawn=Drawn(archive["lot"], data, archive["score"]),
-        histogram=Histogram(archive["bins"], archive["mass"]),
+        histogram=Histogram.from_arrays(_below("histogram.", archive)),
         top=Top.from_arrays(of_top),
     )
+
+
+def _under(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return arrays with `prefix` in front of their names."""
+    return {prefix + name: values for name, values in arrays.items()}
+
+
+def _below(prefix: str, archive: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the arrays whose names begin with `prefix`, under the rest of their names."""
+    return {
+        name.removeprefix(prefix): values
+        for name, values in archive.items()
+        if name.startswith(prefix)
+    }
