@@ -20,10 +20,12 @@ from lib.data.datasets import UNLABELLED, Dataset
 from lib.data.times import seconds
 from lib.engine import parts, samples, scored
 from lib.engine.parts import Part, Rows
-from lib.engine.time_histogram import TimeHistogram, class_of, period_of
+from lib.engine.time_histogram import CLASSES, PERIODS, TimeHistogram, class_of, period_of
 from lib.errors import DataError
 
 FRAUD = 1  # place in time_histogram.CLASSES
+STRATA_PER_OCTAVE = 4  # halving the share of transactions that score as high takes four strata
+STRATA = 20 * STRATA_PER_OCTAVE  # down to a millionth of the transactions
 
 
 @dataclass(frozen=True)
@@ -163,15 +165,30 @@ class Kept:
     number, n : of the part; rows that it had
     table : n kept rows as the files have them, without a weight; None for none
     weight : (n,) own weight divided by the chance
-    period, kind : (n,) places in `time_histogram.PERIODS` and `CLASSES`
+    cell : (n,) places in the weights of periods, classes and strata, see `cells`
+    totals : weight of all rows in each of these places
     """
 
     number: int
     n: int
     table: pa.Table | None
     weight: np.ndarray
-    period: np.ndarray
-    kind: np.ndarray
+    cell: np.ndarray
+    totals: np.ndarray
+
+
+def cells(period: np.ndarray, kind: np.ndarray, score: np.ndarray | None) -> np.ndarray:
+    """Return the places (n,) of rows in an array of (periods, classes, STRATA), all in one.
+
+    A stratum is a range of the share of transactions that score as high, by anomaly score (n,);
+    without scores all rows are in the first.
+    """
+    stratum = np.zeros(len(period), np.int64)
+    if score is not None:
+        share = np.maximum(1.0 - score, 2.0 ** (-STRATA / STRATA_PER_OCTAVE))
+        stratum = np.floor(-np.log2(share) * STRATA_PER_OCTAVE).astype(np.int64)
+        stratum = np.clip(stratum, 0, STRATA - 1)
+    return (period * len(CLASSES) + kind) * STRATA + stratum
 
 
 def keep_part(task: KeepTask) -> Kept:
@@ -181,24 +198,25 @@ def keep_part(task: KeepTask) -> Kept:
     model = None if job.model is None else _opened(job.model)
     batches = []
     columns = []
+    totals = np.zeros(len(PERIODS) * len(CLASSES) * STRATA)
     n = 0
     for rows in parts.rows_of(dataset, task.part, labelled=True):
         n += len(rows.frame)
-        batch, of_rows = _kept(dataset, job, rows, model)
+        batch, of_rows, found = _kept(dataset, job, rows, model)
+        totals += found
         if batch.num_rows:
             batches.append(batch)
             columns.append(of_rows)
     if not batches:
-        nothing = np.empty(0, np.int64)
-        return Kept(task.part.number, n, None, np.empty(0), nothing, nothing)
-    weight, period, kind = (np.concatenate(values) for values in zip(*columns, strict=True))
-    return Kept(task.part.number, n, one_table(batches), weight, period, kind)
+        return Kept(task.part.number, n, None, np.empty(0), np.empty(0, np.int64), totals)
+    weight, cell = (np.concatenate(values) for values in zip(*columns, strict=True))
+    return Kept(task.part.number, n, one_table(batches), weight, cell, totals)
 
 
 def _kept(
     dataset: Dataset, job: KeepJob, rows: Rows, model: Bundle | None
-) -> tuple[pa.Table, tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Return the rows that are kept, with their weight, period and class, (n,) each."""
+) -> tuple[pa.Table, tuple[np.ndarray, np.ndarray], np.ndarray]:
+    """Return the rows that are kept, their weight and cell, (n,) each, and `Kept.totals`."""
     time_s, y, weight = _counted(dataset, rows)
     period = period_of(time_s, job.paces.cuts)
     kind = class_of(y)
@@ -211,11 +229,13 @@ def _kept(
             raw = scored.raw_score(model, dataset.arrays(frame).X, rows.first)
             score = model.anomaly_score(raw=raw)
     chance = job.paces.chance(period, kind, weight, score)
+    cell = cells(period, kind, score)
+    totals = np.bincount(cell, weight, minlength=len(PERIODS) * len(CLASSES) * STRATA)
     chosen = np.flatnonzero(samples.lots(job.seed, rows.first, len(chance)) < chance)
     table = pa.Table.from_batches([rows.stored]).take(pa.array(chosen))
     if dataset.weight in table.column_names:
         table = table.drop_columns([dataset.weight])
-    return table, (weight[chosen] / chance[chosen], period[chosen], kind[chosen])
+    return table, (weight[chosen] / chance[chosen], cell[chosen]), totals
 
 
 def one_table(tables: list[pa.Table]) -> pa.Table:

@@ -4,7 +4,8 @@
 keeps all frauds up to a cap and a sample of the other rows. A row's weight says how many rows it
 stands for; the weights of each period and class add up to what the whole table has. With `--bundle`
 the validation and untouched periods are half drawn by the score of a model: rows that score high
-are kept more often, so that figures on them vary less from one sample to the next.
+are kept more often, and the weights of each range of scores add up, too, so that figures on them
+vary far less from one sample to the next.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from lib.errors import BundleError, DataError
 ROWS = 300_000
 FRAUD_SHARE = 1 / 3  # of the rows: frauds beyond are thinned, too
 MODELS_BYTES = 256 << 20  # that a scheduler holds at a time
+FEW = 10  # rows in a stratum of score, whose weights are not adjusted to it
 DIGITS = 12  # of totals; the order in which parts are added up changes the last bits of floats
 GENUINE, FRAUD, UNLABELLED = range(3)  # places in CLASSES
 
@@ -240,6 +242,21 @@ def _keep(run: Run, pool: Executor, table: parts.Table, job: KeepJob) -> list[Ke
     return sorted(kept, key=lambda part: part.number)
 
 
+def _adjusted(
+    weight: np.ndarray, place: np.ndarray, totals: np.ndarray, least: int = 1
+) -> np.ndarray:
+    """Return weights (n,) that add up to `totals` (k,) where at least so many have a place (n,).
+
+    Strata of score whose weights are exact take away most of what a draw adds to figures that rank
+    by such a score (post-stratification; Holt and Smith 1979).
+    """
+    sums = np.bincount(place, weight, minlength=len(totals))
+    is_enough = np.bincount(place, minlength=len(totals)) >= least
+    with np.errstate(divide="ignore", invalid="ignore"):
+        factor = np.where(is_enough & (sums > 0), totals / sums, 1.0)
+    return weight * factor[place]
+
+
 @dataclass(frozen=True)
 class _Sample:
     """The n rows that are kept of all parts, with their weight, period and class, (n,) each."""
@@ -256,13 +273,12 @@ class _Sample:
         if not tables:
             raise DataError("no row was kept; raise --rows")
         own = np.concatenate([part.weight for part in kept])
-        period = np.concatenate([part.period for part in kept])
-        kind = np.concatenate([part.kind for part in kept])
-        cell = period * len(CLASSES) + kind
-        sums = np.bincount(cell, own, minlength=weight.size)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            factor = np.where(sums > 0, weight.ravel() / sums, 1.0)
-        return cls(thinned.one_table(tables), own * factor[cell], period, kind)
+        cell = np.concatenate([part.cell for part in kept])
+        own = _adjusted(own, cell, _rounded(np.sum([part.totals for part in kept], axis=0)), FEW)
+        cell //= thinned.STRATA
+        own = _adjusted(own, cell, weight.ravel())
+        period, kind = np.divmod(cell, len(CLASSES))
+        return cls(thinned.one_table(tables), own, period, kind)
 
     def with_record(self, column: str, record: dict[str, Any]) -> pa.Table:
         """Return the rows with their weight in `column`, and the record for the footer.
