@@ -194,9 +194,9 @@ class GaussianMixtureEnsemble(Detector):
         stack = self._stack()
         _, distance = self._graph_distances(graph, stack)
         terms = self._graph_terms(graph, stack, distance)
-        log_density = graph.add("ReduceLogSumExp", terms, axes=[2], keepdims=0)  # [n, M]
-        share = np.full(self.members, -1 / self.members)
-        return graph.add("MatMul", log_density, share)
+        log_density = graph.log_sum_exp(terms)  # [n, M, 1]
+        mean = graph.add("ReduceMean", log_density, axes=[1, 2], keepdims=0)
+        return graph.add("Neg", mean)
 
     def graph_contributions(self, graph: Graph) -> str:
         """Add what the raw score owes to each column; they need not add up to it.
