@@ -20,6 +20,7 @@ HOST = "127.0.0.1"
 QUIET = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # it would start workers that nothing here needs
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "PYTHONWARNINGS": "ignore",  # of what its own packages deprecate
 }
 
 
