@@ -522,3 +522,13 @@ def test_the_console_calls_models_and_figures_as_people_do():
     beaten = "it does not beat the naive rule max_abs_z (0.1234)"
     told = console.told(summary | {"champion": None, "verdict": beaten}, now)
     assert "No champion. It does not beat the naive rule largest |z| (0.1234)." in told
+
+
+def test_the_console_says_where_tracking_is(monkeypatch):
+    summary = {"stages": [], "status": "failed", "run": "r", "remarks": [], "champion": None}
+    summary |= {"headline": "", "not_exported": "", "verdict": ""}
+    now = Now("2026-01-02T03:04:05+00:00", "fraud-detector-x", champion=None, bundle=None)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert "Tracking    make mlflow" in console.told(summary, now)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@team:5000")
+    assert "Tracking    https://team:5000\n" in console.told(summary, now) + "\n"

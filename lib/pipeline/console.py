@@ -8,9 +8,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any, TextIO
+from urllib.parse import urlsplit
 
 from lib.evaluation.figures import cell
 from lib.files import read_json
+from lib.registry import mlflow_store
 from lib.registry.serving import Now
 from lib.reporting import run_descriptions, threshold_figures
 from lib.reporting.names import (
@@ -302,11 +304,17 @@ def told(summary: dict[str, Any], now: Now) -> str:
         "",
         f"Report      {folder}/index.html",
         f"Notebooks   {folder}/notebooks/",
-        "Tracking    make mlflow",
+        f"Tracking    {_tracking()}",
     ]
     if now.bundle is not None:
         lines.append(f"Server      make serve ({now.bundle.name})")
     return "\n".join([*lines, *summary["remarks"]])
+
+
+def _tracking() -> str:
+    """Return where MLflow's pages are: a team's server, or a command for the project's store."""
+    uri = mlflow_store.tracking_uri()
+    return mlflow_store.shown(uri) if urlsplit(uri).hostname else "make mlflow"
 
 
 def _served(now: Now) -> Iterator[str]:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
 
 from lib.files import read_json
 from lib.pipeline.console import Progress
@@ -18,6 +17,7 @@ from lib.pipeline.runs import Run
 from lib.pipeline.settings import Job, Settings, resolved
 from lib.pipeline.state import State, put_back
 from lib.pipeline.workers import Dispatched, Workers
+from lib.registry import mlflow_store
 
 POLL_S = 0.2
 PARENT = "PIPELINE_MLFLOW_RUN"  # variable in which notebooks find the id of the run's MLflow run
@@ -281,8 +281,5 @@ def travelling(environment: dict[str, str]) -> dict[str, str]:
     """
     found = {name: environment[name] for name in (TRACKING, PARENT) if environment.get(name)}
     if TRACKING in found:
-        address = urlsplit(found[TRACKING])
-        if "@" in address.netloc:
-            host = address.netloc.rpartition("@")[2]
-            found[TRACKING] = address._replace(netloc=host).geturl()
+        found[TRACKING] = mlflow_store.shown(found[TRACKING])
     return found
