@@ -328,16 +328,19 @@ def test_the_headline_is_of_the_threshold_and_not_of_the_ranking(rows):
     assert "recall at 20 a day" in [shown.name for shown in figures]
 
 
-def test_a_threshold_that_fires_too_little_is_said(rows):
+def test_a_threshold_that_fires_too_little_or_too_much_is_said(rows):
     [decides] = [row for row in rows if row["decides"]]
     budget = Budget(0.02, 1_000)
-    assert budget_table.quiet(decides, budget) == []
+    assert budget_table.off_budget(decides, budget) == []
     [silent] = [row for row in quietly(rows) if row["decides"]]
-    [said] = budget_table.quiet(silent, budget)
+    [said] = budget_table.off_budget(silent, budget)
     assert "fires no alert, of 20 a day that people can review" in said
     few = silent | {"untouched": {"alert_rate": {"value": 0.009}}}
-    assert "fires 9 alerts a day, of 20 a day" in budget_table.quiet(few, budget)[0]
-    assert budget_table.quiet({}, budget) == []
+    assert "fires 9 alerts a day, of 20 a day" in budget_table.off_budget(few, budget)[0]
+    assert budget_table.off_budget({}, budget) == []
+    many = silent | {"untouched": {"alert_rate": {"value": 0.05}}}
+    [said] = budget_table.off_budget(many, budget)
+    assert "fires 50 alerts a day, of 20 a day that people can review: scores have risen" in said
 
 
 def test_no_interval_is_falsely_certain(rows):

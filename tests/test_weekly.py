@@ -152,6 +152,16 @@ CASES = {
 }
 
 
+def test_an_estimate_is_in_doubt_where_scores_are_not_what_they_were():
+    def told(**changes):
+        return " ".join(judge(evidence(estimated_precision=GOOD, **changes)).reasons)
+
+    assert "estimated at" in told()
+    assert "in doubt" not in told()
+    assert "in doubt" in told(score_drifted=True, drifted=[])
+    assert "in doubt" in told(alert_rate=0.02)
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_the_verdict_of_cases_made_by_hand(case):
     changes, word, first = CASES[case]

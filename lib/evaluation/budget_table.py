@@ -22,6 +22,7 @@ from lib.evaluation.metrics import Outcomes
 
 Figures = dict[str, dict]  # {metric: {"value", "low", "high"}}
 ENOUGH = 0.5  # of the budget: a threshold that fires less leaves reviewers without work
+MANY = 2.0  # times the budget: a threshold that fires more leaves most alerts without a reviewer
 
 
 @dataclass(frozen=True)
@@ -201,19 +202,28 @@ def in_use(rows: Sequence[Mapping[str, Any]], threshold: float | None) -> Mappin
     return {}
 
 
-def quiet(row: Mapping[str, Any], budget: Budget) -> list[str]:
-    """Return a remark where a threshold fires under half of its budget on untouched; else [].
+def off_budget(row: Mapping[str, Any], budget: Budget) -> list[str]:
+    """Return a remark where a threshold fires far from its budget on untouched; else [].
+
+    Under half of it, or more than twice as much.
 
     row : of the threshold in use, see `in_use`
     """
     rate = row.get("untouched", {}).get("alert_rate", {}).get("value")
-    if rate is None or rate >= ENOUGH * budget.share:
+    if rate is None or ENOUGH * budget.share <= rate <= MANY * budget.share:
         return []
     fired = Budget(rate, budget.transactions_per_day).short if rate else "no alert"
     if rate and budget.reviews_per_day is not None:
         fired = f"{count(rate * budget.transactions_per_day)} alerts a day"
     more = "-p alert_budget" if budget.reviews_per_day is None else "-p reviews_per_day"
     highest = "highest scores" if budget.reviews_per_day is None else "highest scores of each day"
+    if rate > budget.share:
+        return [
+            f"On untouched the threshold fires {fired}, of {budget.short} that people can review: "
+            "scores have risen since validation. What the threshold finds is found by whoever "
+            f"reviews all of these; the tables say what {budget.short} find. Retrain on newer "
+            f"transactions, or review the {highest}, whatever the threshold says."
+        ]
     return [
         f"On untouched the threshold fires {fired}, of {budget.short} that people can review: "
         f"scores have fallen since validation. Set a larger budget ({more}), or review the "

@@ -335,7 +335,7 @@ def run_metrics(
         "remarks": [
             *verdict.remarks,
             *beaten_later(results.untouched, own),
-            *budget_table.quiet(in_use, decision.budget),
+            *budget_table.off_budget(in_use, decision.budget),
         ],
     }
 

@@ -334,7 +334,7 @@ def _decided(summary: dict[str, Any]) -> list[str]:
         return []
     verdict = summary["verdict"]
     if not verdict:
-        return ["No champion."]
+        return ["This run has compared nothing, and promoted none."]
     return [f"No champion. {plain(verdict)}."]
 
 

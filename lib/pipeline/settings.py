@@ -294,6 +294,12 @@ def _meant(
             pairs.append((stage, name))
     if pairs:
         return pairs
+    others = [stage.name for stage in stages if stage not in among and name in known[stage]]
+    if others and not stage_name:
+        raise Refused(
+            f"-p {key}: no notebook that is asked for has it, but {' and '.join(others)} "
+            f"{'has' if len(others) == 1 else 'have'}. Leave it out, or ask for that one as well."
+        )
     names: set[str] = set()
     for stage in among:
         names.update(known[stage])

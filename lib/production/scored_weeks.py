@@ -2,7 +2,7 @@
 
 A table that begins at the same instant as one before takes its place: a week that is scored again
 once its labels are known is still one week. Registered models, their versions, thresholds and
-datasets are kept apart: what a newer model says of a week replaces nothing.
+datasets are kept apart, and so is a refit: what a newer model says of a week replaces nothing.
 """
 
 from __future__ import annotations
@@ -182,7 +182,10 @@ def _kind_of_time(dataset: Dataset, model: Bundle) -> str:
 
 
 def _folder(model: Bundle, place: Place, kind: str, report: Mapping[str, Any]) -> Path:
-    """Return the folder of a table's record: by model, dataset, instant, version and threshold."""
+    """Return the folder of a table's record: by model, dataset, instant, version and bundle.
+
+    The bundle's hash tells thresholds apart, and a refit from what was compared.
+    """
     key = cuts.instant(report["start_s"], kind)
     if kind == "rows":
         # all tables begin with row 0: the file tells them apart
@@ -190,7 +193,7 @@ def _folder(model: Bundle, place: Place, kind: str, report: Mapping[str, Any]) -
         key = f"{place.file.name}-{hashlib.sha256(path.encode()).hexdigest()[:8]}"
     elif not report["start_s"].is_integer():
         key = f"{key} {report['start_s']}"
-    key = f"{key} version {model.version or 'none'} at {model.threshold!r}"
+    key = f"{key} version {model.version or 'none'} {model.hash[:12]}"
     names = (_name(model), model.manifest["dataset"]["name"], re.sub(r"[^\w.]+", "-", key))
     # a name may hold anything: it must not lead out of the folder
     safe = [quote(name, safe="").replace(".", "%2E") for name in names]

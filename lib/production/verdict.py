@@ -26,8 +26,9 @@ SURE = 3.291 / 1.96
 LOSS = 0.1  # of a promised figure, that calls for acting: less is no reason, however sure
 N_NAMED = 5  # features that a sentence names
 RETRAIN = (
-    "Retrain on the newest labelled transactions (make pipeline with the newer table); until then "
-    "expect figures as these."
+    "Retrain once a table holds enough newer labelled transactions: make pipeline with it and with "
+    "the parameters of before (docs/production.md says how, weekly); until then expect figures as "
+    "these."
 )
 FIX = (
     "Look at the columns that have drifted, and at the feed they come from; if the data are right, "
@@ -164,7 +165,7 @@ def _of_alerts(evidence: Evidence) -> Iterator[Finding]:
     said += f" by weight, {expected}" if evidence.is_weighted else f", {expected}"
     if not evidence.n_alerts:
         said = f"No transaction reaches the threshold; {expected} are alerts"
-    if low <= rate <= high:
+    if _is_in_band(evidence):
         yield Finding(AS_EXPECTED, f"{said}." if evidence.n_alerts else f"{said}; {STRICT}.")
         return
     side = "more" if rate > high else "fewer"
@@ -182,6 +183,8 @@ def _of_estimate(evidence: Evidence) -> Iterator[Finding]:
     if not _is_known(estimate) or _is_known(evidence.realised.get("precision")):
         return
     said = f"Precision is estimated at {_with_bounds(estimate)} without labels"
+    if evidence.score_drifted or not _is_in_band(evidence):
+        said += ", if such scores still mean what they did on validation, which is in doubt"
     promised = evidence.promised.get("precision")
     if not _is_known(promised):
         yield Finding(AS_EXPECTED, f"{said}.")
@@ -191,6 +194,11 @@ def _of_estimate(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(WATCH, f"{said}: below.", LOOK)
     else:
         yield Finding(AS_EXPECTED, f"{said}.")
+
+
+def _is_in_band(evidence: Evidence) -> bool:
+    """Return whether there are as many alerts as expected."""
+    return evidence.alert_low <= evidence.alert_rate <= evidence.alert_high
 
 
 def _of_drift(evidence: Evidence) -> Iterator[Finding]:

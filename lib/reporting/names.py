@@ -215,10 +215,16 @@ def served_title(now: Now) -> str:
     return f"Served now: {label(now.bundle.model) if now.bundle.model else now.bundle.name}"
 
 
+REFITTED = (
+    "What is served is a refit. The figures and the model card of a run are of the model as it was "
+    "compared; alerts and their verdict are of what is served."
+)
+
+
 def served_remarks(now: Now) -> list[str]:
     """Return what else must be known of what is served: sentences; [] where all is as it should."""
     if now.is_exported:
-        return []
+        return [REFITTED] if now.bundle is not None and now.bundle.refit else []
     # the last sentences are on the folder, the first is on the champion
     return served(now) if now.bundle is None or now.damage else _differs(now)
 
