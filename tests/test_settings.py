@@ -224,7 +224,7 @@ def test_of_many_names_the_three_nearest_are_said():
 def test_a_parameter_that_only_other_notebooks_have_is_refused(root):
     with pytest.raises(
         Refused,
-        match="-p latent: no notebook that is asked for has it, but 03.* and 04_autoencoder have",
+        match=r"-p latent: no notebook that is asked for has it, but 03.* and 04_autoencoder have",
     ):
         planned(root, {"latent": "3"}, only=["comparison"])
 

@@ -126,7 +126,8 @@ class Plan:
         if lacking:
             raise Refused(
                 f"{task.name} needs what {lacking[0]} writes, which has not run on this data yet; "
-                "run that as well."
+                f"run that first (--only {lacking[0].partition('@')[0]}), or leave out --from and "
+                "--only, which runs whatever is missing."
             )
         waiting = [other.name for other in task.before if not other.is_whole]
         if waiting:
