@@ -55,8 +55,10 @@ def results(metrics, shown=METRICS):
         f"{n} {periods[n]['n']:,} rows ({periods[n]['n_frauds']} frauds)"
         for n in ("reference", "validation", "untouched")
     )
+    *names, last = [name for m, name in shown.items() if "budget" in m]
+    at_budget = f"{', '.join(names)} and {last}".capitalize()
     note = (
-        f"{chosen}Recall, precision and money where people review {budget}; in brackets 95 % "
+        f"{chosen}{at_budget} where people review {budget}; in brackets 95 % "
         f"intervals. {counts}; seed {metrics['seed']}."
     )
     return "\n".join([*lines, "", note])

@@ -31,7 +31,7 @@ ABOUT = {
     "autoencoder": "Networks reconstruct rows from noise; the score is the Mahalanobis distance of "
     "what they fail at.",
     "gaussian_mixture": "Mixtures of Gaussian components; the score is the negative log "
-    "density, averaged.",
+    "density of the transaction, averaged over the mixtures.",
     "fusion": "Several detectors as one; the score is their mean strangeness, on a logarithmic "
     "scale.",
     "robust_covariance": "One mean and one covariance that outliers cannot pull; the score is the "
