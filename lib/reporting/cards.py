@@ -32,7 +32,7 @@ ABOUT = {
     "what they fail at.",
     "gaussian_mixture": "Mixtures of Gaussian components; the score is the negative log "
     "density of the transaction, averaged over the mixtures.",
-    "fusion": "Several detectors as one; the score is their mean strangeness, on a logarithmic "
+    "fusion": "Several detectors as one; the score is their mean surprise, on a logarithmic "
     "scale.",
     "robust_covariance": "One mean and one covariance that outliers cannot pull; the score is the "
     "squared Mahalanobis distance.",
