@@ -281,26 +281,88 @@ def members(ax: Axes, alone: np.ndarray, averaged: float, model: str) -> Axes:
 
     averaged : of the members' average; NaN where no fraud is known
     """
+    # a row each: members that are equally good would hide each other
+    rows = np.arange(len(alone))[::-1]
     ax.set(
         xlim=(0, 1),
-        ylim=(-1, 1),
-        yticks=[],
-        xlabel="average precision on validation; a dot is one member alone",
+        ylim=(-1, len(alone)),
+        xlabel="average precision on validation",
+        title="A dot: one member alone; the line: averaged",
     )
+    ax.grid(axis="y", visible=False)
     if not np.isfinite(averaged):
-        ax.annotate("no fraud is known in validation", (0.5, 0), ha="center", color=SOFT)
+        ax.set_yticks([])
+        words = "no fraud is known in validation"
+        ax.annotate(words, (0.5, 0.5), xycoords="axes fraction", ha="center", color=SOFT)
         return ax
-    ax.plot(alone, np.zeros(len(alone)), "o", color=colour(model), alpha=0.55, markersize=9)
-    ax.axvline(averaged, color=colour(model), linewidth=2.5)
+    step = 1 + len(alone) // 10  # of many members only some are named
+    ax.set_yticks(rows[::step], [f"member {i}" for i in range(1, len(alone) + 1, step)])
+    ax.axvline(averaged, color=colour(model), linewidth=2.5, alpha=0.45, zorder=1)
+    ax.plot(alone, rows, "o", color=colour(model), markeredgecolor="white", markersize=9)
+    is_right = averaged > 0.6  # of the axis: the words go to the other side
     ax.annotate(
-        "averaged",
-        (averaged, 0.96),
+        f"averaged: {number_of(averaged)}",
+        (averaged, 0.97),
         xycoords=("data", "axes fraction"),
-        xytext=(5, 0),
+        xytext=(-6 if is_right else 6, 0),
         textcoords="offset points",
+        ha="right" if is_right else "left",
         va="top",
         color=colour(model),
     )
+    return ax
+
+
+def trims(ax: Axes, found: pd.DataFrame, used: float) -> Axes:
+    """Return the axes with what each share left out before a fit does to precision and alerts.
+
+    Parameters
+    ----------
+    found : with `trim`, `average precision` (NaN where no fraud is known) and
+        `alerts kept at the next`, of which the last is NaN
+    used : the trim without labels, a dotted line
+    """
+    # evenly apart: most trims are near zero, and their ticks would run into each other
+    places = np.arange(len(found))
+    trim = found["trim"].to_numpy(np.float64)
+    precision = found["average precision"].to_numpy(np.float64)
+    kept = found["alerts kept at the next"].to_numpy(np.float64)[:-1]
+    ax.plot(places, precision, "o-", color=FRAUD)
+    # between two trims, which it compares
+    ax.plot(places[:-1] + 0.5, kept, "s--", color=GENUINE)
+    right = max(places[-1], 0.5) + 0.12
+    ends = {}
+    if np.isfinite(precision).any():
+        last = np.flatnonzero(np.isfinite(precision))[-1]
+        ends["average precision\n(needs labels)"] = (precision[last], FRAUD)
+    if np.isfinite(kept).any():
+        last = np.flatnonzero(np.isfinite(kept))[-1]
+        ends["alerts that stay the same\nat the next trim (no label)"] = (kept[last], GENUINE)
+    y = -1.0
+    # from below: words that would cover those before move up
+    for words, (value, hue) in sorted(ends.items(), key=lambda end: end[1][0]):
+        y = max(value, y + 0.24)
+        ax.annotate(words, (right + 0.03, y), va="center", color=hue, annotation_clip=False)
+    if len(trim) > 1 and (np.diff(trim) > 0).all() and trim[0] <= used <= trim[-1]:
+        at = float(np.interp(used, trim, places))
+        ax.axvline(at, color=SOFT, linestyle=":", linewidth=1.4, zorder=1)
+        ax.annotate(
+            "used without labels",
+            (at, 0.03),
+            xycoords=("data", "axes fraction"),
+            xytext=(5, 0),
+            textcoords="offset points",
+            color=SOFT,
+            fontsize=8.5,
+        )
+    ax.set_xticks(places, [percent(share) for share in trim])
+    ax.set(
+        xlim=(-0.12, right),
+        ylim=(0, 1.02),
+        xlabel="share of the rows left out before the fit (trim)",
+        title="Fitted with frauds among the rows: what a stronger trim changes",
+    )
+    ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     return ax
 
 
