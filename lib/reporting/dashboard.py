@@ -39,6 +39,7 @@ POLICY_COLOURS = {
 DAY_S = 86_400
 DOUBLINGS = 4  # of half the usual difference, up to the last colour of the drift panel
 N_WORDS = 4  # columns that a sentence names
+SMALL = 0.1  # of all fraud money, below which a linear axis would hide what a policy has caught
 N_SHOWN = 12  # rows of the drift panel at most
 HEAT = LinearSegmentedColormap.from_list(
     "heat", ["#F4F6F8", "#DCE6EE", "#F2C9A5", "#E08A4F", "#B5432B"]
@@ -298,6 +299,7 @@ def drift(
     difference is significant and no larger than usual.
     """
     batches = list(dict.fromkeys(table["batch"]))
+    is_barred = False
     for row, name in enumerate(names):
         of_column = table[table["name"] == name].set_index("batch").loc[batches]
         for column, (_, found) in enumerate(of_column.iterrows(), 1):
@@ -314,6 +316,7 @@ def drift(
                 size = 5.5 if found["loud"] else 3.5
                 ax.plot(column, row, "o", color=ink, markersize=size, markeredgewidth=0)
             elif found["significant"]:
+                is_barred = True
                 ax.plot(column, row, "_", color=ink, markersize=4, markeredgewidth=0.8, alpha=0.6)
     for d in (d for d in injected if d.what != "fraud"):
         for name in (n for n in d.features if n in names):
@@ -333,10 +336,12 @@ def drift(
             )
     ax.set_yticks(range(len(names)), [plots.plain(name) for name in names], fontsize=8.5)
     ax.set(ylim=(len(names) - 0.4, -0.6), title="Drift against the reference window")
-    said = "dot: drift, large if again   ·   bar: significant only"
+    said = ["dot: drift, large if again"]
+    if is_barred:
+        said.append("small bar: significant only")
     if injected:
-        said += "   ·   frame: injected"
-    _hint(ax, said)
+        said.append("frame: injected")
+    _hint(ax, "   ·   ".join(said))
     ax.grid(visible=False)
     ax.spines[:].set_visible(False)
     return ax
@@ -387,7 +392,8 @@ def recall(ax: Axes, results: Results) -> Axes:
 def money(ax: Axes, results: Results) -> Axes:
     """Return the axes with the share of all fraud money saved so far.
 
-    By reviewers who take alerts as they arrive, up to the budget.
+    By reviewers who take alerts as they arrive, up to the budget. Where that is little beside all
+    fraud money, the axis is logarithmic, so that both can be seen.
     """
     steps = next(iter(results.values()))["steps"]
     x = np.r_[0.5, _x(steps) + 0.5]
@@ -400,25 +406,46 @@ def money(ax: Axes, results: Results) -> Axes:
         share = np.cumsum([0.0, *caught]) / scale
         ax.plot(x, share, color=POLICY_COLOURS[policy], linewidth=2.2)
         ends[policy] = share[-1]
-    top = max(1.25 * max(ends.values()), 0.1)
+    ax.set(ylabel="of all fraud money", title="Money caught, cumulated")
+    hint = "alerts reviewed as they arrive, up to the budget   ·   grey: all fraud money"
+    least = min((end for end in ends.values() if end > 0), default=1.0)
+    if 0 < max(ends.values()) < SMALL:
+        # a tick a tenfold, linear from nothing to a third of the least that a policy has caught
+        first = 10.0 ** np.floor(np.log10(max(least / 3, 1e-6)))
+        ticks = [0.0, *(t for t in np.geomspace(1e-6, 1, 7) if t > 0.99 * first)]
+        ax.set_yscale("symlog", linthresh=first, linscale=0.5)
+        ax.set_yticks(ticks, [plots.percent(float(f"{t:.6g}")) for t in ticks])
+        ax.yaxis.set_minor_locator(NullLocator())
+        ax.set_ylim(0, 1.4)
+        hint += "   ·   logarithmic"
+    else:
+        ax.set_ylim(0, 1.04)
+        ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    _hint(ax, hint)
+    # from below, as parts of the panel's height: a name that would cover the one before moves up
+    to_height = ax.transScale.transform
+    low, high = (to_height((1.0, limit))[1] for limit in ax.get_ylim())
     y = -1.0
-    # from below: a name that would cover the one before moves up
     for policy in sorted(ends, key=lambda policy: ends[policy]):
-        y = max(ends[policy], y + 0.1 * top)
+        height = (to_height((1.0, ends[policy]))[1] - low) / (high - low)
+        y = max(height, y + 0.1)
         ax.annotate(
-            f"{ends[policy]:.1%} {label(policy)}",
-            (x[-1], y),
+            f"{_share(ends[policy])} {label(policy)}",
+            (1, y),
             (6, 0),
+            xycoords="axes fraction",
             textcoords="offset points",
             va="center",
             color=POLICY_COLOURS[policy],
             fontsize=9,
             annotation_clip=False,
         )
-    ax.set(ylabel="of all fraud money", ylim=(0, top), title="Money caught, cumulated")
-    ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    _hint(ax, "alerts reviewed as they arrive, up to the budget   ·   grey: all fraud money")
     return ax
+
+
+def _share(value: float) -> str:
+    """Return a share with the digits that it needs: `34%`, `0.15%`."""
+    return f"{value:.1%}" if value >= SMALL or value == 0 else f"{100 * value:.2g}%"
 
 
 def by_batch(result: Result) -> pd.DataFrame:

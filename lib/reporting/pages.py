@@ -70,8 +70,8 @@ SHOWN = (
 TIMELINE = (
     "11_production-timeline",
     "The untouched period replayed against the live server, batch by batch, with labels that come "
-    "late. Recall and "
-    "money are of the alerts as they were fired: less than in a ranking of the whole period.",
+    "late. Recall is of all alerts that were fired, money of those that people can review: as they "
+    "arrive, up to the budget.",
     "Four panels over the batches: alert rate, drift of each feature, recall with intervals, "
     "money caught.",
 )
