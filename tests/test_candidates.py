@@ -75,7 +75,7 @@ def test_manifest_says_what_was_fitted_and_the_graph_scores_alike(split, fitted,
     )
 
 
-SHOWN = {"label": "One-class SVM", "colour": "#1B9E77", "about": "How far from a boundary."}
+SHOWN = {"label": "One-class SVM", "colour": "#CC00CC", "about": "How far from a boundary."}
 
 
 def test_a_detector_of_ones_own_is_called_as_its_notebook_says(split, tmp_path, monkeypatch):
@@ -92,7 +92,7 @@ def test_a_detector_of_ones_own_is_called_as_its_notebook_says(split, tmp_path, 
     card = cards.model(made[name].manifest)
     assert card.startswith("# One-class SVM (no labels), a detector")
     assert "How far from a boundary. It learns what is ordinary" in card
-    assert plots.colour(name) == "#1B9E77"
+    assert plots.colour(name) == "#CC00CC"
     assert names.plain("svm@train_on=all is above svm") == (
         "One-class SVM (no labels) is above One-class SVM"
     )

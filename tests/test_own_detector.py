@@ -52,7 +52,7 @@ def test_a_one_class_svm_of_ones_own_becomes_champion_and_is_served(champion, tm
     assert metrics["models"]["svm"]["shown"]["label"] == "One-class SVM"
     page = (folder / "reports" / "latest" / "index.html").read_text()
     assert "One-class SVM" in page
-    assert "#1B9E77" in page
+    assert "#CC00CC" in page
     manifest = json.loads((folder / "serve" / "model" / "manifest.json").read_text())
     assert manifest["fit"]["parameters"]["estimator"] == "sklearn.svm.OneClassSVM"
     with np.load(

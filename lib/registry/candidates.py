@@ -65,7 +65,7 @@ class Shown:
     Parameters
     ----------
     label : its name in tables, figures and pages
-    colour : of its lines, such as `#1B9E77`
+    colour : of its lines, such as `#CC00CC`
     about : what the score is, in a sentence, for the model card
 
     Raises
@@ -81,7 +81,7 @@ class Shown:
     def __post_init__(self) -> None:
         for key, pattern, expected in (
             ("label", r"[^\n|<>`]{1,40}", "up to 40 characters in one line, without | < > `"),
-            ("colour", r"#[0-9A-Fa-f]{6}", "six digits behind #, such as #1B9E77"),
+            ("colour", r"#[0-9A-Fa-f]{6}", "six digits behind #, such as #CC00CC"),
             ("about", r"[^\n|<>`]{1,300}", "a sentence of up to 300 characters, without | < > `"),
         ):
             value = getattr(self, key)
