@@ -28,7 +28,9 @@ def entry(**changes):
 
 def test_a_reason_is_said_in_words():
     high = entry(value=-12.345, direction="low", share=0.62)
-    assert reason_words.together([high]) == "V4 −12.3, usual −3 … 3.2 (62 % of the score)."
+    assert (
+        reason_words.together([high]) == "V4 −12.3, usual −3 … 3.2 (62 % of what raises the score)."
+    )
     category = {"value": "travel", "share_of_reference": 0.004}
     rare = entry(title="kind", category=category, value=5.5, direction="high")
     assert reason_words.of(rare) == "kind “travel”, 0.4 % of reference"
@@ -144,6 +146,21 @@ def test_a_table_without_an_alert_has_a_page(tmp_path):
     text = pages.write(tmp_path / "alerts.html", batch).read_text()
     assert "No alert" in text
     assert "<script" not in text
+
+
+def test_the_page_says_where_the_other_alerts_are(reviewed, tmp_path):
+    _, found = reviewed
+    many = [*found.alerts] * (1 + pages.ON_PAGE // len(found.alerts))
+    batch = pages.Batch("Alerts", {}, len(many), "1 % to 99 %", many)
+    text = pages.write(tmp_path / "alerts.html", batch).read_text()
+    assert "The others are not on this page." in text
+    (tmp_path / pages.LISTED).touch()
+    text = pages.write(tmp_path / "alerts.html", batch).read_text()
+    assert f'<a href="alerts.csv">alerts.csv</a> has all {len(many)}.' in text
+    more = pages.Batch("Alerts", {}, 9_999, "1 % to 99 %", many)
+    text = pages.write(tmp_path / "alerts.html", more).read_text()
+    assert f"has the first {len(many)}." in text
+    assert "1\u00a0% to 99\u00a0%" in text
 
 
 def test_bars_hold_value_and_range():

@@ -71,7 +71,7 @@ def test_alerts_are_sorted_and_filtered(scene, browser):
     page.get_by_label("Amount, at least").fill(str(amounts[2]))
     assert page.locator(ROWS).count() == 3
     assert page.locator("#count").text_content() == f"3 of {n} shown"
-    page.get_by_role("button", name="Show all").click()
+    page.get_by_role("button", name="Clear filters").click()
     assert page.locator(ROWS).count() == n
     page.get_by_label("reason").select_option(index=1)
     chosen = page.get_by_label("reason").input_value()

@@ -16,6 +16,7 @@ Alert = Mapping[str, Any]  # see `lib.production.alerts.explained`
 SCRIPT = "alerts.js"
 ON_PAGE = 200  # alerts of a page of their own
 ON_RUN = 10  # alerts of a run's page
+LISTED = "alerts.csv"  # beside the page of a table that was scored: `Batch.alerts`
 OF_RUN = "alerts.json"  # in a run's `production/`; the page lies beside it
 AXIS = 100.0  # units of a bar
 MARGIN = 0.06  # of a bar, that is left at both ends
@@ -49,7 +50,9 @@ class Batch:
 
 def write(path: Path | str, batch: Batch, **more: Any) -> Path:
     """Return the path of a page of alerts; `more` is as for `page`."""
-    return write_text(path, page(batch, **more))
+    # a replayed batch has no such file
+    listed = LISTED if Path(path).with_name(LISTED).is_file() else ""
+    return write_text(path, page(batch, listed=listed, **more))
 
 
 def page(
@@ -57,6 +60,7 @@ def page(
     *,
     verdict: Mapping[str, Any] | None = None,
     links: Mapping[str, str] | None = None,
+    listed: str = "",
 ) -> str:
     """Return a page of alerts.
 
@@ -64,11 +68,14 @@ def page(
     ----------
     verdict : {"word", "reasons", "next_step"} of the table, see `lib.production.verdict`
     links : {text: address} of pages and files that belong to it
+    listed : address of the file that has `batch.alerts`, more than the page; empty without any
     """
     content = {
         "title": batch.title,
         "verdict": verdict,
         "links": links or {},
+        "listed": listed,
+        "n_listed": len(batch.alerts),
         "scripts": [SCRIPT] if batch.alerts else [],
         **section(batch, ON_PAGE),
     }

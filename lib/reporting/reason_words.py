@@ -8,7 +8,7 @@ from typing import Any
 from lib.data.columns import one_line
 
 Entry = Mapping[str, Any]  # of one feature, see `lib.production.alerts.explained`
-MOSTLY = 0.5  # share of the score, below which unusual values are not what explains it
+MOSTLY = 0.5  # of what raises the score, below which unusual values are not what explains it
 
 
 def number(value: float) -> str:
@@ -21,7 +21,7 @@ def number(value: float) -> str:
 
 
 def share(value: float) -> str:
-    """Write a share of a score or of reference: `62 %`, `0.4 %`, `under 0.1 %`."""
+    """Write a share of what raises a score, or of reference: `62 %`, `0.4 %`, `under 0.1 %`."""
     per_cent = 100 * value
     if 0 < per_cent < 0.1:
         return "under 0.1 %"
@@ -56,7 +56,7 @@ def together(entries: Sequence[Entry]) -> str:
     unusual = [entry for entry in entries if entry["direction"] in ("high", "low")]
     if not unusual:
         return _combination(entries)
-    said = [f"{of(entry)} ({share(entry['share'])} of the score)" for entry in unusual]
+    said = [f"{of(entry)} ({share(entry['share'])} of what raises the score)" for entry in unusual]
     text = "; ".join(said) + "."
     explained = sum(entry["share"] for entry in unusual)
     if explained < MOSTLY and len(entries) < 3:

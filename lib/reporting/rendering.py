@@ -42,7 +42,17 @@ def filled(template: str, content: Mapping[str, Any]) -> str:
     ]
     hashes = [_hash(script) for script in scripts]
     page = environment.get_template(template)
-    return page.render({**content, "scripts": scripts, "script_hashes": hashes})
+    return _unbroken(page.render({**content, "scripts": scripts, "script_hashes": hashes}))
+
+
+def _unbroken(page: str) -> str:
+    """Return a page whose lines do not break between a number and its per cent.
+
+    In text only: attributes, code, and scripts, whose hashes the policy names, stay as they are.
+    """
+    kept = r"(<(script|style|pre|code)\b.*?</\2>|<[^>]*>)"
+    parts = re.compile(rf"{kept}|(?<=\d) %", re.DOTALL)
+    return parts.sub(lambda part: part[1] or "\u00a0%", page)
 
 
 def _hash(script: str) -> str:
