@@ -82,8 +82,8 @@ def _drawn(profile: Mapping[str, Any] | None, batch: str) -> str:
         f"{escape(batch)}</text>"
     )
     return (
-        f'<svg viewBox="0 0 {WIDTH} {height}" style="max-width:{WIDTH}px;width:100%;height:auto" '
-        f'font-family="sans-serif" font-size="12" role="img" aria-label="Distribution in the '
+        f'<svg viewBox="0 0 {WIDTH} {height}" style="max-width:46rem;width:100%;height:auto" '
+        f'font-size="12" role="img" aria-label="Distribution in the '
         f'reference window and in {escape(batch)}">{legend}{marks}</svg>'
     )
 
@@ -109,11 +109,15 @@ def _numbers(profile: Mapping[str, Any]) -> tuple[int, str]:
     line = f'<path d="{outline}V{floor}" fill="none" stroke="{BATCH_COLOUR}" stroke-width="2"/>'
     axis = (
         f'<line x1="0" x2="{WIDTH}" y1="{floor}" y2="{floor}" stroke="currentColor"/>'
-        f'<text x="0" y="{HEIGHT - 3}" fill="currentColor">{edges[0]:.4g}</text>'
+        f'<text x="0" y="{HEIGHT - 3}" fill="currentColor">{_edge(edges[0])}</text>'
         f'<text x="{WIDTH}" y="{HEIGHT - 3}" text-anchor="end" fill="currentColor">'
-        f"{edges[-1]:.4g}</text>"
+        f"{_edge(edges[-1])}</text>"
     )
     return HEIGHT, bars + line + axis
+
+
+def _edge(value: float) -> str:
+    return f"{value:.4g}".replace("-", "−")
 
 
 def _values(profile: Mapping[str, Any]) -> tuple[int, str]:

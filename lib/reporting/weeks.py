@@ -15,8 +15,8 @@ from lib.reporting.rendering import render
 
 Record = Mapping[str, Any]  # see `lib.production.scored_weeks.records`
 PAGE = "production.html"
-STEPS = (76, 150)  # units of the drawing that a week takes, at least and at most
-WIDTH = 1_080  # of the drawing, unless weeks are too many or too few for it
+STEPS = (76, 360)  # units of the drawing that a week takes, at least and at most
+WIDTH = 1_170  # of the drawing, unless weeks are too many or too few for it
 RIGHT = 44  # right of the last week
 LEFT = 58  # units left of the first week
 HEIGHT = 110  # of a panel
