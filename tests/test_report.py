@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import ROOT
 
@@ -133,7 +134,7 @@ def test_a_champion_that_stays_shows_its_own_figures(run):
     verdict = text[text.rindex("remains champion") : text.index("Results on")]
     assert "0.37" in verdict
     assert "0.50" not in verdict
-    assert "0.998000, for a budget of 1 % of the transactions" in text
+    assert "0.998000, for a budget of 1\u00a0% of the transactions" in text
 
 
 def test_the_champions_figures_are_found_by_what_the_gate_did():
@@ -455,7 +456,8 @@ def test_curves_that_coincide_are_drawn_once_and_the_champion_is_bold():
     _, ax = plots.figure()
     plots.precision_recall(ax, curves, 0.01, "robust_covariance")
     drawn = [line for line in ax.lines if line.get_drawstyle() == "steps-pre"]
-    assert len(drawn) == 3
+    # the dotted line is a random ranking already
+    assert len(drawn) == 2
     widths = [line.get_linewidth() for line in drawn]
     assert widths[0] > 2 * max(widths[1:])
     # the champion's colour; a weaker variant has its family's
@@ -465,6 +467,34 @@ def test_curves_that_coincide_are_drawn_once_and_the_champion_is_bold():
     assert "Robust covariance, Autoencoder, champion" in said
     assert "Autoencoder (no labels)" not in said
     assert any(text.startswith("prevalence 1.00%") for text in said)
+
+
+def test_trims_are_named_at_their_ticks_and_members_lie_in_rows():
+    found = {"trim": [0, 0.005, 0.02], "average precision": [0.5, 0.46, 0.49]}
+    found["alerts kept at the next"] = [0.71, 0.62, np.nan]
+    _, ax = plots.figure()
+    plots.trims(ax, pd.DataFrame(found), 0.005)
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["0%", "0.5%", "2%"]
+    assert [text.get_text().partition("\n")[0] for text in ax.texts] == [
+        "average precision",
+        "alerts that stay the same",
+    ]
+    _, ax = plots.figure()
+    unknown = {"trim": [0.01], "average precision": [np.nan], "alerts kept at the next": [np.nan]}
+    assert not plots.trims(ax, pd.DataFrame(unknown), 0.005).texts
+    _, ax = plots.figure()
+    plots.members(ax, np.array([0.6, 0.6]), 0.61, "gaussian_mixture")
+    assert ax.lines[-1].get_ydata().tolist() == [1, 0]
+
+
+def test_little_money_caught_is_seen_beside_all_fraud_money():
+    for caught, scale in ((0.001, "symlog"), (0.4, "linear"), (0.0, "linear")):
+        realised = {"money": 50.0, "money_caught_in_time": 50 * caught}
+        _, ax = plots.figure()
+        dashboard.money(ax, {"frozen": {"steps": [{"realised": realised}] * 2}})
+        assert ax.get_yscale() == scale
+        assert ax.get_ylim()[1] > 1
+        assert f"{100 * caught:g}% frozen" in [text.get_text() for text in ax.texts]
 
 
 def test_the_budget_is_a_named_line_among_the_alerts():

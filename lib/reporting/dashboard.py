@@ -430,7 +430,7 @@ def money(ax: Axes, results: Results) -> Axes:
         height = (to_height((1.0, ends[policy]))[1] - low) / (high - low)
         y = max(height, y + 0.1)
         ax.annotate(
-            f"{_share(ends[policy])} {label(policy)}",
+            f"{plots.percent(float(f'{ends[policy]:.2g}'))} {label(policy)}",
             (1, y),
             (6, 0),
             xycoords="axes fraction",
@@ -441,11 +441,6 @@ def money(ax: Axes, results: Results) -> Axes:
             annotation_clip=False,
         )
     return ax
-
-
-def _share(value: float) -> str:
-    """Return a share with the digits that it needs: `34%`, `0.15%`."""
-    return f"{value:.1%}" if value >= SMALL or value == 0 else f"{100 * value:.2g}%"
 
 
 def by_batch(result: Result) -> pd.DataFrame:

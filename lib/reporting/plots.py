@@ -283,33 +283,17 @@ def members(ax: Axes, alone: np.ndarray, averaged: float, model: str) -> Axes:
     """
     # a row each: members that are equally good would hide each other
     rows = np.arange(len(alone))[::-1]
-    ax.set(
-        xlim=(0, 1),
-        ylim=(-1, len(alone)),
-        xlabel="average precision on validation",
-        title="A dot: one member alone; the line: averaged",
-    )
+    ax.set(xlim=(0, 1), ylim=(-1, len(alone)), xlabel="average precision on validation")
     ax.grid(axis="y", visible=False)
     if not np.isfinite(averaged):
         ax.set_yticks([])
-        words = "no fraud is known in validation"
-        ax.annotate(words, (0.5, 0.5), xycoords="axes fraction", ha="center", color=SOFT)
+        ax.annotate("no fraud is known in validation", (0.5, 0), ha="center", color=SOFT)
         return ax
     step = 1 + len(alone) // 10  # of many members only some are named
     ax.set_yticks(rows[::step], [f"member {i}" for i in range(1, len(alone) + 1, step)])
     ax.axvline(averaged, color=colour(model), linewidth=2.5, alpha=0.45, zorder=1)
     ax.plot(alone, rows, "o", color=colour(model), markeredgecolor="white", markersize=9)
-    is_right = averaged > 0.6  # of the axis: the words go to the other side
-    ax.annotate(
-        f"averaged: {number_of(averaged)}",
-        (averaged, 0.97),
-        xycoords=("data", "axes fraction"),
-        xytext=(-6 if is_right else 6, 0),
-        textcoords="offset points",
-        ha="right" if is_right else "left",
-        va="top",
-        color=colour(model),
-    )
+    ax.set_title(f"Line: averaged, {number_of(averaged)}; dots: each alone")
     return ax
 
 
@@ -330,36 +314,25 @@ def trims(ax: Axes, found: pd.DataFrame, used: float) -> Axes:
     ax.plot(places, precision, "o-", color=FRAUD)
     # between two trims, which it compares
     ax.plot(places[:-1] + 0.5, kept, "s--", color=GENUINE)
-    right = max(places[-1], 0.5) + 0.12
-    ends = {}
-    if np.isfinite(precision).any():
-        last = np.flatnonzero(np.isfinite(precision))[-1]
-        ends["average precision\n(needs labels)"] = (precision[last], FRAUD)
-    if np.isfinite(kept).any():
-        last = np.flatnonzero(np.isfinite(kept))[-1]
-        ends["alerts that stay the same\nat the next trim (no label)"] = (kept[last], GENUINE)
+    ends = [
+        (kept, GENUINE, "alerts that stay the same\nat the next trim (no label)"),
+        (precision, FRAUD, "average precision\n(needs labels)"),
+    ]
+    known = [(line[np.isfinite(line)][-1], *end) for line, *end in ends if np.isfinite(line).any()]
     y = -1.0
     # from below: words that would cover those before move up
-    for words, (value, hue) in sorted(ends.items(), key=lambda end: end[1][0]):
+    for value, hue, words in sorted(known):
         y = max(value, y + 0.24)
-        ax.annotate(words, (right + 0.03, y), va="center", color=hue, annotation_clip=False)
-    if len(trim) > 1 and (np.diff(trim) > 0).all() and trim[0] <= used <= trim[-1]:
-        at = float(np.interp(used, trim, places))
-        ax.axvline(at, color=SOFT, linestyle=":", linewidth=1.4, zorder=1)
-        ax.annotate(
-            "used without labels",
-            (at, 0.03),
-            xycoords=("data", "axes fraction"),
-            xytext=(5, 0),
-            textcoords="offset points",
-            color=SOFT,
-            fontsize=8.5,
-        )
+        ax.annotate(words, (1.02, y), xycoords=("axes fraction", "data"), va="center", color=hue)
+    xlabel = "share of the rows left out before the fit (trim)"
+    if trim[0] <= used <= trim[-1] and (np.diff(trim) > 0).all():
+        ax.axvline(np.interp(used, trim, places), color=SOFT, linestyle=":", linewidth=1.4)
+        xlabel += "; dotted: the one used without labels"
     ax.set_xticks(places, [percent(share) for share in trim])
     ax.set(
-        xlim=(-0.12, right),
+        xlim=(-0.12, max(places[-1], 0.5) + 0.12),
         ylim=(0, 1.02),
-        xlabel="share of the rows left out before the fit (trim)",
+        xlabel=xlabel,
         title="Fitted with frauds among the rows: what a stronger trim changes",
     )
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -530,9 +503,10 @@ def precision_recall(
 ) -> Axes:
     """Return the axes with precision over recall, the champion bold.
 
-    curves : {model: (recall, precision)}, the best first; the dotted line is a random ranking
+    curves : {model: (recall, precision)}, the best first; the dotted line is a random ranking,
+        which has no other
     """
-    lines = _lines(curves, champion)
+    lines = _lines({name: curve for name, curve in curves.items() if name != "random"}, champion)
     for line, (recall, precision) in lines:
         ax.plot(recall, precision, drawstyle="steps-pre", **line.style)
     _mark_prevalence(ax, prevalence)
