@@ -331,7 +331,7 @@ def trims(ax: Axes, found: pd.DataFrame, used: float) -> Axes:
     ax.set_xticks(places, [percent(share) for share in trim])
     ax.set(
         xlim=(-0.12, max(places[-1], 0.5) + 0.12),
-        ylim=(0, 1.02),
+        ylim=(0, 1.05),
         xlabel=xlabel,
         title="Fitted with frauds among the rows: what a stronger trim changes",
     )
