@@ -213,14 +213,15 @@ def _of_drift(evidence: Evidence) -> Iterator[Finding]:
     named = ", ".join(one_line(name) for name in evidence.drifted[:N_NAMED])
     more = " …" if n > N_NAMED else ""
     features = f"{n} of {evidence.n_features} features ({named}{more})"
+    have = "has" if n == 1 else "have"
     if evidence.score_drifted:
-        also = f", and so have {features}" if n else ""
+        also = f", and so {have} {features}" if n else ""
         if _is_vindicated(evidence):
             yield Finding(AS_EXPECTED, f"The score has drifted{also}; the labels are as promised.")
         else:
             yield Finding(WATCH, f"The score has drifted{also}.", LOOK)
     elif n:
-        yield Finding(AS_EXPECTED, f"{features} have drifted, the score has not.")
+        yield Finding(AS_EXPECTED, f"{features} {have} drifted, the score has not.")
     else:
         yield Finding(AS_EXPECTED, "Nothing has drifted.")
 

@@ -32,8 +32,7 @@ ABOUT = {
     "what they fail at.",
     "gaussian_mixture": "Mixtures of Gaussian components; the score is the negative log "
     "density of the transaction, averaged over the mixtures.",
-    "fusion": "Several detectors as one; the score is their mean surprise, on a logarithmic "
-    "scale.",
+    "fusion": "Several detectors as one; the score is their mean surprise, on a logarithmic scale.",
     "robust_covariance": "One mean and one covariance that outliers cannot pull; the score is the "
     "squared Mahalanobis distance.",
     "nearest_neighbours": "Many ordinary rows of reference are kept; the score is the distance to "
