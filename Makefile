@@ -43,6 +43,8 @@ test: $(READY)  ## all tests that need pip only; ARGS="…" goes to pytest, JOBS
 check: test  ## make test, then what needs chromium, Docker or many minutes
 	@for tool in chromium docker; do \
 		command -v $$tool >/dev/null || echo "$$tool is not installed: the checks that need it will fail"; done
+	@docker compose version >/dev/null 2>&1 || command -v docker-compose >/dev/null || \
+		echo "docker compose is not installed: the checks that need it will fail"
 	@command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || \
 		echo "PostgreSQL is not installed: the checks that need it will fail"
 	@echo "Now the checks that need chromium, Docker, PostgreSQL or many minutes"

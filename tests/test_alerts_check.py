@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import yaml
 from browser import SIZES, Visitor, chromium
-from test_pages import CONTRAST, SCROLLING, WIDTHS
+from test_pages import CONTRAST, SCROLLING, WIDTHS, settled
 
 from lib.data import simulation
 from lib.data.datasets import load_description
@@ -53,7 +53,7 @@ def test_pages_can_be_read_wide_and_narrow_light_and_dark(scene, browser, page, 
     visitor.page.goto((scene / page).as_uri())
     width, screen = visitor.page.evaluate(WIDTHS)
     assert width <= screen
-    assert visitor.page.evaluate(SCROLLING) == []
+    assert settled(visitor.page, SCROLLING) == []
     assert visitor.page.evaluate(CONTRAST) == []
     visitor.shoot(page.partition("/")[2].removesuffix(".html"))
     assert (visitor.errors, visitor.outside) == ([], [])

@@ -101,11 +101,21 @@ def test_pages_fit_are_legible_and_ask_nobody(reports, browser, size, scheme):
         visitor.shoot(name)
         width, shown = visitor.page.evaluate(WIDTHS)
         assert width <= shown, f"{name} is {width} wide on a screen of {shown}"
-        assert visitor.page.evaluate(SCROLLING) == []
+        assert settled(visitor.page, SCROLLING) == []
         assert visitor.page.evaluate(CONTRAST) == []
         assert all(alt and pixels for alt, pixels in visitor.page.evaluate(IMAGES))
     assert (visitor.errors, visitor.outside) == ([], [])
     visitor.close()
+
+
+def settled(page, script):
+    """What is wrong still after three seconds: what says that there is more follows by frames."""
+    for _ in range(30):
+        wrong = page.evaluate(script)
+        if not wrong:
+            break
+        page.wait_for_timeout(100)
+    return wrong
 
 
 def test_every_link_leads_somewhere(reports, browser):
@@ -150,7 +160,7 @@ def test_notebooks_of_a_run_fit_and_are_legible(reports, browser, size, scheme):
         visitor.page.eval_on_selector_all("details", OPEN)
         width, shown = visitor.page.evaluate(WIDTHS)
         assert width <= shown, f"{path.name} is {width} wide on a screen of {shown}"
-        assert visitor.page.evaluate(SCROLLING) == [], path.name
+        assert settled(visitor.page, SCROLLING) == [], path.name
         assert visitor.page.evaluate(CONTRAST) == [], path.name
         assert all(alt and pixels for alt, pixels in visitor.page.evaluate(IMAGES))
     assert (visitor.errors, visitor.outside) == ([], [])
