@@ -1,5 +1,6 @@
 """An engine as it is deployed: a scheduler and workers of their own, tables in an object store."""
 
+import json
 import os
 import re
 import shlex
@@ -208,3 +209,35 @@ def test_over_tls_as_documented_only_who_has_a_certificate_is_answered(table, tm
     own.close()
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "thin.parquet").is_file()
+
+
+def test_a_hundred_million_rows_take_no_more_memory_than_four(tmp_path):
+    """Of links to the same files: thinned and scored by the benchmark, which has nothing to say of
+    speed here.
+    """
+    command = ["benchmarks/engine.py", "--folder", str(tmp_path / "tables"), "--repeat", "1"]
+    done = subprocess.run(
+        [sys.executable, *command, "--big", "100000000", "--score-big"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = [line for line in done.stdout.splitlines() if " rows/s {" in line]
+    found = [json.loads(line[line.index("{") :]) for line in lines]
+    assert all(each["ok"] for each in found), done.stdout[-3000:]
+    (_, scored_few, thinned_few, thinned_many, scored_many) = found
+    totals = [
+        int(total.replace(",", ""))
+        for line in thinned_many["said"]
+        if "genuine" in line
+        for total in re.findall(r"of ([\d,]+)", line)
+    ]
+    assert sum(totals) == 100_000_000
+    assert any(line.startswith("100,000,000 transactions") for line in scored_many["said"])
+    [pair] = [line for line in scored_many["said"] if line.startswith("average precision")]
+    low, high = map(float, re.findall(r"\d\.\d+", pair))
+    assert high - low < 5e-4
+    assert scored_many["worker_peaks_mb"][0] < 600
+    for few, many in ((scored_few, scored_many), (thinned_few, thinned_many)):
+        assert many["driver_peak_mb"] < few["driver_peak_mb"] + 100
