@@ -157,9 +157,9 @@ def test_an_estimate_is_in_doubt_where_scores_are_not_what_they_were():
         return " ".join(judge(evidence(estimated_precision=GOOD, **changes)).reasons)
 
     assert "estimated at" in told()
-    assert "in doubt" not in told()
-    assert "in doubt" in told(score_drifted=True, drifted=[])
-    assert "in doubt" in told(alert_rate=0.02)
+    assert "no longer mean" not in told()
+    assert "no longer mean" in told(score_drifted=True, drifted=[])
+    assert "no longer mean" in told(alert_rate=0.02)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -20,7 +20,7 @@ import numpy as np
 
 from lib.data.datasets import Arrays
 
-MAX_BINS = 1 << 16  # 1 MB of a part's file
+MAX_BINS = 1 << 16  # at 16 bytes each in a part's file
 MASSES = 4  # weight of genuine rows, of frauds, of the frauds' money; number of frauds
 
 

@@ -183,17 +183,18 @@ def _of_estimate(evidence: Evidence) -> Iterator[Finding]:
     if not _is_known(estimate) or _is_known(evidence.realised.get("precision")):
         return
     said = f"Precision is estimated at {_with_bounds(estimate)} without labels"
+    doubt = ""
     if evidence.score_drifted or not _is_in_band(evidence):
-        said += ", if such scores still mean what they did on validation, which is in doubt"
+        doubt = " Scores may no longer mean what they meant on validation."
     promised = evidence.promised.get("precision")
     if not _is_known(promised):
-        yield Finding(AS_EXPECTED, f"{said}.")
+        yield Finding(AS_EXPECTED, f"{said}.{doubt}")
         return
     said += f", validation promised {_with_bounds(promised)}"
     if _below(estimate, promised) > LIKELY:
-        yield Finding(WATCH, f"{said}: below.", LOOK)
+        yield Finding(WATCH, f"{said}: below.{doubt}", LOOK)
     else:
-        yield Finding(AS_EXPECTED, f"{said}.")
+        yield Finding(AS_EXPECTED, f"{said}.{doubt}")
 
 
 def _is_in_band(evidence: Evidence) -> bool:
