@@ -91,7 +91,10 @@ IN_REGIME_ALL = {  # name: what differs from the defaults
 
 # In the regime `all` some families have a second candidate, and validation decides between them:
 # what helps where anomalies are many hurts where rare customers are many.
+# Trees of more rows find more of many frauds that are alike (histories of cards: 0.40 to 0.43) and
+# less where frauds are few (card data: 0.39 to 0.33).
 ALTERNATIVE_IN_ALL: dict[str, dict] = {
+    "isolation_forest": {"max_samples": 8192},
     "robust_covariance": {"isolated": 0.15},
     "nearest_neighbours": {"log": "never"},
 }

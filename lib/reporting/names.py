@@ -31,6 +31,7 @@ VARIANTS = {  # what tells candidates of a family apart -> in words
     "train_on=all": "no labels",
     "log=never": "no logarithm",
     "isolated=0.15": "15 % isolated",
+    "max_samples=8192": "larger trees",
     ",": ", ",
 }
 # of detectors that a user's own notebooks fit; see `introduce`
