@@ -4,9 +4,12 @@ A plugin: test modules name it in `pytest_plugins`.
 """
 
 import contextlib
+import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import bundles
 import dask
@@ -14,7 +17,6 @@ import pandas as pd
 import psutil
 import pytest
 from distributed import Client
-from server import free_port
 
 from lib.data import simulation
 from lib.data.datasets import Dataset, load_description
@@ -22,6 +24,8 @@ from lib.engine import meter
 from lib.production.scoring_by_parts import Run
 
 N = 6_000
+STARTS_S = 120  # within which schedulers and workers have to answer
+ALONE = ["--host", "127.0.0.1", "--no-dashboard"]
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
 
 
@@ -98,59 +102,84 @@ def at_part(n, act, monkeypatch):
 class Cluster:
     """A scheduler and two workers, each with its nanny, in a folder without `lib`.
 
+    The scheduler chooses its port and writes its address into a file. A port that is chosen before
+    may be another's by the time that the scheduler listens.
+
     Parameters
     ----------
-    settings : variables that make it speak `protocol`; files that they name are in the folder
-    scheduler : function (port) -> words after `dask`, where it is another than on 127.0.0.1 alone
+    protocol : str
+        Of the addresses.
+    settings : dict of str to str
+        Variables that make it speak `protocol`; files that they name are in the folder.
+    scheduler : list of str
+        Words after `dask`, where it is another than on 127.0.0.1 alone.
     """
 
-    def __init__(self, folder, protocol="tcp", settings=None, scheduler=None):
-        port = free_port()
-        self.address = f"{protocol}://127.0.0.1:{port}"
+    def __init__(self, folder, protocol="tcp", settings=None, scheduler=ALONE):
         self.folder = folder
-        environment = os.environ | CREDENTIALS | (settings or {})
-        environment.pop("PYTHONPATH", None)
-        dask = [sys.executable, "-m", "dask"]
-        host = ["--host", "127.0.0.1", "--no-dashboard"]
-        if scheduler is None:
-            started = [*dask, "scheduler", "--protocol", protocol, "--port", str(port), *host]
-        else:
-            started = [*dask, *scheduler(port)]
-        worker = [self.address, "--nthreads", "1", "--local-directory", str(folder), *host]
-        commands = [
-            started,
-            [*dask, "worker", *worker],
-            [*dask, "worker", *worker],
-        ]
         self.processes = []
-        for command in commands:
-            with (folder / f"{len(self.processes)}.log").open("w") as log:
-                self.processes.append(
-                    subprocess.Popen(
-                        command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT
-                    )
-                )
+        self.environment = os.environ | CREDENTIALS | (settings or {})
+        self.environment.pop("PYTHONPATH", None)
         try:
-            self._wait(environment)
-        except BaseException:
+            self._run("scheduler", *scheduler, "--port", "0", "--scheduler-file", "address.json")
+            self.address = f"{protocol}://127.0.0.1:{self._port()}"
+            for _ in range(2):
+                self._run(
+                    *("worker", self.address, "--nthreads", "1", *ALONE),
+                    *("--local-directory", str(folder)),
+                )
+            self._wait()
+        except BaseException as error:
+            self._dump()
             self.close()
+            error.add_note(self._logs())
             raise
 
-    def _wait(self, environment):
-        settings = dask.config.collect_env(environment)
+    def _run(self, *words):
+        # faulthandler writes where every thread stands when the process is aborted
+        command = [sys.executable, "-X", "faulthandler", "-m", "dask", *words]
+        with (self.folder / f"{len(self.processes)}.log").open("w") as log:
+            process = subprocess.Popen(
+                command, cwd=self.folder, env=self.environment, stdout=log, stderr=subprocess.STDOUT
+            )
+        self.processes.append(process)
+
+    def _port(self):
+        """The scheduler's port, as soon as it listens."""
+        file = self.folder / "address.json"
+        end = time.monotonic() + STARTS_S
+        while True:
+            with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):  # not yet, or half
+                return json.loads(file.read_text())["address"].rpartition(":")[2]
+            assert self.processes[0].poll() is None, "the scheduler has ended"
+            assert time.monotonic() < end, "the scheduler does not listen"
+            time.sleep(0.05)
+
+    def _wait(self):
+        settings = dask.config.collect_env(self.environment)
         with (
             contextlib.chdir(self.folder),
             dask.config.set(dask.config.merge(dask.config.config, settings)),
-            Client(self.address, timeout=120, set_as_default=False) as client,
+            Client(self.address, timeout=STARTS_S, set_as_default=False) as client,
         ):
-            client.wait_for_workers(2, timeout=120)
+            client.wait_for_workers(2, timeout=STARTS_S)
+
+    def _dump(self):
+        for process in self.processes:
+            process.send_signal(signal.SIGABRT)
+        for process in self.processes:
+            process.wait(30)
+
+    def _logs(self):
+        return "\n".join(file.read_text() for file in sorted(self.folder.glob("*.log")))
 
     def close(self):
         for process in self.processes:
-            for child in psutil.Process(process.pid).children(recursive=True):
-                child.kill()
-            process.kill()
-            process.wait(30)
+            if process.poll() is None:
+                for child in psutil.Process(process.pid).children(recursive=True):
+                    child.kill()
+                process.kill()
+                process.wait(30)
 
 
 @pytest.fixture(scope="session")

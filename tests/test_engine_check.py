@@ -187,9 +187,7 @@ def test_over_tls_as_documented_only_who_has_a_certificate_is_answered(table, tm
     settings, words = recipe()
     assert words[0] == "scheduler"
     certificates(tmp_path)
-    own = Cluster(
-        tmp_path, "tls", settings, lambda port: [w.replace("8786", str(port)) for w in words]
-    )
+    own = Cluster(tmp_path, "tls", settings, words[1:])
     described = tmp_path / "cards.yaml"
     described.write_text(yaml.safe_dump(description().to_dict()))
     command = [sys.executable, "-m", "lib.production.thin", str(table), "--dataset", described]
