@@ -246,9 +246,13 @@ def test_ids_are_text_as_people_write_them(tmp_path):
 
 
 @pytest.mark.parametrize("column", ["a", "who"])
-def test_lists_are_refused_by_column(tmp_path, column):
-    with pytest.raises(DataError, match=f"{column!r} .*list"):
-        parquet(tmp_path, **{column: pa.array([[1.0, 2.0]] * N)})
+@pytest.mark.parametrize(
+    "cells",
+    [pa.array([[1.0, 2.0]] * N), pa.FixedShapeTensorArray.from_numpy_ndarray(np.ones((N, 2)))],
+)
+def test_lists_are_refused_by_column(tmp_path, column, cells):
+    with pytest.raises(DataError, match=f"{column!r} holds lists"):
+        parquet(tmp_path, **{column: cells})
 
 
 # --- labels ---------------------------------------------------------------------------------------
@@ -498,6 +502,17 @@ def test_a_word_of_a_label_means_one_thing(label, words):
     assert [word for word in words if word not in str(error.value)] == []
 
 
+@pytest.mark.parametrize(
+    ("fraud", "genuine"), [("chargeback", "none"), ("1", "NA"), ("007", "7"), ("01", "00")]
+)
+def test_words_of_a_label_are_neither_numbers_nor_missing(tmp_path, fraud, genuine):
+    is_fraud = [i == 120 for i in range(150)]  # behind the rows that are looked at first
+    lines = [f"{i},1,1,x,{fraud if found else genuine}" for i, found in enumerate(is_fraud)]
+    words = LabelWords(column="fraud", fraud=[fraud], genuine=[genuine])
+    frame = read(tmp_path, "ts,a,eur,who,fraud\n" + "\n".join(lines), label_words=words)
+    assert frame["fraud"].tolist() == is_fraud
+
+
 @pytest.mark.parametrize("word", ["yes", "True", "on"])
 def test_what_yaml_reads_as_true_is_also_the_word(tmp_path, expected, word):
     lines = [line[:-1] + (word if line[-1] == "1" else "ok") for line in ROWS]
@@ -507,11 +522,17 @@ def test_what_yaml_reads_as_true_is_also_the_word(tmp_path, expected, word):
 
 
 @pytest.mark.parametrize(
-    "given", [{"time": None}, {"time": ["d", "c"]}, {"time_format": "%d.%m.%Y"}]
+    ("key", "given"),
+    [
+        ("time_unit", {"time_unit": "ms", "time": None}),
+        ("time_unit", {"time_unit": "ms", "time": ["d", "c"]}),
+        ("time_unit", {"time_unit": "ms", "time_format": "%d.%m.%Y"}),
+        ("time_format", {"time_format": "%d.%m.%Y", "time": None}),
+    ],
 )
-def test_a_unit_without_effect_is_refused(given):
-    with pytest.raises(DataError, match="`time_unit` has no effect"):
-        Dataset.from_dict(PLAIN | {"time_unit": "ms"} | given)
+def test_a_key_of_time_without_effect_is_refused(key, given):
+    with pytest.raises(DataError, match=f"`{key}` has no effect"):
+        Dataset.from_dict(PLAIN | given)
 
 
 def test_a_unit_of_dates_is_refused(tmp_path):
@@ -551,6 +572,8 @@ def test_ids_that_a_float_cannot_tell_apart_are_refused(tmp_path, value, kind):
     "values",
     [
         pa.array([bytes([200, i]) for i in range(N)]),
+        pa.array([bytes([200, i]) for i in range(N)]).dictionary_encode(),
+        pa.array([bytes([200, i]) for i in range(N)], pa.binary_view()),
         pa.ExtensionArray.from_storage(pa.uuid(), pa.array([bytes(16)] * N, pa.binary(16))),
     ],
 )
@@ -565,13 +588,21 @@ def test_a_feature_of_bytes_is_named(tmp_path, values):
         ({"time_format": "%Q"}, ["time_format", "'%Q'"]),
         ({"time_format": "%s"}, ["time_format", "'%s'"]),
         ({"time_format": "%Y %Y"}, ["time_format", "'%Y %Y'"]),
+        ({"time_format": ["%Y"]}, ["time_format", "expected a pattern"]),
         ({"encoding": "rot13"}, ["encoding", "'rot13'"]),
         ({"encoding": "base64"}, ["encoding", "'base64'"]),
+        ({"encoding": "idna"}, ["encoding", "'idna'"]),
+        ({"encoding": "punycode"}, ["encoding", "'punycode'"]),
         ({"separator": 1}, ["separator", "1"]),
-        ({"features": [None, "a"]}, ["features", "quotes"]),
+        ({"features": [None, "a"]}, ["features holds null", "quotes"]),
         ({"features": [1.5]}, ["features", "1.5", "quotes"]),
-        ({"features": [datetime.date(2024, 1, 31)]}, ["2024-01-31", "quotes"]),
-        ({"name": True}, ["name", "quotes"]),
+        ({"features": [datetime.date(2024, 1, 31)]}, ["features holds 2024-01-31", "quotes"]),
+        ({"name": True}, ["name holds true", "quotes"]),
+        ({"name": ["a"]}, ["name is ['a']", "expected"]),
+        ({1: "x"}, ["the key '1' is unknown"]),
+        ({None: "x"}, ["a key as null", "quotes"]),
+        ({"raw": "x.csv"}, ["raw is 'x.csv'", "expected a block of keys: path"]),
+        ({"simulation": False}, ["simulation is false", "expected a block of keys: of, rows"]),
     ],
 )
 def test_a_value_of_the_wrong_kind_is_refused_in_a_sentence(given, words):
@@ -627,15 +658,23 @@ def test_names_in_messages_are_printable(tmp_path):
     assert all(remark.isprintable() for remark in frame.attrs["remarks"])
 
 
+def test_all_of_a_message_is_printable(tmp_path):
+    assert r"t\x1b[2J.csv" in refused(tmp_path, TEXT.replace(",eur", ","), "t\x1b[2J.csv")
+    with pytest.raises(DataError) as error:
+        parquet(tmp_path, a=pa.array([{"\x1b[2J": 1}] * N))
+    assert r"struct<\x1b[2J: int64>" in str(error.value)
+
+
 def test_a_header_in_brackets_is_no_json(tmp_path):
     content = TEXT.replace("ts,", "[ts],", 1)
     assert len(read(tmp_path, content, time="[ts]")) == N
 
 
-@pytest.mark.parametrize("order", ["utf-32", "utf-32-be"])
-def test_utf_32_is_read(tmp_path, expected, order):
-    mark = "" if order == "utf-32" else "\ufeff"
-    pd.testing.assert_frame_equal(read(tmp_path, (mark + TEXT).encode(order)), expected)
+@pytest.mark.parametrize("order", ["utf-32-le", "utf-32-be", "utf-16-le", "utf-8"])
+@pytest.mark.parametrize("said", [None, "utf-16-le", "utf-32-be", "cp1252"])
+def test_a_byte_order_mark_says_the_encoding(tmp_path, expected, order, said):
+    frame = read(tmp_path, ("\ufeff" + TEXT).encode(order), encoding=said)
+    pd.testing.assert_frame_equal(frame, expected)
 
 
 def test_blanks_around_names_of_parquet_are_left_out(tmp_path, expected):

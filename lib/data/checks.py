@@ -257,9 +257,14 @@ def _frames(
 
 def _read_as_text(dataset: Dataset) -> set[str]:
     """Return the columns whose cells mean something as text that they do not mean as numbers."""
+    found: set[str] = set()
     is_written = dataset.time_format is not None
     is_pair = len(dataset.time_columns) > 1
-    return set(dataset.time_columns) if is_written or is_pair else set()
+    if is_written or is_pair:
+        found.update(dataset.time_columns)
+    if dataset.label is not None and dataset.label_words is not None:
+        found.add(dataset.label)  # `none` may mean genuine there, and 007 is not 7
+    return found
 
 
 def _explained(dataset: Dataset, part: Path, labelled: bool, error: Exception) -> DataError:

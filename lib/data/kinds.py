@@ -83,6 +83,7 @@ BYTE_ORDER_MARKS = (  # that of UTF-32 begins with that of UTF-16
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
+    (codecs.BOM_UTF8, "utf-8"),
 )
 BLANKS = b"\x00 \t\r\n\xef\xbb\xbf\xff\xfe"  # and byte-order marks
 CONTROLS = frozenset(range(32)) - frozenset(b"\t\n\v\f\r\x1b")
@@ -111,11 +112,19 @@ def kind(path: Path) -> str:
     return "csv.gz"
 
 
-def wide_encoding(start: bytes) -> str | None:
-    """Return the encoding of UTF-16 or UTF-32 text: by its byte-order mark or its zero bytes."""
+def marked_encoding(start: bytes) -> str | None:
+    """Return the encoding of text that begins with a byte-order mark; None without one."""
     for mark, encoding in BYTE_ORDER_MARKS:
         if start.startswith(mark):
             return encoding
+    return None
+
+
+def wide_encoding(start: bytes) -> str | None:
+    """Return the encoding of UTF-16 or UTF-32 text: by its byte-order mark or its zero bytes."""
+    marked = marked_encoding(start)
+    if marked is not None:
+        return marked
     half = max(len(start) // 2, 1)
     even = start[::2].count(0) / half
     odd = start[1::2].count(0) / half

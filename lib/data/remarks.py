@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from lib.data.columns import printable
 from lib.data.description import UNLABELLED
+from lib.errors import printable
 
 if TYPE_CHECKING:
     from lib.data.datasets import Dataset
