@@ -548,6 +548,14 @@ def test_half_a_time_is_refused_with_its_cell(tmp_path, empty):
     assert f"row 5 (line 6), column {empty!r}" in message
 
 
+@pytest.mark.parametrize("day", ["2024-01-31 00:00:00+00:00", "2024-01-31T00:00:00.000+0000"])
+def test_the_day_of_a_pair_may_carry_a_midnight(tmp_path, day):
+    frame = pd.read_csv(io.StringIO(TEXT)).assign(day=day, clock="13:30")
+    pair = table(time=("day", "clock"))
+    found = read(tmp_path, frame.to_csv(index=False), time=pair.time)
+    assert found[pair.time_column][0] == pd.Timestamp("2024-01-31 13:30")
+
+
 @pytest.mark.parametrize("as_day", [lambda d: d, lambda d: d.date, lambda d: d.tz_localize("UTC")])
 def test_the_day_of_a_pair_may_be_a_date_of_parquet(tmp_path, as_day):
     days = as_day(pd.DatetimeIndex(["2024-01-31"] * N))
@@ -715,10 +723,15 @@ FRAME = pd.DataFrame({"a": [1]})
         (b'<?xml version="1.0"?><!DOCTYPE html>', "HTML page"),
         (b'<?xml version="1.0"?>\n<Error><Code>AccessDenied</Code></Error>', "error message"),
         (b"<Error><Code>NoSuchKey</Code></Error>", "error message"),
+        (b"<script>location = '/login'</script>", "HTML"),
+        (b"<div class='page'>\n<p>Log in</p></div>", "HTML"),
+        (b"<rows><row ts='1'/></rows>", "XML"),
         (b"outs:\n- md5: ab\n  size: 9\n  path: t.csv\n", "dvc pull"),
+        (b"# made by dvc\ndeps:\n- path: a\n  md5: b\nouts:\r\n- md5: ab\n", "dvc pull"),
         (b"md5: ab\nframe: x\nouts:\n  - path: t.csv\n", "dvc pull"),
         (b"/annex/objects/SHA256E-s9--ab.csv\n", "git annex get"),
         (b"../.git/annex/objects/xX/SHA256E-s9--ab.csv", "git annex get"),
+        (b"..\\.git\\annex\\objects\\xX\\SHA256E-s9--ab.csv", "git annex get"),
         (pickle.dumps([1, 2], protocol=0), "pickle"),
         (pickle.dumps({"a": 1}, protocol=1), "pickle"),
         (pickle.dumps(FRAME, protocol=0), "pickle"),
@@ -728,13 +741,17 @@ FRAME = pd.DataFrame({"a": [1]})
         (zipped("mimetype", "content.xml"), "OpenDocument"),
         (b'[\n {"ts": 1}]', "JSON"),
         (b"[1, 2]", "JSON"),
+        (b'[null, {"ts": 1}]', "JSON"),
     ],
 )
 def test_more_of_what_is_no_table_is_named(tmp_path, content, words):
     assert words in refused(tmp_path, content)
 
 
-@pytest.mark.parametrize("name", ["ORC", "PAR", "BZh", "<DATE>", "Obj", "%PDF", "count", "MZ"])
+@pytest.mark.parametrize(
+    "name",
+    ["ORC", "PAR", "BZh", "<DATE>", "<b>ts", "outs:", "[null]", "Obj", "%PDF", "count", "MZ"],
+)
 def test_a_header_that_looks_like_a_signature_is_read(tmp_path, name):
     assert len(read(tmp_path, TEXT.replace("ts,", f"{name},", 1), time=name)) == N
 

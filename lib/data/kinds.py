@@ -18,7 +18,6 @@ GET_FILE = "download the file itself, not the page that offers it"
 BINARY = rb"(?=.*[\x00-\x08])"  # what a table of text does not hold
 ENTRY = rb"(?=PK).*?PK\x03\x04.{26}"  # of a zip archive, up to its name
 XML = rb"(?:<\?xml.*?\?>\s*)?"
-YAML_LINES = rb"(?:[\w-]+:[^\n]*\n)*"
 
 # How the file starts, whatever its case -> what it is, what to do about it
 SIGNATURES = (
@@ -59,20 +58,21 @@ SIGNATURES = (
         "run `git lfs pull` to fetch the data",
     ),
     (
-        YAML_LINES + rb"outs:\s*\n\s*- \w+:",
+        rb"(?:.*?\n)?outs:[ \t]*\r?\n\s*- \w+:",
         "a DVC pointer, not the data",
         "run `dvc pull` to fetch the data",
     ),
     (
-        rb"[\w./-]*/annex/objects/",
+        rb"[\w.\\/-]*[\\/]annex[\\/]objects[\\/]",
         "a git-annex pointer, not the data",
         "run `git annex get` to fetch the data",
     ),
     (XML + rb"<(!doctype html|!--|html|head|body)", "an HTML page", GET_FILE),
     (XML + rb"<error\b", "an error message of a server (XML)", "download the file once more"),
     (rb"<\?xml", "an XML document", AS_CSV),
+    (rb"<[a-z][^<>\n]*>.*?</[a-z]", "a document in HTML or XML", GET_FILE),
     (rb"\{\s*[\"}]", "a JSON document", AS_CSV),
-    (rb"\[\s*([{\[\"]|-?\d[\d.e+-]*\s*,)", "a JSON document", AS_CSV),
+    (rb"\[\s*([{\[\"]|(-?\d[\d.e+-]*|null|true|false)\s*,)", "a JSON document", AS_CSV),
 )
 SIGNS = [
     (re.compile(pattern, re.DOTALL | re.IGNORECASE), what, advice)
