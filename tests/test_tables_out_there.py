@@ -772,6 +772,22 @@ def test_all_unusable_columns_are_refused_at_once(tmp_path):
         checks.check_header(dataset, path)
 
 
+@pytest.mark.parametrize("look", [checks.check_header, datasets.read_transactions])
+def test_all_files_of_a_folder_are_refused_at_once(tmp_path, look):
+    frame = pd.read_csv(io.StringIO(TEXT))
+    for i in range(8):
+        frame.drop(columns="a" if i > 2 else []).to_csv(tmp_path / f"{i}.csv", index=False)
+    (tmp_path / "1.csv").write_bytes(b"\x89PNG")
+    with pytest.raises(DataError) as error:
+        look(table(), tmp_path)
+    for words in (
+        "6 of 8 files cannot be used",
+        "1.csv: is a picture",
+        "3.csv, 4.csv, 5.csv and 2 more: column 'a' is missing",
+    ):
+        assert words in str(error.value)
+
+
 def test_missing_columns_and_text_of_csv_are_refused_at_once(tmp_path):
     message = refused(tmp_path, TEXT, features=("who", "age", "b"), ids=())
     for words in ("3 columns", "'age'", "'b'", "'who' ('id0', 'id1', 'id2')"):
