@@ -391,18 +391,38 @@ IMPLAUSIBLE = {
     "whole thousands": [str(i * 1000) for i in range(N)],
     "few an hour": [str(i * 777) for i in range(N)],
     "many at one": [str(i // 30) for i in range(N)],
+    "hours with few rows": [str(i // 4) for i in range(N)],
+    "hours with a fraction": [str(i * 0.317) for i in range(N)],
 }
 
 
-@pytest.mark.parametrize("what", [name for name in IMPLAUSIBLE if name != "milliseconds"])
+@pytest.mark.parametrize("what", IMPLAUSIBLE)
 def test_an_implausible_unit_is_remarked(tmp_path, what):
     _, remarks = times(tmp_path, IMPLAUSIBLE[what])
     assert any("time_unit" in remark for remark in remarks)
 
 
-def test_a_plausible_unit_is_not_remarked(tmp_path):
-    _, remarks = times(tmp_path, [str(i * 31) for i in range(N)])
-    assert not any("time_unit" in remark for remark in remarks)
+@pytest.mark.parametrize(
+    "time",
+    [
+        [i * 31 for i in range(N)],
+        [1_711_800_000 + i * 31 for i in range(N)],
+        [1_711_800_000 + i * 86_400 for i in range(N)],  # few rows, but dates as seconds are
+        [200_000 + i * 311 for i in range(N)],  # the third day of a table
+        [i // 4 * 60 for i in range(N)],
+    ],
+)
+def test_a_plausible_unit_is_not_remarked(tmp_path, time):
+    _, remarks = times(tmp_path, [str(instant) for instant in time])
+    assert not any("time_" in remark for remark in remarks)
+
+
+@pytest.mark.parametrize(
+    ("first", "pattern"), [("", "%Y%m%d"), ("1345", "%Y%m%d%H%M"), ("134500", "%Y%m%d%H%M%S")]
+)
+def test_dates_written_as_numbers_are_remarked(tmp_path, first, pattern):
+    _, remarks = times(tmp_path, [f"202401{i % 31 + 1:02d}{first}" for i in range(N)])
+    assert any(f"`time_format: '{pattern}'`" in remark for remark in remarks)
 
 
 # --- the description
@@ -794,13 +814,12 @@ def test_missing_columns_and_text_of_csv_are_refused_at_once(tmp_path):
         assert words in message
 
 
-@pytest.mark.parametrize(("unit", "n_a_second"), [("ms", 1e3), ("us", 1e6), ("ns", 1e9)])
-def test_dates_in_a_finer_unit_are_remarked_with_it(tmp_path, unit, n_a_second):
-    texts = [str(int((1_711_800_000 + 137.5 * i) * n_a_second)) for i in range(N)]
+@pytest.mark.parametrize("unit", [unit for unit in UNITS if unit != "s"])
+@pytest.mark.parametrize("as_cell", [float, int])
+def test_dates_in_another_unit_are_remarked_with_it(tmp_path, unit, as_cell):
+    texts = [str(as_cell((1_711_800_000 + 9137.5 * i) / UNITS[unit])) for i in range(N)]
     _, remarks = times(tmp_path, texts)
     assert any(f"`time_unit: {unit}`" in remark for remark in remarks)
-    _, remarks = times(tmp_path, [str(1_711_800_000 + 31 * i) for i in range(N)])
-    assert not any("time_unit" in remark for remark in remarks)
 
 
 @pytest.mark.parametrize("content", [TEXT, " , ,\n1,2,3\n", "sep=;\n", "ts,a\n", "ts;a\n1\n"])
