@@ -446,6 +446,18 @@ def test_names_that_yaml_reads_as_something_else(tmp_path):
     assert "~" not in str(found.raw_path)
 
 
+def test_names_and_words_of_digits_are_those_of_the_table(tmp_path):
+    path = tmp_path / "t.yaml"
+    path.write_text(
+        "name: t\ntime: 12:30\nfeatures: [007, 1_000, 0x1F, 12]\nraw: {rows: 1_000}\n"
+        "label: {column: f, fraud: [010], genuine: [8]}\n"
+    )
+    found = datasets.load_description(path)
+    assert (found.time, found.features) == ("12:30", ("007", "1_000", "0x1F", "12"))
+    assert found.label_words.meanings == {"010": 1, "8": 0}
+    assert found.raw.rows == 1000
+
+
 @pytest.mark.parametrize(
     ("given", "budget"),
     [
@@ -594,6 +606,12 @@ def test_ids_that_a_float_cannot_tell_apart_are_refused(tmp_path, value, kind):
     numbers = pa.array([1.0] * (N - 1) + [value], kind)
     with pytest.raises(DataError, match=r"row 40, column 'who'.*text or integers"):
         parquet(tmp_path, who=numbers)
+
+
+@pytest.mark.parametrize("cell", ["4.1E+15", "1e+18"])
+def test_ids_that_a_spreadsheet_has_rounded_are_refused(tmp_path, cell):
+    message = refused(tmp_path, TEXT.replace("id7,", f"{cell},"))
+    assert f"row 8 (line 9), column 'who': {cell} is not an exact identifier" in message
 
 
 @pytest.mark.parametrize(

@@ -294,10 +294,22 @@ class Description(Strict):
         return self
 
 
+class Loader(yaml.SafeLoader):
+    """Reads 007, 12:30, 0x1F and 1_000 as the names and words that they are in a table."""
+
+
+INTEGER = "tag:yaml.org,2002:int"
+Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != INTEGER]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+Loader.add_implicit_resolver(INTEGER, re.compile(r"[+-]?(0|[1-9]\d*)$"), list("+-0123456789"))
+
+
 def read(path: Path) -> Any:
     """Return what a YAML file holds; DataError if it cannot be read."""
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.load(path.read_text(encoding="utf-8"), Loader)
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{path}: cannot be read as YAML: {reason}") from error
