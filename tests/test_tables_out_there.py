@@ -193,6 +193,21 @@ def test_what_is_no_table_is_named_with_what_to_do(tmp_path, content, words, nam
     assert [word for word in words if word not in message] == []
 
 
+@pytest.mark.parametrize("place", [20, 5000])
+def test_a_damaged_gzip_file_is_refused(tmp_path, place):
+    lines = [f"{i},{i * 7919 % 1000},1,id{i},0" for i in range(20_000)]
+    content = bytearray(gzip.compress(("ts,a,eur,who,fraud\n" + "\n".join(lines)).encode()))
+    content[place : place + 40] = b"\xff" * 40
+    assert refused(tmp_path, bytes(content))
+
+
+def test_damaged_notes_of_pandas_are_refused(tmp_path):
+    plain = pa.Table.from_pandas(pd.read_csv(io.StringIO(TEXT)))
+    pq.write_table(plain.replace_schema_metadata({"pandas": "{"}), tmp_path / "t.parquet")
+    with pytest.raises(DataError, match="cannot be read"):
+        datasets.read_transactions(table(), tmp_path / "t.parquet")
+
+
 def test_a_database_is_no_table(tmp_path):
     with sqlite3.connect(tmp_path / "t.db") as connection:
         connection.execute("CREATE TABLE t (a)")

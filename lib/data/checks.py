@@ -6,6 +6,8 @@ A refusal is a `DataError`: one sentence with file, row, column and value.
 from __future__ import annotations
 
 import csv
+import json
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +30,10 @@ from lib.errors import DataError, listed, printable
 if TYPE_CHECKING:
     from lib.data.datasets import Dataset
 
-UNREADABLE = (pa.ArrowException, OSError, EOFError, csv.Error, UnicodeError)
+UNREADABLE = (
+    *(pa.ArrowException, OSError, EOFError, csv.Error, UnicodeError),
+    *(zlib.error, json.JSONDecodeError),  # a damaged gzip file; what pandas notes in Parquet
+)
 N_FILES = 3  # that are named for one reason
 SAMPLE_ROWS = 1000  # that are looked at where a column is missing
 

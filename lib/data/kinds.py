@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import gzip
 import re
+import zlib
 from pathlib import Path
 
 from lib.errors import DataError
@@ -105,7 +106,7 @@ def kind(path: Path) -> str:
     try:
         with gzip.open(path) as file:
             inside = file.read(HEAD_BYTES)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         reason = f"is a gzip file that cannot be unpacked ({error})"
         raise DataError(f"{path}: {reason}") from error
     _refuse_foreign(path, inside, " in gzip")
