@@ -16,6 +16,10 @@ class PipelineError(Exception):
 class DataError(PipelineError, ValueError):
     """A table or its description cannot be used; the message names file, column, row and value."""
 
+    def __str__(self) -> str:
+        # it may quote a header, a cell or a file's name, and a terminal would obey what they hold
+        return printable(super().__str__())
+
 
 class RawFileMissing(DataError):  # noqa: N818 - reads as what happened
     """There is no raw file and none can be downloaded; the message says how to provide one."""
@@ -31,6 +35,12 @@ class TrackingError(PipelineError, RuntimeError):
 
 class Refused(PipelineError, ValueError):  # noqa: N818 - reads as what happened
     """What was asked for cannot be run; nothing has been started."""
+
+
+def printable(text: str) -> str:
+    """Return text with its control characters escaped."""
+    characters = [c if c.isprintable() else repr(c)[1:-1] for c in text]
+    return "".join(characters)
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

@@ -90,7 +90,7 @@ def test_a_description_survives_json(name):
         ({"features": ["age", "age"]}, ["'age'", "named 2 times as feature"]),
         ({"weight": "when"}, ["'when'", "time and weight"]),
         ({"features": "age"}, ["features", "'age'", "list"]),
-        ({"features": []}, ["'features'", "missing"]),
+        ({"features": []}, ["features is empty"]),
         ({"alert_budgets": [2]}, ["alert_budgets", "2", "between 0 and 1"]),
         ({"reviews_per_day": 0.5}, ["reviews_per_day", "0.5", "whole number"]),
         ({"reviews_per_day": 0}, ["reviews_per_day", "0", "whole number"]),

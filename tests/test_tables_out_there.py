@@ -193,6 +193,21 @@ def test_what_is_no_table_is_named_with_what_to_do(tmp_path, content, words, nam
     assert [word for word in words if word not in message] == []
 
 
+@pytest.mark.parametrize("place", [20, 5000])
+def test_a_damaged_gzip_file_is_refused(tmp_path, place):
+    lines = [f"{i},{i * 7919 % 1000},1,id{i},0" for i in range(20_000)]
+    content = bytearray(gzip.compress(("ts,a,eur,who,fraud\n" + "\n".join(lines)).encode()))
+    content[place : place + 40] = b"\xff" * 40
+    assert refused(tmp_path, bytes(content))
+
+
+def test_damaged_notes_of_pandas_are_refused(tmp_path):
+    plain = pa.Table.from_pandas(pd.read_csv(io.StringIO(TEXT)))
+    pq.write_table(plain.replace_schema_metadata({"pandas": "{"}), tmp_path / "t.parquet")
+    with pytest.raises(DataError, match="cannot be read"):
+        datasets.read_transactions(table(), tmp_path / "t.parquet")
+
+
 def test_a_database_is_no_table(tmp_path):
     with sqlite3.connect(tmp_path / "t.db") as connection:
         connection.execute("CREATE TABLE t (a)")
@@ -246,9 +261,13 @@ def test_ids_are_text_as_people_write_them(tmp_path):
 
 
 @pytest.mark.parametrize("column", ["a", "who"])
-def test_lists_are_refused_by_column(tmp_path, column):
-    with pytest.raises(DataError, match=f"{column!r} .*list"):
-        parquet(tmp_path, **{column: pa.array([[1.0, 2.0]] * N)})
+@pytest.mark.parametrize(
+    "cells",
+    [pa.array([[1.0, 2.0]] * N), pa.FixedShapeTensorArray.from_numpy_ndarray(np.ones((N, 2)))],
+)
+def test_lists_are_refused_by_column(tmp_path, column, cells):
+    with pytest.raises(DataError, match=f"{column!r} holds lists"):
+        parquet(tmp_path, **{column: cells})
 
 
 # --- labels ---------------------------------------------------------------------------------------
@@ -387,18 +406,38 @@ IMPLAUSIBLE = {
     "whole thousands": [str(i * 1000) for i in range(N)],
     "few an hour": [str(i * 777) for i in range(N)],
     "many at one": [str(i // 30) for i in range(N)],
+    "hours with few rows": [str(i // 4) for i in range(N)],
+    "hours with a fraction": [str(i * 0.317) for i in range(N)],
 }
 
 
-@pytest.mark.parametrize("what", [name for name in IMPLAUSIBLE if name != "milliseconds"])
+@pytest.mark.parametrize("what", IMPLAUSIBLE)
 def test_an_implausible_unit_is_remarked(tmp_path, what):
     _, remarks = times(tmp_path, IMPLAUSIBLE[what])
     assert any("time_unit" in remark for remark in remarks)
 
 
-def test_a_plausible_unit_is_not_remarked(tmp_path):
-    _, remarks = times(tmp_path, [str(i * 31) for i in range(N)])
-    assert not any("time_unit" in remark for remark in remarks)
+@pytest.mark.parametrize(
+    "time",
+    [
+        [i * 31 for i in range(N)],
+        [1_711_800_000 + i * 31 for i in range(N)],
+        [1_711_800_000 + i * 86_400 for i in range(N)],  # few rows, but dates as seconds are
+        [200_000 + i * 311 for i in range(N)],  # the third day of a table
+        [i // 4 * 60 for i in range(N)],
+    ],
+)
+def test_a_plausible_unit_is_not_remarked(tmp_path, time):
+    _, remarks = times(tmp_path, [str(instant) for instant in time])
+    assert not any("time_" in remark for remark in remarks)
+
+
+@pytest.mark.parametrize(
+    ("first", "pattern"), [("", "%Y%m%d"), ("1345", "%Y%m%d%H%M"), ("134500", "%Y%m%d%H%M%S")]
+)
+def test_dates_written_as_numbers_are_remarked(tmp_path, first, pattern):
+    _, remarks = times(tmp_path, [f"202401{i % 31 + 1:02d}{first}" for i in range(N)])
+    assert any(f"`time_format: '{pattern}'`" in remark for remark in remarks)
 
 
 # --- the description
@@ -420,6 +459,18 @@ def test_names_that_yaml_reads_as_something_else(tmp_path):
     found = datasets.load_description(path)
     assert found.features == ("on", "no", "eur")
     assert "~" not in str(found.raw_path)
+
+
+def test_names_and_words_of_digits_are_those_of_the_table(tmp_path):
+    path = tmp_path / "t.yaml"
+    path.write_text(
+        "name: t\ntime: 12:30\nfeatures: [007, 1_000, 0x1F, 12]\nraw: {rows: 1_000}\n"
+        "label: {column: f, fraud: [010], genuine: [8]}\n"
+    )
+    found = datasets.load_description(path)
+    assert (found.time, found.features) == ("12:30", ("007", "1_000", "0x1F", "12"))
+    assert found.label_words.meanings == {"010": 1, "8": 0}
+    assert found.raw.rows == 1000
 
 
 @pytest.mark.parametrize(
@@ -498,6 +549,17 @@ def test_a_word_of_a_label_means_one_thing(label, words):
     assert [word for word in words if word not in str(error.value)] == []
 
 
+@pytest.mark.parametrize(
+    ("fraud", "genuine"), [("chargeback", "none"), ("1", "NA"), ("007", "7"), ("01", "00")]
+)
+def test_words_of_a_label_are_neither_numbers_nor_missing(tmp_path, fraud, genuine):
+    is_fraud = [i == 120 for i in range(150)]  # behind the rows that are looked at first
+    lines = [f"{i},1,1,x,{fraud if found else genuine}" for i, found in enumerate(is_fraud)]
+    words = LabelWords(column="fraud", fraud=[fraud], genuine=[genuine])
+    frame = read(tmp_path, "ts,a,eur,who,fraud\n" + "\n".join(lines), label_words=words)
+    assert frame["fraud"].tolist() == is_fraud
+
+
 @pytest.mark.parametrize("word", ["yes", "True", "on"])
 def test_what_yaml_reads_as_true_is_also_the_word(tmp_path, expected, word):
     lines = [line[:-1] + (word if line[-1] == "1" else "ok") for line in ROWS]
@@ -507,11 +569,17 @@ def test_what_yaml_reads_as_true_is_also_the_word(tmp_path, expected, word):
 
 
 @pytest.mark.parametrize(
-    "given", [{"time": None}, {"time": ["d", "c"]}, {"time_format": "%d.%m.%Y"}]
+    ("key", "given"),
+    [
+        ("time_unit", {"time_unit": "ms", "time": None}),
+        ("time_unit", {"time_unit": "ms", "time": ["d", "c"]}),
+        ("time_unit", {"time_unit": "ms", "time_format": "%d.%m.%Y"}),
+        ("time_format", {"time_format": "%d.%m.%Y", "time": None}),
+    ],
 )
-def test_a_unit_without_effect_is_refused(given):
-    with pytest.raises(DataError, match="`time_unit` has no effect"):
-        Dataset.from_dict(PLAIN | {"time_unit": "ms"} | given)
+def test_a_key_of_time_without_effect_is_refused(key, given):
+    with pytest.raises(DataError, match=f"`{key}` has no effect"):
+        Dataset.from_dict(PLAIN | given)
 
 
 def test_a_unit_of_dates_is_refused(tmp_path):
@@ -525,6 +593,14 @@ def test_half_a_time_is_refused_with_its_cell(tmp_path, empty):
     frame.loc[4, empty] = None
     message = refused(tmp_path, frame.to_csv(index=False), time=("day", "clock"))
     assert f"row 5 (line 6), column {empty!r}" in message
+
+
+@pytest.mark.parametrize("day", ["2024-01-31 00:00:00+00:00", "2024-01-31T00:00:00.000+0000"])
+def test_the_day_of_a_pair_may_carry_a_midnight(tmp_path, day):
+    frame = pd.read_csv(io.StringIO(TEXT)).assign(day=day, clock="13:30")
+    pair = table(time=("day", "clock"))
+    found = read(tmp_path, frame.to_csv(index=False), time=pair.time)
+    assert found[pair.time_column][0] == pd.Timestamp("2024-01-31 13:30")
 
 
 @pytest.mark.parametrize("as_day", [lambda d: d, lambda d: d.date, lambda d: d.tz_localize("UTC")])
@@ -547,10 +623,18 @@ def test_ids_that_a_float_cannot_tell_apart_are_refused(tmp_path, value, kind):
         parquet(tmp_path, who=numbers)
 
 
+@pytest.mark.parametrize("cell", ["4.1E+15", "1e+18"])
+def test_ids_that_a_spreadsheet_has_rounded_are_refused(tmp_path, cell):
+    message = refused(tmp_path, TEXT.replace("id7,", f"{cell},"))
+    assert f"row 8 (line 9), column 'who': {cell} is not an exact identifier" in message
+
+
 @pytest.mark.parametrize(
     "values",
     [
         pa.array([bytes([200, i]) for i in range(N)]),
+        pa.array([bytes([200, i]) for i in range(N)]).dictionary_encode(),
+        pa.array([bytes([200, i]) for i in range(N)], pa.binary_view()),
         pa.ExtensionArray.from_storage(pa.uuid(), pa.array([bytes(16)] * N, pa.binary(16))),
     ],
 )
@@ -565,13 +649,26 @@ def test_a_feature_of_bytes_is_named(tmp_path, values):
         ({"time_format": "%Q"}, ["time_format", "'%Q'"]),
         ({"time_format": "%s"}, ["time_format", "'%s'"]),
         ({"time_format": "%Y %Y"}, ["time_format", "'%Y %Y'"]),
+        ({"time_format": ["%Y"]}, ["time_format", "expected a pattern"]),
         ({"encoding": "rot13"}, ["encoding", "'rot13'"]),
         ({"encoding": "base64"}, ["encoding", "'base64'"]),
+        ({"encoding": "idna"}, ["encoding", "'idna'"]),
+        ({"encoding": "punycode"}, ["encoding", "'punycode'"]),
         ({"separator": 1}, ["separator", "1"]),
-        ({"features": [None, "a"]}, ["features", "quotes"]),
+        ({"features": [None, "a"]}, ["features holds null", "quotes"]),
         ({"features": [1.5]}, ["features", "1.5", "quotes"]),
-        ({"features": [datetime.date(2024, 1, 31)]}, ["2024-01-31", "quotes"]),
-        ({"name": True}, ["name", "quotes"]),
+        ({"features": [datetime.date(2024, 1, 31)]}, ["features holds 2024-01-31", "quotes"]),
+        ({"name": True}, ["name holds true", "quotes"]),
+        ({"features": [{"category": True}]}, ["`category` is True", "quotes"]),
+        ({"features": [{"ratio": ["a", 1.5]}]}, ["`ratio` is ['a', 1.5]", "quotes"]),
+        ({"features": [{"category": "a", "name": 12}]}, ["name is 12", "quotes"]),
+        ({"features": [{"time": ["a"]}]}, ["`time` is ['a']"]),
+        ({"features": [{"count": "a", "within": ["1d"]}]}, ["`within` is ['1d']"]),
+        ({"name": ["a"]}, ["name is ['a']", "expected"]),
+        ({1: "x"}, ["the key '1' is unknown"]),
+        ({None: "x"}, ["a key as null", "quotes"]),
+        ({"raw": "x.csv"}, ["raw is 'x.csv'", "expected a block of keys: path"]),
+        ({"simulation": False}, ["simulation is false", "expected a block of keys: of, rows"]),
     ],
 )
 def test_a_value_of_the_wrong_kind_is_refused_in_a_sentence(given, words):
@@ -627,15 +724,23 @@ def test_names_in_messages_are_printable(tmp_path):
     assert all(remark.isprintable() for remark in frame.attrs["remarks"])
 
 
+def test_all_of_a_message_is_printable(tmp_path):
+    assert r"t\x1b[2J.csv" in refused(tmp_path, TEXT.replace(",eur", ","), "t\x1b[2J.csv")
+    with pytest.raises(DataError) as error:
+        parquet(tmp_path, a=pa.array([{"\x1b[2J": 1}] * N))
+    assert r"struct<\x1b[2J: int64>" in str(error.value)
+
+
 def test_a_header_in_brackets_is_no_json(tmp_path):
     content = TEXT.replace("ts,", "[ts],", 1)
     assert len(read(tmp_path, content, time="[ts]")) == N
 
 
-@pytest.mark.parametrize("order", ["utf-32", "utf-32-be"])
-def test_utf_32_is_read(tmp_path, expected, order):
-    mark = "" if order == "utf-32" else "\ufeff"
-    pd.testing.assert_frame_equal(read(tmp_path, (mark + TEXT).encode(order)), expected)
+@pytest.mark.parametrize("order", ["utf-32-le", "utf-32-be", "utf-16-le", "utf-8"])
+@pytest.mark.parametrize("said", [None, "utf-16-le", "utf-32-be", "cp1252"])
+def test_a_byte_order_mark_says_the_encoding(tmp_path, expected, order, said):
+    frame = read(tmp_path, ("\ufeff" + TEXT).encode(order), encoding=said)
+    pd.testing.assert_frame_equal(frame, expected)
 
 
 def test_blanks_around_names_of_parquet_are_left_out(tmp_path, expected):
@@ -676,10 +781,15 @@ FRAME = pd.DataFrame({"a": [1]})
         (b'<?xml version="1.0"?><!DOCTYPE html>', "HTML page"),
         (b'<?xml version="1.0"?>\n<Error><Code>AccessDenied</Code></Error>', "error message"),
         (b"<Error><Code>NoSuchKey</Code></Error>", "error message"),
+        (b"<script>location = '/login'</script>", "HTML"),
+        (b"<div class='page'>\n<p>Log in</p></div>", "HTML"),
+        (b"<rows><row ts='1'/></rows>", "XML"),
         (b"outs:\n- md5: ab\n  size: 9\n  path: t.csv\n", "dvc pull"),
+        (b"# made by dvc\ndeps:\n- path: a\n  md5: b\nouts:\r\n- md5: ab\n", "dvc pull"),
         (b"md5: ab\nframe: x\nouts:\n  - path: t.csv\n", "dvc pull"),
         (b"/annex/objects/SHA256E-s9--ab.csv\n", "git annex get"),
         (b"../.git/annex/objects/xX/SHA256E-s9--ab.csv", "git annex get"),
+        (b"..\\.git\\annex\\objects\\xX\\SHA256E-s9--ab.csv", "git annex get"),
         (pickle.dumps([1, 2], protocol=0), "pickle"),
         (pickle.dumps({"a": 1}, protocol=1), "pickle"),
         (pickle.dumps(FRAME, protocol=0), "pickle"),
@@ -689,13 +799,17 @@ FRAME = pd.DataFrame({"a": [1]})
         (zipped("mimetype", "content.xml"), "OpenDocument"),
         (b'[\n {"ts": 1}]', "JSON"),
         (b"[1, 2]", "JSON"),
+        (b'[null, {"ts": 1}]', "JSON"),
     ],
 )
 def test_more_of_what_is_no_table_is_named(tmp_path, content, words):
     assert words in refused(tmp_path, content)
 
 
-@pytest.mark.parametrize("name", ["ORC", "PAR", "BZh", "<DATE>", "Obj", "%PDF", "count", "MZ"])
+@pytest.mark.parametrize(
+    "name",
+    ["ORC", "PAR", "BZh", "<DATE>", "<b>ts", "outs:", "[null]", "Obj", "%PDF", "count", "MZ"],
+)
 def test_a_header_that_looks_like_a_signature_is_read(tmp_path, name):
     assert len(read(tmp_path, TEXT.replace("ts,", f"{name},", 1), time=name)) == N
 
@@ -716,19 +830,34 @@ def test_all_unusable_columns_are_refused_at_once(tmp_path):
         checks.check_header(dataset, path)
 
 
+@pytest.mark.parametrize("look", [checks.check_header, datasets.read_transactions])
+def test_all_files_of_a_folder_are_refused_at_once(tmp_path, look):
+    frame = pd.read_csv(io.StringIO(TEXT))
+    for i in range(8):
+        frame.drop(columns="a" if i > 2 else []).to_csv(tmp_path / f"{i}.csv", index=False)
+    (tmp_path / "1.csv").write_bytes(b"\x89PNG")
+    with pytest.raises(DataError) as error:
+        look(table(), tmp_path)
+    for words in (
+        "6 of 8 files cannot be used",
+        "1.csv: is a picture",
+        "3.csv, 4.csv, 5.csv and 2 more: column 'a' is missing",
+    ):
+        assert words in str(error.value)
+
+
 def test_missing_columns_and_text_of_csv_are_refused_at_once(tmp_path):
     message = refused(tmp_path, TEXT, features=("who", "age", "b"), ids=())
     for words in ("3 columns", "'age'", "'b'", "'who' ('id0', 'id1', 'id2')"):
         assert words in message
 
 
-@pytest.mark.parametrize(("unit", "n_a_second"), [("ms", 1e3), ("us", 1e6), ("ns", 1e9)])
-def test_dates_in_a_finer_unit_are_remarked_with_it(tmp_path, unit, n_a_second):
-    texts = [str(int((1_711_800_000 + 137.5 * i) * n_a_second)) for i in range(N)]
+@pytest.mark.parametrize("unit", [unit for unit in UNITS if unit != "s"])
+@pytest.mark.parametrize("as_cell", [float, int])
+def test_dates_in_another_unit_are_remarked_with_it(tmp_path, unit, as_cell):
+    texts = [str(as_cell((1_711_800_000 + 9137.5 * i) / UNITS[unit])) for i in range(N)]
     _, remarks = times(tmp_path, texts)
     assert any(f"`time_unit: {unit}`" in remark for remark in remarks)
-    _, remarks = times(tmp_path, [str(1_711_800_000 + 31 * i) for i in range(N)])
-    assert not any("time_unit" in remark for remark in remarks)
 
 
 @pytest.mark.parametrize("content", [TEXT, " , ,\n1,2,3\n", "sep=;\n", "ts,a\n", "ts;a\n1\n"])

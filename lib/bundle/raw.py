@@ -37,7 +37,7 @@ from lib.bundle.windows import Past
 MISSING_TEXT = ("", "nan", "na", "n/a", "#n/a", "null", "none", "<na>", r"\n", "-")  # lower case
 ISO_8601 = r"\d{4}-\d{2}-\d{2}([T ].*)?"
 ZONE_NAME = r"\s+(?:UTC|GMT|Z)$"  # as BigQuery writes it
-MIDNIGHT = r"[T ]00:00(:00(\.0+)?)?Z?$"  # behind a day that Parquet keeps as an instant
+MIDNIGHT = r"[T ]00:00(:00(\.0+)?)?(Z|\+00:?00)?$"  # behind a day that is kept as an instant
 UNITS = {  # of a time that is a number -> seconds
     "s": 1.0,
     "ms": 1e-3,

@@ -19,6 +19,7 @@ from lib.errors import did_you_mean
 SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
 DURATION = re.compile(r"([0-9]{1,9})(s|min|h|d|w)")
 LONGEST_S = 100 * 366 * 86_400  # so that instants in microseconds stay integers of 64 bits
+QUOTED = ", in quotes where YAML reads it as something else"
 A_DURATION = "expected a duration such as 30min, 12h or 7d, above 0 and at most 100 years"
 NIGHT_ENDS = 6  # o'clock
 PARTS = {  # of a time -> what it means
@@ -261,7 +262,7 @@ def parsed(mapping: dict) -> Derived:
             raise ValueError(f"the key {key!r} is unknown; {did_you_mean(str(key), allowed)}")
     name = mapping.get("name")
     if "name" in mapping and not _is_name(name):
-        raise ValueError(f"name is {name!r}; expected a text")
+        raise ValueError(f"name is {name!r}; expected a text{QUOTED}")
     feature = _builder(kind)(kind, mapping)
     return _named(feature, name)
 
@@ -308,7 +309,7 @@ def as_mapping(feature: Derived) -> dict[str, Any]:
 def _column(mapping: dict, key: str) -> str:
     """Return the column that a key names."""
     if not _is_name(mapping.get(key)):
-        raise ValueError(f"`{key}` is {mapping.get(key)!r}; expected the name of a column")
+        raise ValueError(f"`{key}` is {mapping.get(key)!r}; expected the name of a column{QUOTED}")
     return mapping[key]
 
 
@@ -317,7 +318,7 @@ def _columns(mapping: dict, key: str, n: int) -> tuple[str, ...]:
     value = mapping[key]
     is_list = isinstance(value, list | tuple) and len(value) == n
     if not is_list or not all(_is_name(column) for column in value):
-        raise ValueError(f"`{key}` is {value!r}; expected a list of {n} names")
+        raise ValueError(f"`{key}` is {value!r}; expected a list of {n} names{QUOTED}")
     return tuple(value)
 
 
@@ -339,7 +340,7 @@ def _category(kind: str, mapping: dict) -> Category:
 
 def _calendar(kind: str, mapping: dict) -> Calendar:
     part = mapping[kind]
-    if part not in PARTS:
+    if not isinstance(part, str) or part not in PARTS:
         raise ValueError(f"`{kind}` is {part!r}; expected one of {', '.join(PARTS)}")
     return Calendar(part, part, _written(mapping))
 

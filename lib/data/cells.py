@@ -27,9 +27,10 @@ A_TIME = (
     "`time_format` to the description"
 )
 INEXACT_ID = (
-    "is not an exact identifier: it has a fraction, or is so large a float that others may have "
-    "become the same; store the column as text or integers"
+    "is not an exact identifier: a float with a fraction, or as large as this, may stand for "
+    "others as well; store the column as text or integers"
 )
+FLOAT_AS_TEXT = r" *[+-]?\d+(?:\.\d+)?[eE]\+\d+ *"  # as spreadsheets write large numbers
 A_LABEL = (
     "is not a valid label; expected 1 or 0, true or false, yes or no, or an empty cell; for other "
     "words write `label: {column: …, fraud: […], genuine: […]}`"
@@ -184,13 +185,16 @@ class Column:
         return np.array(found, np.int8)[codes]
 
     def text(self) -> pd.api.extensions.ExtensionArray:
-        """Return the cells as text; floats only where they are whole and exact."""
+        """Return the cells as text; floats, also those in text, only if whole and exact."""
         cells = self.cells
         if pd.api.types.is_float_dtype(cells):
             values = pa.array(cells, from_pandas=True)
             self.refuse(reading.inexact(values), INEXACT_ID)
             cells = reading.as_text(values).to_pandas()
-        return cells.astype("str").array
+        text = cells.astype("str")
+        is_float = text.str.fullmatch(FLOAT_AS_TEXT, na=False)
+        self.refuse(is_float.to_numpy(bool), INEXACT_ID)
+        return text.array
 
     def values(self) -> pd.api.extensions.ExtensionArray:
         """Return the cells as text without blanks around it; missing where they say nothing."""

@@ -6,6 +6,8 @@ A refusal is a `DataError`: one sentence with file, row, column and value.
 from __future__ import annotations
 
 import csv
+import json
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +25,16 @@ from lib.data.kinds import kind
 from lib.data.remarks import remarks
 from lib.data.times import ticks
 from lib.data.unusable import Unusable
-from lib.errors import DataError
+from lib.errors import DataError, listed, printable
 
 if TYPE_CHECKING:
     from lib.data.datasets import Dataset
 
-UNREADABLE = (pa.ArrowException, OSError, EOFError, csv.Error, UnicodeError)
+UNREADABLE = (
+    *(pa.ArrowException, OSError, EOFError, csv.Error, UnicodeError),
+    *(zlib.error, json.JSONDecodeError),  # a damaged gzip file; what pandas notes in Parquet
+)
+N_FILES = 3  # that are named for one reason
 SAMPLE_ROWS = 1000  # that are looked at where a column is missing
 
 
@@ -94,12 +100,43 @@ def iter_transactions(
 
 def check_header(dataset: Dataset, path: str | Path) -> None:
     """Raise DataError if columns of the description are missing from a raw file; read no row."""
-    for part in reading.parts(Path(path)):
-        try:
-            found = _of_header(dataset, part, labelled=True)
-        except UNREADABLE as error:
-            raise _explained(dataset, part, True, error) from error
-        found.refuse()
+    _refuse_headers(dataset, Path(path), labelled=True)
+
+
+def _refuse_headers(dataset: Dataset, path: Path, labelled: bool, at_least: int = 1) -> None:
+    """Raise DataError if headers of at least as many files cannot be used; name all at once."""
+    parts = reading.parts(path)
+    files_of: dict[str, list[str]] = {}  # reason -> files
+    for part in parts:
+        error = _header_error(dataset, part, labelled)
+        if error is not None:
+            last = error
+            reason = str(error).removeprefix(f"{printable(str(part))}: ")
+            files_of.setdefault(reason, []).append(str(part.relative_to(path)))
+    n_refused = sum(map(len, files_of.values()))
+    if n_refused < at_least:
+        return
+    if n_refused == 1:
+        raise last
+    reasons = []
+    for reason, files in files_of.items():
+        names = files[:N_FILES]
+        if len(files) > N_FILES:
+            names.append(f"{len(files) - N_FILES:,} more")
+        reasons.append(f"{listed(names)}: {reason}")
+    said = "; ".join(reasons)
+    raise DataError(f"{path}: {n_refused:,} of {len(parts):,} files cannot be used; {said}")
+
+
+def _header_error(dataset: Dataset, part: Path, labelled: bool) -> DataError | None:
+    """Return what is wrong with a file as far as its header tells, or None."""
+    try:
+        _of_header(dataset, part, labelled).refuse()
+    except DataError as error:
+        return error
+    except UNREADABLE as error:
+        return _explained(dataset, part, labelled, error)
+    return None
 
 
 def cleaned_parts(
@@ -108,6 +145,8 @@ def cleaned_parts(
     """Yield (checked frame, names of all columns of its file), file after file."""
     time_is: dict[bool, Path] = {}  # whether it is a number -> the first file where it is so
     first = 0  # rows of the files before
+    # one alone is refused when it is read, with what is wrong with its cells
+    _refuse_headers(dataset, path, labelled, at_least=2)
     for part in reading.parts(path):
         n_rows = 0
         try:
@@ -257,9 +296,14 @@ def _frames(
 
 def _read_as_text(dataset: Dataset) -> set[str]:
     """Return the columns whose cells mean something as text that they do not mean as numbers."""
+    found: set[str] = set()
     is_written = dataset.time_format is not None
     is_pair = len(dataset.time_columns) > 1
-    return set(dataset.time_columns) if is_written or is_pair else set()
+    if is_written or is_pair:
+        found.update(dataset.time_columns)
+    if dataset.label is not None and dataset.label_words is not None:
+        found.add(dataset.label)  # `none` may mean genuine there, and 007 is not 7
+    return found
 
 
 def _explained(dataset: Dataset, part: Path, labelled: bool, error: Exception) -> DataError:

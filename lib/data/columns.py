@@ -39,9 +39,3 @@ def one_line(name: object) -> str:
     characters = [c if c.isprintable() else " " for c in str(name)]
     text = "".join(characters).strip()
     return text or "(no name)"
-
-
-def printable(name: str) -> str:
-    """Return a name of a user's column for a message, its control characters escaped."""
-    characters = [c if c.isprintable() else repr(c)[1:-1] for c in name]
-    return "".join(characters)

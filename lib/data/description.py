@@ -6,6 +6,7 @@ that editors complete keys and mark mistakes.
 
 from __future__ import annotations
 
+import codecs
 import datetime
 import json
 import re
@@ -42,11 +43,9 @@ LABEL_LISTS = {"fraud": FRAUD, "genuine": GENUINE, "unknown": UNLABELLED}
 
 def _name(value: Any) -> Any:
     """Return a column's name as text; refuse what YAML has read as something else."""
-    is_nothing = value is None
-    if is_nothing or isinstance(value, bool | float | datetime.date):
-        read_as = "nothing" if is_nothing else str(value).lower()
+    if value is None or isinstance(value, bool | float | datetime.date):
         raise ValueError(
-            f"YAML reads this name as {read_as}: put quotes around it, such as 'on' or 'no'"
+            "YAML does not read this as a name: put quotes around it, such as 'on' or 'no'"
         )
     return str(value) if isinstance(value, int) else value
 
@@ -76,6 +75,8 @@ def _encoding(value: Any) -> Any:
     name = str(value)
     try:
         "".encode(name)  # unlike codecs.lookup, this refuses base64 and the like
+        # and this idna and punycode, in which no file is written
+        codecs.getincrementaldecoder(name)("surrogateescape").decode(b"")
     except (LookupError, ValueError) as error:
         raise ValueError(
             "Python knows no such encoding of text; common ones are utf-8, cp1252, latin-1"
@@ -100,16 +101,15 @@ def _can_separate(character: str) -> bool:
 
 def _format(value: Any) -> Any:
     """Return a pattern of dates that pandas can follow."""
-    pattern = str(value)
-    if "%" not in pattern:
+    if not isinstance(value, str) or "%" not in value:
         raise ValueError(A_PATTERN)
     from pandas import to_datetime  # here: whoever only wants the schema does not wait for it
 
     try:
-        to_datetime(["a date"], format=pattern, errors="coerce")
+        to_datetime(["a date"], format=value, errors="coerce")
     except (ValueError, re.error) as error:
         raise ValueError(f"{error}; {A_PATTERN}") from error
-    return pattern
+    return value
 
 
 def _words(value: Any) -> tuple[str, ...]:
@@ -252,7 +252,7 @@ class Description(Strict):
         None, description="decimal point of a CSV file; found out by default"
     )
     encoding: Annotated[str, BeforeValidator(_encoding)] | None = Field(
-        None, description="of a CSV file; UTF-8 by default, UTF-16 by its byte-order mark"
+        None, description="of a CSV file; UTF-8 by default; a byte-order mark counts more"
     )
     raw: Raw = Field(Raw(), description="where the raw file comes from")
     simulation: Simulation | None = Field(None, description="only of simulated data")
@@ -275,25 +275,41 @@ class Description(Strict):
         return self
 
     @model_validator(mode="after")
-    def _unit_of_numbers(self) -> Description:
-        """Refuse a unit where the description says that the time is no number."""
-        if self.time_unit is None:
-            return self
-        reasons = {
-            "the time is the order of the rows": self.time is None,
-            "the time is a date and a clock in two columns": isinstance(self.time, tuple),
-            "`time_format` says that the time is a date": self.time_format is not None,
-        }
-        for reason, holds in reasons.items():
-            if holds:
-                raise ValueError(f"`time_unit` has no effect, as {reason}; leave it out")
+    def _keys_of_time_that_count(self) -> Description:
+        """Refuse what says how the time is written where the time is something else."""
+        unit = ("time_unit", self.time_unit)
+        pattern = ("time_format", self.time_format)
+        order = "the time is the order of the rows"
+        pair = "the time is a date and a clock in two columns"
+        date = "`time_format` says that the time is a date"
+        rules = [
+            (pattern, self.time is None, order),
+            (unit, self.time is None, order),
+            (unit, isinstance(self.time, tuple), pair),
+            (unit, self.time_format is not None, date),
+        ]
+        for (key, value), is_other, reason in rules:
+            if value is not None and is_other:
+                raise ValueError(f"`{key}` has no effect, as {reason}; leave it out")
         return self
+
+
+class Loader(yaml.SafeLoader):
+    """Reads 007, 12:30, 0x1F and 1_000 as the names and words that they are in a table."""
+
+
+INTEGER = "tag:yaml.org,2002:int"
+Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != INTEGER]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+Loader.add_implicit_resolver(INTEGER, re.compile(r"[+-]?(0|[1-9]\d*)$"), list("+-0123456789"))
 
 
 def read(path: Path) -> Any:
     """Return what a YAML file holds; DataError if it cannot be read."""
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.load(path.read_text(encoding="utf-8"), Loader)
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{path}: cannot be read as YAML: {reason}") from error
@@ -314,11 +330,11 @@ def validated(mapping: Any, where: str) -> Description:
 
 
 def _key(key: Any, where: str) -> str:
-    if isinstance(key, bool):
-        raise DataError(
-            f"{where}: YAML reads a key as {str(key).lower()}; put quotes around it if it is a name"
-        )
-    return str(key)
+    if isinstance(key, int | str) and not isinstance(key, bool):
+        return str(key)
+    raise DataError(
+        f"{where}: YAML reads a key as {_as_yaml(key)}; put quotes around it if it is a name"
+    )
 
 
 BRANCH = re.compile(r"[\[(]|^str$|^LabelWords$|^float$")
@@ -327,8 +343,9 @@ BRANCH = re.compile(r"[\[(]|^str$|^LabelWords$|^float$")
 def _sentence(error: ValidationError, where: str) -> str:
     """Return one sentence on the first thing that is wrong."""
     first = min(error.errors(), key=_gravity)
-    keys = [str(part) for part in first["loc"] if not _is_branch(part)]
-    names = [key for key in keys if not key.isdigit()]
+    path = [part for part in first["loc"] if not _is_branch(part)]
+    keys = [str(part) for part in path]
+    names = [part for part in path if isinstance(part, str)]  # the others are places in a list
     if not names:
         return f"{where}: {first['ctx']['error']}"
     return f"{where}: {_complaint(first, keys, '.'.join(names))}"
@@ -336,23 +353,30 @@ def _sentence(error: ValidationError, where: str) -> str:
 
 def _complaint(found: Any, keys: list[str], key: str) -> str:
     """Return what is wrong with the value of a key."""
-    kind, value = found["type"], found["input"]
+    kind = found["type"]
+    value = _as_yaml(found["input"])
     if kind == "extra_forbidden":
         *above, last = keys
         advice = did_you_mean(last, _fields(above))
         return f"the key {last!r} is unknown; {advice}"
-    is_empty = kind == "too_short"
-    if is_empty and len(keys) > 1:
+    if kind == "too_short":
         return f"{key} is empty; list its values"
-    if is_empty or kind == "missing":
+    if kind == "missing":
         return f"the key {key!r} is missing"
     if kind == "value_error":
         reason = found["ctx"]["error"]
-        return f"{key} holds {value!r}; {reason}"
+        return f"{key} holds {value}; {reason}"
     if kind == "literal_error":
         expected = found["ctx"]["expected"]
-        return f"{key} is {value!r}; expected {expected}"
-    return f"{key} is {value!r}; {_expected(found, keys)}"
+        return f"{key} is {value}; expected {expected}"
+    return f"{key} is {value}; {_expected(found, keys)}"
+
+
+def _as_yaml(value: Any) -> str:
+    """Return a value for a message about as it stands in the YAML, dates and true included."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    return str(value) if isinstance(value, datetime.date) else repr(value)
 
 
 def _expected(found: Any, keys: list[str]) -> str:
@@ -368,9 +392,11 @@ def _expected(found: Any, keys: list[str]) -> str:
         return "expected a list of column names"
     if block in ("features", "ids", "entities", "time", "label", "amount", "weight"):
         return "expected the name of a column"
+    if found["type"] == "model_type":
+        return f"expected a block of keys: {', '.join(_fields(keys))}"
     if block == "raw":
         return "put quotes around text, none around numbers"
-    return found["msg"]
+    return found["msg"].replace("Input should be", "expected")
 
 
 def _gravity(found: Any) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
-from lib.data.kinds import HEAD_BYTES, kind, wide_encoding
+from lib.data.kinds import HEAD_BYTES, kind, marked_encoding, wide_encoding
 
 SNIFFED_ROWS = 100  # rows of a CSV file that are looked at
 SEPARATORS = (",", ";", "\t", "|")
@@ -62,7 +62,7 @@ def dialect(path: Path, given: Format = FOUND_OUT) -> Dialect:
 # asked for each message and each batch; a file that changes is looked at anew
 @lru_cache(maxsize=256)
 def _dialect(path: Path, given: Format, mtime_ns: int, size: int) -> Dialect:
-    encoding = given.encoding or _encoding(path)
+    encoding = _encoding(path, given.encoding)
     with opened(path, encoding) as file:
         text = file.read(HEAD_BYTES)
     lines = text.splitlines()
@@ -89,11 +89,12 @@ def _header(text: str, separator: str, n_skipped: int) -> tuple[tuple[str, ...],
     return (), 0
 
 
-def _encoding(path: Path) -> str:
+def _encoding(path: Path, given: str | None) -> str:
+    """Return a file's encoding; a byte-order mark knows it better than whoever gave one."""
     opener = gzip.open if kind(path) == "csv.gz" else open
     with opener(path, "rb") as file:
         start = file.read(HEAD_BYTES)
-    return wide_encoding(start) or "utf-8"
+    return marked_encoding(start) or given or wide_encoding(start) or "utf-8"
 
 
 def _separator(lines: list[str]) -> str:

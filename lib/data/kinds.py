@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import gzip
 import re
+import zlib
 from pathlib import Path
 
 from lib.errors import DataError
@@ -18,7 +19,6 @@ GET_FILE = "download the file itself, not the page that offers it"
 BINARY = rb"(?=.*[\x00-\x08])"  # what a table of text does not hold
 ENTRY = rb"(?=PK).*?PK\x03\x04.{26}"  # of a zip archive, up to its name
 XML = rb"(?:<\?xml.*?\?>\s*)?"
-YAML_LINES = rb"(?:[\w-]+:[^\n]*\n)*"
 
 # How the file starts, whatever its case -> what it is, what to do about it
 SIGNATURES = (
@@ -59,20 +59,21 @@ SIGNATURES = (
         "run `git lfs pull` to fetch the data",
     ),
     (
-        YAML_LINES + rb"outs:\s*\n\s*- \w+:",
+        rb"(?:.*?\n)?outs:[ \t]*\r?\n\s*- \w+:",
         "a DVC pointer, not the data",
         "run `dvc pull` to fetch the data",
     ),
     (
-        rb"[\w./-]*/annex/objects/",
+        rb"[\w.\\/-]*[\\/]annex[\\/]objects[\\/]",
         "a git-annex pointer, not the data",
         "run `git annex get` to fetch the data",
     ),
     (XML + rb"<(!doctype html|!--|html|head|body)", "an HTML page", GET_FILE),
     (XML + rb"<error\b", "an error message of a server (XML)", "download the file once more"),
     (rb"<\?xml", "an XML document", AS_CSV),
+    (rb"<[a-z][^<>\n]*>.*?</[a-z]", "a document in HTML or XML", GET_FILE),
     (rb"\{\s*[\"}]", "a JSON document", AS_CSV),
-    (rb"\[\s*([{\[\"]|-?\d[\d.e+-]*\s*,)", "a JSON document", AS_CSV),
+    (rb"\[\s*([{\[\"]|(-?\d[\d.e+-]*|null|true|false)\s*,)", "a JSON document", AS_CSV),
 )
 SIGNS = [
     (re.compile(pattern, re.DOTALL | re.IGNORECASE), what, advice)
@@ -83,6 +84,7 @@ BYTE_ORDER_MARKS = (  # that of UTF-32 begins with that of UTF-16
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
+    (codecs.BOM_UTF8, "utf-8"),
 )
 BLANKS = b"\x00 \t\r\n\xef\xbb\xbf\xff\xfe"  # and byte-order marks
 CONTROLS = frozenset(range(32)) - frozenset(b"\t\n\v\f\r\x1b")
@@ -104,18 +106,26 @@ def kind(path: Path) -> str:
     try:
         with gzip.open(path) as file:
             inside = file.read(HEAD_BYTES)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         reason = f"is a gzip file that cannot be unpacked ({error})"
         raise DataError(f"{path}: {reason}") from error
     _refuse_foreign(path, inside, " in gzip")
     return "csv.gz"
 
 
-def wide_encoding(start: bytes) -> str | None:
-    """Return the encoding of UTF-16 or UTF-32 text: by its byte-order mark or its zero bytes."""
+def marked_encoding(start: bytes) -> str | None:
+    """Return the encoding of text that begins with a byte-order mark; None without one."""
     for mark, encoding in BYTE_ORDER_MARKS:
         if start.startswith(mark):
             return encoding
+    return None
+
+
+def wide_encoding(start: bytes) -> str | None:
+    """Return the encoding of UTF-16 or UTF-32 text: by its byte-order mark or its zero bytes."""
+    marked = marked_encoding(start)
+    if marked is not None:
+        return marked
     half = max(len(start) // 2, 1)
     even = start[::2].count(0) / half
     odd = start[1::2].count(0) / half

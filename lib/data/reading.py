@@ -92,7 +92,7 @@ def nested(path: Path) -> dict[str, str]:
 
 def nested_in(schema: pa.Schema) -> dict[str, str]:
     """Return the columns of a Parquet file whose cells are lists or records: {name: its type}."""
-    found = [field for field in schema if pa.types.is_nested(field.type)]
+    found = [field for field in schema if pa.types.is_nested(_stored_type(field.type))]
     return {field.name.strip(): str(field.type) for field in found}
 
 
@@ -238,7 +238,14 @@ def _with_ranges(
 
 
 def _is_coded(type_: pa.DataType) -> bool:
-    return is_bytes(type_) or isinstance(type_, pa.BaseExtensionType)
+    return is_bytes(_stored_type(type_)) or isinstance(type_, pa.BaseExtensionType)
+
+
+def _stored_type(type_: pa.DataType) -> pa.DataType:
+    """Return the type of the cells themselves, of an extension or of a dictionary."""
+    if isinstance(type_, pa.BaseExtensionType):
+        return _stored_type(type_.storage_type)
+    return type_.value_type if pa.types.is_dictionary(type_) else type_
 
 
 def _frames(
@@ -301,8 +308,9 @@ def inexact(values: pa.Array) -> np.ndarray:
 
 def is_bytes(type_: pa.DataType) -> bool:
     """Return whether cells are bytes, which some programs write for text."""
-    kinds = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
-    return any(is_kind(type_) for is_kind in kinds)
+    kinds = pa.types
+    is_long = kinds.is_large_binary(type_) or kinds.is_binary_view(type_)
+    return kinds.is_binary(type_) or kinds.is_fixed_size_binary(type_) or is_long
 
 
 def _bytes_as_text(value: bytes | None) -> str | None:

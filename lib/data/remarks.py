@@ -7,15 +7,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from lib.data.columns import printable
+from lib.bundle.raw import UNITS
 from lib.data.description import UNLABELLED
+from lib.errors import printable
 
 if TYPE_CHECKING:
     from lib.data.datasets import Dataset
 
 FIFTY_YEARS_S = 50 * 365.25 * 86_400
-DATES_S = (6.3e8, 4.1e9)  # seconds since 1970 in the years 1990 to 2099
-FINE_UNITS = {"ms": 1e3, "us": 1e6, "ns": 1e9}  # in a second
+YEARS = (1990, 2049)
+DATES_S = (6.3e8, 2.5e9)  # seconds since 1970 in these years
+SHORT = 1 / 20  # of the time since 1970: what a table covers, unless it counts from its own start
+WRITTEN = ("%Y%m%d", "%Y%m%d%H%M", "%Y%m%d%H%M%S")  # dates without anything between their digits
+N_LOOKED_AT = 1000
+THREE_HOURS_S = 10_800
 N_SHOWN = 10
 NO_TIME = (
     "there is no time: the order of the rows stands for it, and had better be the order of time"
@@ -83,7 +88,14 @@ def _on_time(dataset: Dataset, frame: pd.DataFrame) -> list[str]:
         return []
     instants = time.to_numpy(np.float64)
     taken = f"{dataset.time!r} is taken as seconds and"
-    unit = _fine_unit(instants)
+    pattern = _pattern(instants)
+    if pattern is not None:
+        return [
+            f"{taken} looks like dates in digits; if so, say it with `time_format: '{pattern}'`"
+        ]
+    unit = _unit_since_1970(instants)
+    if unit == "s":
+        return []
     if unit is not None:
         return [f"{taken} looks like {unit} since 1970; if so, say it with `time_unit: {unit}`"]
     why = _odd_as_seconds(instants)
@@ -94,12 +106,23 @@ def _on_time(dataset: Dataset, frame: pd.DataFrame) -> list[str]:
     ]
 
 
-def _fine_unit(time: np.ndarray) -> str | None:
-    """Return the unit, finer than seconds, in which times (n,) would be dates of our days."""
-    first, last = DATES_S
-    median = float(np.median(time))
-    for unit, n_a_second in FINE_UNITS.items():
-        if first <= median / n_a_second <= last:
+def _pattern(time: np.ndarray) -> str | None:
+    """Return the pattern by which times (n,) would all be dates of our days, such as 20240131."""
+    digits = [f"{instant:.15g}" for instant in time[:N_LOOKED_AT]]
+    for pattern in WRITTEN:
+        dates = pd.to_datetime(digits, format=pattern, errors="coerce")
+        if np.all((dates.year >= YEARS[0]) & (dates.year <= YEARS[1])):
+            return pattern
+    return None
+
+
+def _unit_since_1970(time: np.ndarray) -> str | None:
+    """Return the unit in which times (n,) would all be dates of our days."""
+    earliest, latest = DATES_S
+    for unit, seconds in UNITS.items():
+        first = time.min() * seconds
+        last = time.max() * seconds
+        if earliest <= first and last <= latest and last - first <= SHORT * first:
             return unit
     return None
 
@@ -112,13 +135,13 @@ def _odd_as_seconds(time: np.ndarray) -> str | None:
         return None
     span_s = instants[-1] - instants[0]
     n_an_hour = 3600 * n_instants / span_s
-    n_at_each = len(time) / n_instants
+    n_a_second = len(time) / span_s
     if span_s > FIFTY_YEARS_S:
         return f"spans {span_s / FIFTY_YEARS_S * 50:,.0f} years"
     if np.all(np.diff(instants) % 1000 == 0):
         return "has steps of whole thousands only"
     if n_an_hour < 10:
         return f"has {n_an_hour:.2g} distinct values an hour"
-    if n_at_each >= 20:
-        return f"has {n_at_each:,.0f} rows at each of its {n_instants:,} values"
+    if n_a_second >= 20 or (n_a_second >= 2 and span_s < THREE_HOURS_S):
+        return f"has {n_a_second:,.0f} rows a second over {span_s:,.0f} seconds"
     return None

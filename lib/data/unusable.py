@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lib.data.cells import SAY_DECIMAL, Column, has_decimals
-from lib.data.columns import printable
 from lib.errors import DataError, nearest
 
 N_SHOWN = 40
-NOT_UTF8 = (
-    "the header is not UTF-8; name the file's encoding in the description, such as "
-    "`encoding: cp1252`"
+OTHER_ENCODING = (
+    "the header is not UTF-8, or not what `encoding` says; name the file's encoding in the "
+    "description, such as `encoding: cp1252`"
 )
 NO_NUMBERS = "leave what is no number out of `features`, or put numbers in its place"
 
@@ -140,12 +139,12 @@ class Unusable:
         """Return the advice on a header in another encoding, if that is why names are missing."""
         is_garbled = any("�" in name for name in self.present)
         if self.missing and is_garbled:
-            return NOT_UTF8
+            return OTHER_ENCODING
         return None
 
     def _there(self) -> str:
         """Return which columns there are."""
-        names = [printable(name) for name in self.present[:N_SHOWN]]
+        names = self.present[:N_SHOWN]
         if len(self.present) > N_SHOWN:
             names.append("…")
         listed = ", ".join(names)
