@@ -70,9 +70,12 @@ def one(settings: Settings, opened: list[socket.socket]) -> int:
     # late: a typo in the settings is told at once, and the parent of workers stays small
     import uvicorn
 
+    from serve.protocol import WholeAnswers
+
     config = uvicorn.Config(
         "serve.app:app",
         backlog=sockets.BACKLOG,
+        http=WholeAnswers,
         workers=1,  # whatever WEB_CONCURRENCY says: FRAUD_WORKERS decides
         ws="none",
         access_log=False,

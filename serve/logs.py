@@ -7,7 +7,7 @@ import time
 
 import msgspec
 
-_unflushed = False  # whether request lines wait for `flush`
+_waiting: list[bytes] = []  # request lines that `flush` will write
 _second = [0, ""]  # the second that was formatted last
 encode = msgspec.json.Encoder().encode
 
@@ -41,22 +41,23 @@ def utc(seconds: float) -> str:
 def log_request(data: dict) -> None:
     """Write a request's line past the logging module, which takes as long as a whole request.
 
-    Lines go out together, 50 ms later at most: a system call for each would cost more than
-    scoring a row.
+    Lines go out together, 50 ms later at most: a system call for each, which is what stdout makes
+    of them under PYTHONUNBUFFERED, would cost more than scoring a row.
     """
-    global _unflushed
     line = {"time": utc(time.time()), "level": "info", "logger": "serve.request", **data}
-    sys.stdout.write(encode(line).decode() + "\n")
-    if not _unflushed:
-        _unflushed = True
+    if not _waiting:
         asyncio.get_running_loop().call_later(0.05, flush)
+    _waiting.append(encode(line))
 
 
 def flush() -> None:
     """Write what `log_request` has kept."""
-    global _unflushed
-    _unflushed = False
-    sys.stdout.flush()
+    if _waiting:
+        _waiting.append(b"")  # the last line ends, too
+        text = b"\n".join(_waiting).decode()
+        _waiting.clear()
+        sys.stdout.write(text)
+        sys.stdout.flush()
 
 
 def configure(level: str) -> None:

@@ -117,7 +117,7 @@ class Contestant:
     command : list of str, {port} filled in
     path : where rows are posted
     body : function from rows (n, d) to a json-able body
-    environ : further environment variables
+    environ : further environment variables, {port} filled in
     """
 
     def __init__(self, name, model, command, path="/predict", body=None, environ=None):
@@ -129,8 +129,10 @@ class Contestant:
         """Start it and wait for its first right answer."""
         self.port = free_port()
         tools = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # mlflow starts `uvicorn`
-        environ = {**os.environ, "PATH": tools, "OMP_NUM_THREADS": "1", **self.environ}
-        command = [part.replace("{port}", str(self.port)) for part in self.command]
+        port = str(self.port)
+        own = {name: value.replace("{port}", port) for name, value in self.environ.items()}
+        environ = {**os.environ, "PATH": tools, "OMP_NUM_THREADS": "1", **own}
+        command = [part.replace("{port}", port) for part in self.command]
         self.log = folder / f"{self.name}-{self.model}.log".replace(" ", "-")
         with open(self.log, "w") as out:
             self.process = subprocess.Popen(
@@ -215,9 +217,13 @@ def uvicorn(app):
 
 def ours(folder, model):
     """The server of this project with everything switched on, as the README starts it."""
-    environ = {"FRAUD_BUNDLE": str(folder / model), "FRAUD_API_KEY": ""}
-    command = [sys.executable, "-m", "uvicorn", "serve.app:app", "--port", "{port}"]
-    return Contestant("this project", model, command, environ=environ)
+    environ = {
+        "FRAUD_BUNDLE": str(folder / model),
+        "FRAUD_API_KEY": "",
+        "FRAUD_HOST": "127.0.0.1",
+        "FRAUD_PORT": "{port}",
+    }
+    return Contestant("this project", model, [sys.executable, "-m", "serve"], environ=environ)
 
 
 def mlflow_serve(folder, model):
