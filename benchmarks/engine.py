@@ -12,7 +12,6 @@ import importlib.util
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -27,7 +26,10 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from server import free_port
 
 from lib.data import simulation, splits
 from lib.data.datasets import load_description
@@ -35,7 +37,6 @@ from lib.detectors import registry
 from lib.production import sandbox, scoring_by_parts
 from lib.registry import candidates
 
-ROOT = Path(__file__).resolve().parents[1]
 FILE_ROWS = 125_000
 WORKERS = 2
 ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
@@ -80,13 +81,6 @@ def write_bundle(folder):
     made = candidates.write(folder, "gaussian_mixture", fitted, split)
     sandbox.calibrate(made, split.arrays("validation"), 0.002, "benchmark")
     return made
-
-
-def free_port():
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class Cluster:
