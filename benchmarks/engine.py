@@ -26,8 +26,8 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 
 from server import free_port
 
@@ -37,6 +37,7 @@ from lib.detectors import registry
 from lib.production import sandbox, scoring_by_parts
 from lib.registry import candidates
 
+ROOT = Path(__file__).resolve().parents[1]
 FILE_ROWS = 125_000
 WORKERS = 2
 ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
