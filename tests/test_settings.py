@@ -155,6 +155,14 @@ def test_values_take_the_parameters_type(name, value, expected):
 
 
 @pytest.mark.parametrize(
+    "value", ["35/20,50/20", "[35/20, 50/20]", '["35/20", "50/20"]', "35/20, 50/20"]
+)
+def test_words_of_a_list_need_no_quotes(value):
+    cuts = read_parameters(ROOT / "notebooks" / "12_stability.ipynb")["cuts"]
+    assert convert(cuts, value, "-p") == ["35/20", "50/20"]
+
+
+@pytest.mark.parametrize(
     ("name", "value"),
     [
         ("name", 3),

@@ -1,6 +1,7 @@
 """A notebook's parameters, read from its tagged cell, and values converted to their types."""
 
 import ast
+import contextlib
 import io
 import math
 import re
@@ -132,7 +133,12 @@ def _as(kind: str, value: Any) -> Any:
 
 
 def _listed(value: Any) -> list:
-    """Return the items of `[1, 2]` or `1,2` from the command line; a list as it is."""
+    """Return the items of `[1, 2]`, `1,2` or `[a, b]` from the command line; a list as it is."""
     if not isinstance(value, str):
         return value
-    return ast.literal_eval(value) if value.startswith("[") else value.split(",")
+    text = value.strip()
+    if text.startswith("[") and text.endswith("]"):
+        with contextlib.suppress(ValueError, SyntaxError):  # words without quotes
+            return ast.literal_eval(text)
+        text = text[1:-1]
+    return [item.strip() for item in text.split(",")]
