@@ -64,6 +64,7 @@ def main() -> int:
 
 def one(settings: Settings, opened: list[socket.socket]) -> int:
     """Serve in this process on open sockets, and return the exit status."""
+    logs.buffer_stdout()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the application listens to it
     # there is nothing to drain yet, and an exception would end up in whatever is being imported
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))

@@ -1,13 +1,14 @@
 """JSON lines on stdout, one a request and one an event. They never hold a feature's value."""
 
 import asyncio
+import io
 import logging
 import sys
 import time
 
 import msgspec
 
-_waiting: list[bytes] = []  # request lines that `flush` will write
+_flushing: asyncio.AbstractEventLoop | None = None  # the loop that will call `flush`
 _second = [0, ""]  # the second that was formatted last
 encode = msgspec.json.Encoder().encode
 
@@ -41,23 +42,32 @@ def utc(seconds: float) -> str:
 def log_request(data: dict) -> None:
     """Write a request's line past the logging module, which takes as long as a whole request.
 
-    Lines go out together, 50 ms later at most: a system call for each, which is what stdout makes
-    of them under PYTHONUNBUFFERED, would cost more than scoring a row.
+    Lines go out together, 50 ms later at most: a system call for each would cost more than
+    scoring a row.
     """
+    global _flushing
     line = {"time": utc(time.time()), "level": "info", "logger": "serve.request", **data}
-    if not _waiting:
-        asyncio.get_running_loop().call_later(0.05, flush)
-    _waiting.append(encode(line))
+    sys.stdout.write(encode(line).decode() + "\n")
+    loop = asyncio.get_running_loop()
+    if _flushing is not loop:
+        _flushing = loop
+        loop.call_later(0.05, flush)
 
 
 def flush() -> None:
     """Write what `log_request` has kept."""
-    if _waiting:
-        _waiting.append(b"")  # the last line ends, too
-        text = b"\n".join(_waiting).decode()
-        _waiting.clear()
-        sys.stdout.write(text)
-        sys.stdout.flush()
+    global _flushing
+    _flushing = None
+    sys.stdout.flush()
+
+
+def buffer_stdout() -> None:
+    """Let stdout hold lines back until `flush`, in a process whose stdout is the log alone.
+
+    Under PYTHONUNBUFFERED, and on a terminal, it would make a system call of each.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=False, write_through=False)
 
 
 def configure(level: str) -> None:

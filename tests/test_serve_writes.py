@@ -78,31 +78,52 @@ def test_all_else_is_the_transports_own():
         joining.nothing  # noqa: B018 - looking it up is what is tested
 
 
-class Unbuffered(io.StringIO):
-    """As PYTHONUNBUFFERED makes stdout: each write is a system call."""
+class Counted(io.RawIOBase):
+    """A file that counts the system calls that write to it."""
 
     def __init__(self):
         super().__init__()
-        self.n_writes = 0
+        self.written = []
 
-    def write(self, text):
-        self.n_writes += 1
-        return super().write(text)
+    def writable(self):
+        return True
+
+    def write(self, data):
+        self.written.append(bytes(data))
+        return len(data)
 
 
 def test_lines_of_the_log_leave_together_whatever_stdout_is(monkeypatch):
-    stdout = Unbuffered()
-    monkeypatch.setattr("sys.stdout", stdout)
+    file = Counted()
+    # as PYTHONUNBUFFERED makes stdout
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(file, write_through=True))
+    logs.buffer_stdout()
 
-    async def run():
-        for status in (200, 404, 503):
+    async def run(*statuses):
+        for status in statuses:
             logs.log_request({"status": status})
-        assert stdout.n_writes == 0
+        assert len(file.written) == n_before
         await asyncio.sleep(0.2)
 
-    asyncio.run(run())
-    assert stdout.n_writes == 1
-    lines = stdout.getvalue().splitlines()
+    n_before = 0
+    asyncio.run(run(200, 404, 503))
+    (text,) = file.written
+    lines = text.decode().splitlines()
     assert [line.partition('"status":')[2] for line in lines] == ["200}", "404}", "503}"]
-    logs.flush()  # nothing is left
-    assert stdout.n_writes == 1
+    n_before = 1
+    asyncio.run(run(200))  # another loop flushes, too
+    assert len(file.written) == 2
+
+
+def test_a_loop_that_ended_early_keeps_no_later_line_back(monkeypatch):
+    file = Counted()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(file))
+
+    async def run(seconds):
+        logs.log_request({"status": 200})
+        await asyncio.sleep(seconds)
+
+    asyncio.run(run(0))
+    assert file.written == []
+    asyncio.run(run(0.2))
+    assert b"".join(file.written).count(b"\n") == 2
